@@ -1,0 +1,78 @@
+# `make` shows the targets. Each of them builds .venv by itself the first time and when a pin has changed.
+
+# Which Python the environment is made with: the first on the PATH that fits, or make PYTHON=/path/to/python3.12
+PYTHON = $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	if $$python -c $(FITS) 2>/dev/null; then echo $$python; break; fi; done)
+FITS = 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))'
+
+VENV = .venv/bin/python
+READY = .venv/ready
+UNFINISHED = .venv/unfinished
+UV = $(VENV) -m uv
+
+# Beside a busy neighbour, OpenMP threads that spin while they wait make a 2-thread step up to ten times slower.
+export OMP_WAIT_POLICY = PASSIVE
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: help notebooks test lint lab lock clean
+
+help:
+	@echo "make notebooks  run every notebook on the tiny models and write the outputs back (ONLY=01 for one;"
+	@echo "                ONLY=01 ARGS='-p NAME VALUE' with another parameter, kept under outputs/)"
+	@echo "make test       run the tests (ARGS='-k records' for some)"
+	@echo "make lint       check the style of the code and of the notebooks"
+	@echo "make lab        open JupyterLab"
+	@echo "make lock       pin again in constraints.txt what requirements.txt needs"
+	@echo "make clean      remove what runs leave behind; .venv stays"
+
+notebooks: $(READY)
+	@$(VENV) tools/run_notebooks.py $(foreach number,$(ONLY),--only $(number)) $(ARGS)
+
+test: $(READY)
+	@HF_HUB_OFFLINE=1 $(VENV) -m pytest $(ARGS)
+
+lint: $(READY)
+	@$(VENV) -m ruff check .
+
+lab: $(READY)
+	@$(VENV) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
+
+# Depends on uv alone, so that it also works when the old pins contradict the new ones.
+lock:
+	$(make_venv)
+	@$(UV) pip compile --universal --python-version 3.11 --no-annotate --quiet \
+		--custom-compile-command "make lock" requirements.txt --output-file constraints.txt >/dev/null
+	@echo "constraints.txt holds $$(grep -c == constraints.txt) pins."
+
+clean:
+	rm -rf outputs notebooks/outputs notebooks/.ipynb_checkpoints .pytest_cache .ruff_cache build
+	find vlmhelpers tools tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(READY): requirements.txt constraints.txt pyproject.toml
+	$(make_venv)
+	@echo "[2/4] Installing $$(grep -c == constraints.txt) packages (several GB to download the first time)"
+	@touch $(UNFINISHED)
+	@$(UV) pip install --python $(VENV) -r requirements.txt -c constraints.txt
+	@echo "[3/4] Installing vlmhelpers, editable, from this folder"
+	@$(UV) pip install --python $(VENV) --quiet --no-deps --no-build-isolation --editable .
+	@echo "[4/4] Checking that torch, torchvision and transformers import together"
+	@$(VENV) -c 'import torch, torchvision, vlmhelpers; from transformers import AutoImageProcessor; \
+		vlmhelpers.show_versions()' 2>.venv/check.log || { cat .venv/check.log; echo "They do not. Perhaps an index or" \
+		"find-links in uv's settings offered another build of torch than the pinned one of PyPI."; exit 1; }
+	@mv $(UNFINISHED) $@
+	@echo "The environment is ready in .venv"
+
+# Keeps an environment whose uv runs. Makes it from nothing otherwise, and also after an interrupted installation, which
+# can leave packages that look whole and are not; what was downloaded is still in uv's cache then.
+define make_venv
+@if [ ! -e $(UNFINISHED) ] && $(UV) --version >/dev/null 2>&1; then echo "[1/4] Using .venv"; else \
+	python="$(PYTHON)"; : "$${python:=python3}"; \
+	if ! "$$python" -c $(FITS) 2>/dev/null; then \
+		echo "This needs Python 3.11 to 3.14; $$python is: $$("$$python" --version 2>&1)"; \
+		echo "Install one of them, or name it: make PYTHON=/path/to/python3.12"; exit 1; fi; \
+	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+		echo "$$python has no venv module. On Debian and Ubuntu: sudo apt install python3-venv"; exit 1; fi; \
+	echo "[1/4] Making .venv with $$("$$python" --version) and putting uv into it"; \
+	"$$python" -m venv --clear .venv && \
+	$(VENV) -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements.txt)"; fi
+endef
