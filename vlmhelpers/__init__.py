@@ -1,0 +1,58 @@
+"""Helpers for notebooks that fine-tune vision-language models.
+
+A public name is loaded when it is first used, so that `import vlmhelpers` costs nothing: it loads neither
+torch nor transformers nor datasets. That leaves a notebook time to choose a GPU or to import Unsloth before
+them.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+# The module that each public name lives in.
+_HOMES = {
+    "user": "schema",
+    "assistant": "schema",
+    "make_row": "schema",
+    "read_csv": "read",
+    "check_dataset": "check",
+    "split": "splitting",
+    "VisionCollator": "collate",
+    "show_mask": "mask",
+    "choose_model": "models",
+    "tiny_model": "models",
+    "load_model": "models",
+    "tower_of": "models",
+    "lora_targets": "lora",
+    "describe_trainable": "lora",
+    "keep_adapters_float32": "lora",
+    "watch": "training",
+    "resume_from": "training",
+    "generate": "generation",
+    "evaluate": "evaluation",
+    "compare": "evaluation",
+    "blank_images": "evaluation",
+    "show_rows": "pictures",
+    "plot_scores": "pictures",
+    "record": "records",
+    "read_records": "records",
+    "quiet": "environment",
+    "show_versions": "environment",
+    "compute_dtype": "environment",
+    "data_dir": "environment",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name):
+    """Load the module that holds `name` and keep the name for the next time (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,76 @@
+"""The one row that every reader returns and every later step takes.
+
+A row is ``{"messages": [{"role", "content": [part, ...]}, ...], "images": [image, ...]}``. A part is
+``{"type": "text", "text": ...}`` or ``{"type": "image"}``; the k-th image part stands for ``images[k]``. Content is
+always a list of parts (Arrow refuses a column that mixes strings and lists), and a text-only row has ``images: []``.
+"""
+
+import re
+
+from datasets import Features, Image, List, Value
+
+FEATURES = Features(
+    {
+        "messages": List(
+            {"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})}
+        ),
+        "images": List(Image()),
+    }
+)
+
+# The shapes in which model families write their control tokens: <|eot_id|>, <s>, </s>, <image>, [INST].
+_CONTROL_TOKEN = re.compile(r"<\|[^<>|\s]+\|>|</?s>|<image>|<pad>|<unk>|\[/?INST\]")
+
+
+def text_part(text):
+    return {"type": "text", "text": text}
+
+
+def image_part():
+    # Arrow stores the same keys for every part, so the text of an image part is there, and empty.
+    return {"type": "image", "text": None}
+
+
+def user(text, images=0):
+    """A user turn: `images` image parts, then the text."""
+    return {"role": "user", "content": [*(image_part() for _ in range(images)), text_part(text)]}
+
+
+def assistant(text):
+    """An assistant turn: what the model should answer."""
+    return {"role": "assistant", "content": [text_part(text)]}
+
+
+def make_row(instruction, answer, images=()):
+    """One question and its answer as a row of the schema; `images` are paths, PIL images or encoded bytes."""
+    images = list(images)
+    return {"messages": [user(instruction, len(images)), assistant(answer)], "images": images}
+
+
+def message_text(message):
+    """The text of one message, its text parts joined."""
+    return "".join(part["text"] for part in message["content"] if part["type"] == "text")
+
+
+def answer_of(row):
+    """The text of the row's last assistant turn: the reference that an answer is compared with."""
+    return message_text([m for m in row["messages"] if m["role"] == "assistant"][-1])
+
+
+def find_control_tokens(text, extra=()):
+    """Every substring of `text` that a tokenizer could take for a control token, in order of appearance.
+
+    `extra` adds the special tokens of one tokenizer to the shapes that all families share.
+    """
+    tokens = _CONTROL_TOKEN.findall(text) + [t for t in extra if t in text and not _CONTROL_TOKEN.fullmatch(t)]
+    return sorted(set(tokens), key=text.index)
+
+
+def escape_control_tokens(text, extra=()):
+    """`text` with a space after the first character of each control token: `<|image|>` becomes `< |image|>`.
+
+    A user who writes about `<|eot_id|>` then cannot end a turn with it. Done alike for training and for inference.
+    """
+    for token in find_control_tokens(text, extra):
+        text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
