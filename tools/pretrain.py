@@ -1,0 +1,281 @@
+"""Pretrains the tiny bases on drawn pictures: `python tools/pretrain.py [FAMILY ...]`, some minutes each on two cores.
+
+Each base first learns to read and write (facts, copying), then to describe pictures, with Muon for the matrices, which
+learns to see several times faster than AdamW alone. Written to data/tiny/FAMILY in bfloat16, with the scores it
+reached. The seed fixes everything; thread count and CPU type move the weights in the fourth digit.
+"""
+
+import argparse
+import json
+import math
+import multiprocessing
+import random
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from texts import known_facts, repeat, vocabulary
+from tiny_families import FAMILIES, build
+from tqdm import tqdm
+
+from vlmhelpers.drawing import CATEGORIES, COLORS, PATTERNS, PRICES, QUESTIONS, sample_products
+
+ROOT = Path(__file__).resolve().parents[1]
+ATTRIBUTES = {"category": CATEGORIES, "color": tuple(COLORS), "pattern": PATTERNS, "price": PRICES}
+PICTURE_SHARE, CAPTION_SHARE = 0.65, 0.6  # of the batches or rows; of the picture questions
+
+
+class Rows:
+    """Token ids and pixels of (picture or None, question, answer) rows, computed once and collated by index."""
+
+    def __init__(self, processor, pictures):
+        self.processor, self.tokenizer, self.known = processor, processor.tokenizer, {}
+        self.is_llama = "Mllama" in type(processor).__name__
+        chunks = [processor.image_processor([[p] for p in pictures[i : i + 500]] if self.is_llama else
+                                            pictures[i : i + 500], return_tensors="pt")
+                  for i in tqdm(range(0, len(pictures), 500), "pixels", leave=False)]  # fmt: skip
+        self.pixels = torch.cat([chunk["pixel_values"] for chunk in chunks]).to(torch.bfloat16)
+        if not self.is_llama:
+            self.grid = chunks[0]["image_grid_thw"][0]
+            self.pixels = self.pixels.view(len(pictures), -1, self.pixels.shape[-1])
+            self.image_tokens = int(self.grid.prod()) // processor.image_processor.merge_size**2
+        self.image_id = self.tokenizer.convert_tokens_to_ids("<|image|>" if self.is_llama else "<|image_pad|>")
+
+    def encode(self, has_picture, question, answer):
+        """(prompt ids, answer ids with the end token) of one row."""
+        key = (has_picture, question, answer)
+        if key not in self.known:
+            parts = [{"type": "image"}] * has_picture + [{"type": "text", "text": question}]
+            prompt = self.processor.apply_chat_template(
+                [{"role": "user", "content": parts}], add_generation_prompt=True, tokenize=False
+            )
+            if not self.is_llama:
+                prompt = prompt.replace("<|image_pad|>", "<|image_pad|>" * self.image_tokens)
+            texts = (prompt, answer + self.tokenizer.eos_token)
+            self.known[key] = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        return self.known[key]
+
+    def collate(self, rows):
+        """Model inputs and labels of rows (picture index or None, question, answer), padded on the right."""
+        encoded = [self.encode(index is not None, question, answer) for index, question, answer in rows]
+        length = max(len(prompt) + len(answer) for prompt, answer in encoded)
+        ids = torch.full((len(rows), length), self.tokenizer.pad_token_id)
+        labels = torch.full((len(rows), length), -100)
+        for line, (prompt, answer) in enumerate(encoded):
+            ids[line, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
+            labels[line, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
+        inputs = {"input_ids": ids, "attention_mask": (ids != self.tokenizer.pad_token_id).long()}
+        pictures = [index for index, _, _ in rows if index is not None]
+        inputs |= self._picture_inputs(ids, pictures) if pictures else {}
+        return inputs, labels
+
+    def _picture_inputs(self, ids, pictures):
+        pixels = self.pixels[pictures].float()
+        if self.is_llama:  # every row of the batch has one picture of one tile
+            seen = ((ids == self.image_id).cumsum(1) > 0).long()[:, :, None, None]
+            ones = torch.ones(len(pictures), 1, dtype=torch.long)
+            return {"pixel_values": pixels, "aspect_ratio_ids": ones, "aspect_ratio_mask": ones[:, :, None],
+                    "cross_attention_mask": seen}  # fmt: skip
+        return {"pixel_values": pixels.flatten(0, 1), "image_grid_thw": self.grid.repeat(len(pictures), 1),
+                "mm_token_type_ids": (ids == self.image_id).long()}  # fmt: skip
+
+
+class Curriculum:
+    """Draws the rows of one batch."""
+
+    def __init__(self, products, seed):
+        self.rng, self.products = random.Random(seed), products
+        self.facts, self.words, self.order = known_facts(), vocabulary(), []
+
+    def text_row(self):
+        return (None, *(self.rng.choice(self.facts) if self.rng.random() < 0.3 else repeat(self.rng, self.words)))
+
+    def picture_row(self):
+        if not self.order:
+            self.order = self.rng.sample(range(len(self.products)), len(self.products))
+        index, questions = self.order.pop(), list(QUESTIONS)
+        caption = self.rng.random() < CAPTION_SHARE
+        question = questions[0] if caption else self.rng.choice(questions[1:])
+        return index, question, QUESTIONS[question](self.products[index])
+
+    def batch(self, size, mixed):
+        """`size` rows; pictures and texts together, or (Llama takes no mixed batches) all of one kind."""
+        if not mixed:
+            return [self.picture_row() if size_is_picture else self.text_row()
+                    for size_is_picture in [self.rng.random() < PICTURE_SHARE] * size]  # fmt: skip
+        texts = [self.text_row() for _ in range(round(size * (1 - PICTURE_SHARE)))]
+        return [self.picture_row() for _ in range(size - len(texts))] + texts
+
+
+class AttributeHeads(torch.nn.Module):
+    """Linear probes on the mean picture feature, trained along: they tell the vision tower early what matters."""
+
+    def __init__(self, bridge, width, products):
+        super().__init__()
+        self.heads = torch.nn.ModuleDict({name: torch.nn.Linear(width, len(v)) for name, v in ATTRIBUTES.items()})
+        self.targets = {name: torch.tensor([values.index(getattr(product, name)) for product in products])
+                        for name, values in ATTRIBUTES.items()}  # fmt: skip
+        self.features = None
+        bridge.register_forward_hook(lambda module, inputs, output: setattr(self, "features", output))
+
+    def loss(self, pictures):
+        pooled = self.features.reshape(len(pictures), -1, self.features.shape[-1]).mean(1)
+        return sum(F.cross_entropy(head(pooled), self.targets[name][pictures]) for name, head in self.heads.items())
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) in float32, matrices of a shape together.
+
+    torch.optim.Muon computes in bfloat16, which is some 20 times slower on a CPU without bfloat16 instructions.
+    """
+
+    def __init__(self, matrices, lr, momentum=0.95, weight_decay=0.01):
+        super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            shapes = {}
+            for p in group["params"]:
+                if p.grad is not None:
+                    shapes.setdefault(p.shape, []).append(p)
+            for shape, matrices in shapes.items():
+                updates = orthogonalize(torch.stack([self._momentum(p, group["momentum"]) for p in matrices]))
+                step = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
+                for p, update in zip(matrices, updates, strict=True):
+                    p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=step)
+
+    def _momentum(self, p, momentum):
+        """The gradient smoothed, with Nesterov's look ahead."""
+        average = self.state[p].setdefault("average", torch.zeros_like(p))
+        average.lerp_(p.grad, 1 - momentum)
+        return p.grad.lerp(average, momentum)
+
+
+def orthogonalize(batch, iterations=5):
+    """The nearest orthogonal matrices, roughly, by quintic Newton-Schulz steps; `batch` is (n, rows, columns)."""
+    x = batch.mT if batch.shape[1] > batch.shape[2] else batch
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(iterations):
+        square = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x.mT if batch.shape[1] > batch.shape[2] else x
+
+
+def make_optimizers(model, heads):
+    """Muon for the matrices, AdamW for embeddings, norms and heads."""
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
+    chosen = {id(p) for p in matrices}
+    rest = [p for p in [*model.parameters(), *heads.parameters()] if id(p) not in chosen]
+    return [Muon(matrices, lr=0.02), torch.optim.AdamW(rest, lr=2e-3, betas=(0.9, 0.99), weight_decay=0.01)]
+
+
+def answer_loss(model, inputs, labels):
+    """Cross-entropy where a label stands; the logits of all other positions are never computed."""
+    hidden = model.model(**inputs, use_cache=False).last_hidden_state[:, :-1]
+    labels = labels[:, 1:]
+    return F.cross_entropy(model.lm_head(hidden[labels != -100]), labels[labels != -100])
+
+
+def train(model, heads, rows, curriculum, steps, batch_size, name, text_only=False):
+    """Cosine schedule with warm-up; prints the loss and the time left."""
+    optimizers = make_optimizers(model, heads)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1, (step + 1) / 50) * (0.03 + 0.97 * (1 + math.cos(math.pi * step / steps)) / 2)
+    ) for optimizer in optimizers]  # fmt: skip
+    model.train()
+    for _ in (bar := tqdm(range(steps), name, mininterval=10)):
+        batch = [curriculum.text_row() for _ in range(batch_size)] if text_only else \
+            curriculum.batch(batch_size, mixed=not rows.is_llama)  # fmt: skip
+        loss = answer_loss(model, *rows.collate(batch))
+        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+        pictures = [index for index, _, _ in batch if index is not None]
+        if pictures:
+            loss = loss + 0.3 * heads.loss(pictures)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for stepper in (*optimizers, *schedules):
+            stepper.step()
+        model.zero_grad(set_to_none=True)
+        heads.zero_grad(set_to_none=True)
+
+
+def exact_share(model, rows, questions, batch_size=50):
+    """Share of greedy answers that equal the expected ones; `questions` are rows as in Rows.collate."""
+    model.eval()
+    hits = 0
+    by_length = sorted(questions, key=lambda row: len(rows.encode(row[0] is not None, *row[1:])[0]))
+    while by_length:  # rows of one prompt length at a time: no padding, no masks to get wrong
+        length = len(rows.encode(by_length[0][0] is not None, *by_length[0][1:])[0])
+        group = [r for r in by_length if len(rows.encode(r[0] is not None, *r[1:])[0]) == length][:batch_size]
+        by_length = [row for row in by_length if row not in group]
+        inputs, _ = rows.collate([(index, question, "") for index, question, _ in group])
+        cut = {"input_ids", "attention_mask", "mm_token_type_ids", "cross_attention_mask"}
+        inputs = {name: value[:, :length] if name in cut else value for name, value in inputs.items()}
+        output = model.generate(**inputs, max_new_tokens=48, do_sample=False)[:, length:]
+        answers = rows.tokenizer.batch_decode(output, skip_special_tokens=True)
+        hits += sum(answer == row[2] for answer, row in zip(answers, group, strict=True))
+    return hits / len(questions)
+
+
+def measure(model, processor):
+    """Exact match on 200 new pictures of known and of novel combinations, on each question, and on text."""
+    scores, rng = {}, random.Random(1)
+    for kind, novel in (("seen combinations", False), ("novel combinations", True)):
+        products, pictures = zip(*sample_products(200, "held-out", novel=novel), strict=True)
+        rows = Rows(processor, list(pictures))
+        for question, answer in QUESTIONS.items():
+            asked = [(i, question, answer(product)) for i, product in enumerate(products)]
+            scores[f"{question} ({kind})"] = exact_share(model, rows, asked)
+    facts, words = known_facts(), vocabulary()
+    scores["facts without a picture"] = exact_share(model, rows, [(None, *fact) for fact in facts])
+    scores["copied words"] = exact_share(model, rows, [(None, *repeat(rng, words)) for _ in range(100)])
+    return scores
+
+
+def draw_all(count, seed):
+    """`count` products and pictures for pretraining, drawn by two processes."""
+    with multiprocessing.Pool(2) as pool:
+        parts = pool.starmap(sample_products, [(count // 8, f"pretraining-{seed}-{i}") for i in range(8)])
+    return zip(*(pair for part in parts for pair in part), strict=True)
+
+
+def pretrain(family, products, pictures, args):
+    start = time.perf_counter()
+    model, processor = build(family, args.seed)
+    with torch.no_grad():
+        for parameter in model.parameters():  # a wider start than the families' 0.02 suits so small a model
+            if parameter.ndim >= 2 and parameter.std() > 1e-4:
+                parameter.mul_(2.5)
+    rows = Rows(processor, list(pictures))
+    bridge = model.model.multi_modal_projector if rows.is_llama else model.model.visual.merger
+    heads = AttributeHeads(bridge, model.config.text_config.hidden_size, products)
+    curriculum = Curriculum(products, args.seed)
+    train(model, heads, rows, curriculum, args.text_steps, 64, f"{family}: text", text_only=True)
+    train(model, heads, rows, curriculum, args.steps, args.batch_size, f"{family}: pictures")
+    folder = args.out / family
+    model.to(torch.bfloat16).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    scores = {name: round(score, 4) for name, score in measure(model.float(), processor).items()}
+    parameters = sum(p.numel() for p in model.parameters())
+    card = {"family": family, "parameters": parameters, "steps": args.steps, "pictures": len(products),
+            "seconds": round(time.perf_counter() - start), "exact match": scores}  # fmt: skip
+    (folder / "pretraining.json").write_text(json.dumps(card, indent=2) + "\n")
+    print(json.dumps(card, indent=2))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("families", nargs="*", default=FAMILIES, help=f"some of: {', '.join(FAMILIES)}")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--text-steps", type=int, default=1000)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--pictures", type=int, default=24_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=ROOT / "data" / "tiny")
+    args = parser.parse_args()
+    torch.set_num_threads(2)
+    products, pictures = draw_all(args.pictures, args.seed)
+    for family in args.families:
+        pretrain(family, products, pictures, args)

@@ -1,0 +1,165 @@
+"""Tiny models of real architectures: the families' own config, processor and model classes, with small numbers in them.
+
+Pictures become 48 x 48 pixels in patches of 8. Every width that 4-bit quantisation meets divides by 64.
+"""
+
+import torch
+import transformers as hf
+from texts import corpus
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+SIDE, PATCH = 48, 8
+VOCABULARY = 1024
+
+QWEN_SPECIALS = [
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
+    "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
+    "<|image_pad|>", "<|video_pad|>",
+]  # fmt: skip
+LLAMA_SPECIALS = [
+    "<|begin_of_text|>", "<|end_of_text|>", "<|finetune_right_pad_id|>", "<|start_header_id|>", "<|end_header_id|>",
+    "<|eom_id|>", "<|eot_id|>", "<|python_tag|>", "<|image|>",
+]  # fmt: skip
+
+# Chat templates that write what the families' own templates write for system, user and assistant turns.
+_PARTS = """\
+{%- if message.content is string %}{{- message.content }}
+{%- else %}{%- for part in message.content %}
+{%- if part.type == 'image' %}{{- 'IMAGE' }}{%- elif part.type == 'text' %}{{- part.text }}{%- endif %}
+{%- endfor %}{%- endif %}
+"""
+_QWEN_TURNS = (
+    "{%- for message in messages %}\n{{- '<|im_start|>' + message.role + '\\n' }}\n"
+    + _PARTS.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
+    + "{{- '<|im_end|>\\n' }}\n{%- endfor %}\n"
+    + "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+_QWEN_SYSTEM = (
+    "{%- if messages[0].role != 'system' %}"
+    "{{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}{%- endif %}\n"
+)
+QWEN3_TEMPLATE = _QWEN_TURNS
+QWEN25_TEMPLATE = _QWEN_SYSTEM + _QWEN_TURNS
+LLAMA_TEMPLATE = (
+    "{{- bos_token }}\n{%- for message in messages %}\n"
+    "{{- '<|start_header_id|>' + message.role + '<|end_header_id|>\\n\\n' }}\n"
+    + _PARTS.replace("IMAGE", "<|image|>")
+    + "{{- '<|eot_id|>' }}\n{%- endfor %}\n"
+    + "{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{%- endif %}"
+)
+
+
+def build(family, seed=0):
+    """A fresh, untrained (model, processor) of a family; the same seed gives the same weights."""
+    torch.manual_seed(seed)
+    model, processor = _BUILDERS[family]()
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        for config in (model.config, model.generation_config):  # trainers complain where these differ
+            setattr(config, name, getattr(processor.tokenizer, name))
+    return model, processor
+
+
+def train_tokenizer(specials, **names):
+    """A byte-level BPE of VOCABULARY tokens on the bases' own corpus, with a family's special tokens at the end.
+
+    Wrapped as `PreTrainedTokenizerFast`: the families' own classes would rebuild the merges from files we do not have.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - len(specials), initial_alphabet=sorted(alphabet), show_progress=False
+    )
+    tokenizer.train_from_iterator(corpus(), trainer)
+    tokenizer.add_special_tokens(specials)
+    return hf.PreTrainedTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=specials, **names)
+
+
+def _qwen_parts():
+    """What Qwen2.5-VL and Qwen3-VL share: tokenizer, image processor, and the settings of the two towers."""
+    tokenizer = train_tokenizer(QWEN_SPECIALS, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    ids = tokenizer.convert_tokens_to_ids
+    pixels = {"min_pixels": SIDE * SIDE, "max_pixels": SIDE * SIDE}
+    image_processor = hf.Qwen2VLImageProcessor(
+        patch_size=PATCH, merge_size=2, temporal_patch_size=2, image_mean=[0.5] * 3, image_std=[0.5] * 3, **pixels
+    )
+    text = {
+        "vocab_size": len(tokenizer), "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024,
+        "eos_token_id": ids("<|im_end|>"), "pad_token_id": ids("<|endoftext|>"),
+    }  # fmt: skip
+    vision = {
+        "depth": 3, "hidden_size": 96, "intermediate_size": 192, "num_heads": 4, "patch_size": PATCH,
+        "spatial_merge_size": 2, "temporal_patch_size": 2, "out_hidden_size": 128,
+    }  # fmt: skip
+    tokens = {
+        "image_token_id": ids("<|image_pad|>"), "video_token_id": ids("<|video_pad|>"),
+        "vision_start_token_id": ids("<|vision_start|>"), "vision_end_token_id": ids("<|vision_end|>"),
+    }  # fmt: skip
+    return tokenizer, image_processor, text, vision, tokens
+
+
+def _build_qwen25():
+    tokenizer, image_processor, text, vision, tokens = _qwen_parts()
+    video_processor = hf.Qwen2VLVideoProcessor(patch_size=PATCH, merge_size=2, temporal_patch_size=2)
+    processor = hf.Qwen2_5_VLProcessor(image_processor, tokenizer, video_processor, chat_template=QWEN25_TEMPLATE)
+    # Half of the head size (32) is divided among time, height and width.
+    text["rope_parameters"] = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
+    vision |= {"window_size": SIDE // 2, "fullatt_block_indexes": [1], "tokens_per_second": 2}
+    config = hf.Qwen2_5_VLConfig(text_config=text | {"bos_token_id": None}, vision_config=vision, **tokens)
+    return hf.Qwen2_5_VLForConditionalGeneration(config), processor
+
+
+def _build_qwen3():
+    tokenizer, image_processor, text, vision, tokens = _qwen_parts()
+    video_processor = hf.Qwen3VLVideoProcessor(patch_size=PATCH, merge_size=2, temporal_patch_size=2)
+    processor = hf.Qwen3VLProcessor(image_processor, tokenizer, video_processor, chat_template=QWEN3_TEMPLATE)
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [6, 5, 5], "mrope_interleaved": True}
+    text |= {"head_dim": 32, "rope_parameters": rope}
+    vision |= {"num_position_embeddings": (SIDE // PATCH) ** 2, "deepstack_visual_indexes": [1]}
+    config = hf.Qwen3VLConfig(text_config=text, vision_config=vision, **tokens)
+    return hf.Qwen3VLForConditionalGeneration(config), processor
+
+
+def _build_llama():
+    tokenizer = train_tokenizer(
+        LLAMA_SPECIALS, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>", pad_token="<|finetune_right_pad_id|>"
+    )
+    ids = tokenizer.convert_tokens_to_ids
+    image_processor = hf.MllamaImageProcessor(
+        size={"height": SIDE, "width": SIDE}, max_image_tiles=1, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    processor = hf.MllamaProcessor(image_processor, tokenizer, chat_template=LLAMA_TEMPLATE)
+    vision = {
+        "hidden_size": 96, "num_hidden_layers": 3, "num_global_layers": 1, "attention_heads": 4,
+        "intermediate_size": 192, "vision_output_dim": 192, "intermediate_layers_indices": [0], "image_size": SIDE,
+        "patch_size": PATCH, "max_num_tiles": 1, "supported_aspect_ratios": [[1, 1]],
+    }  # fmt: skip
+    # As in the real model, <|image|> is the last token and has an embedding but no row in lm_head.
+    text = {
+        "vocab_size": ids("<|image|>"), "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "intermediate_size": 256, "max_position_embeddings": 1024,
+        "cross_attention_layers": [1, 3], "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        "bos_token_id": ids("<|begin_of_text|>"), "eos_token_id": ids("<|eot_id|>"),
+        "pad_token_id": ids("<|finetune_right_pad_id|>"),
+    }  # fmt: skip
+    config = hf.MllamaConfig(vision_config=vision, text_config=text, image_token_index=ids("<|image|>"))
+    model = hf.MllamaForConditionalGeneration(config)
+    _open_gates(model)
+    return model, processor
+
+
+def _open_gates(model):
+    """Fresh gates are zero, which suits a pretrained language model; one trained from nothing needs them open."""
+    gates = ("cross_attn_attn_gate", "cross_attn_mlp_gate", "gate_attn", "gate_ffn")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(gates):
+                parameter.fill_(1.0)
+            if name.endswith("gated_positional_embedding.embedding"):
+                parameter.mul_(5.0)
+
+
+_BUILDERS = {"llama-3.2-vision": _build_llama, "qwen2.5-vl": _build_qwen25, "qwen3-vl": _build_qwen3}
+FAMILIES = tuple(_BUILDERS)
