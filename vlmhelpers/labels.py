@@ -1,0 +1,110 @@
+"""Where the answers stand: first in the text that a chat template writes, then among the tokens of a batch.
+
+Nothing here knows a family. The template is asked twice per answer: for the prompt that the model gets at
+that point (training starts where answering starts), and for the conversation with a marker in place of the
+answer (what follows the marker is the end of the turn). That also holds for templates that trim an answer,
+put an empty `<think>` block before it, or drop the reasoning of earlier turns.
+"""
+
+import re
+
+from jinja2 import TemplateError
+
+from vlmhelpers.schema import text_part
+
+IGNORED = -100  # the label that PyTorch's cross entropy leaves out of the loss
+_MARKER = "\ue000the answer\ue000"  # private-use characters: in no real text
+_NUMBERED_IMAGE = r"<\|image_\d+\|>"  # how Phi-3-Vision's chat form writes its images
+
+
+class ChatTemplate:
+    """The chat template and the tokenizer of one processor.
+
+    The processor needs `tokenizer` (a fast one, for the offsets), `apply_chat_template`, `image_token` and
+    `image_token_id`. It may write any number of image tokens for an image of the text. All its other tokens
+    must be those of the text between the images, apart from tokens that begin a sequence (Phi-3-Vision
+    writes one after each image).
+    """
+
+    def __init__(self, processor):
+        self.processor = processor
+        self.tokenizer = tokenizer = processor.tokenizer
+        added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        self.specials = added | set(tokenizer.all_special_tokens)
+        self._image = re.compile(f"{re.escape(processor.image_token)}|{_NUMBERED_IMAGE}")
+        self._not_text = {processor.image_token_id, tokenizer.bos_token_id} - {tokenizer.eos_token_id}
+
+    def text(self, messages, prompt=False):
+        """The conversation as text, one placeholder per image; `prompt` adds the header of the next answer.
+
+        Raises ValueError where the template refuses the conversation.
+        """
+        try:
+            return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+        except (TemplateError, TypeError) as error:  # TypeError: a template for plain strings, given parts
+            raise ValueError(f"the chat template refuses the conversation: {error}") from error
+
+    def answers(self, messages, text):
+        """(start, end) of every assistant turn in `text`, which is `self.text(messages)`, in characters.
+
+        From the first character that the model has to write to the end of the end token. Raises ValueError
+        where the template leaves no way to tell.
+        """
+        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        return [self._answer(messages, text, turn) for turn in turns]
+
+    def _answer(self, messages, text, turn):
+        prompt = self.text(messages[:turn], prompt=True)
+        marked = {"role": "assistant", "content": [text_part(_MARKER)]}
+        head, found, tail = self.text([*messages[:turn], marked, *messages[turn + 1 :]]).partition(_MARKER)
+        if not found:
+            raise ValueError("the chat template does not write the text of content parts (is it for text alone?)")
+        start = next((len(before) for before in (prompt, head) if text.startswith(before)), None)
+        if start is None or not text.endswith(tail):
+            raise ValueError(f"the chat template leaves no way to tell where the answer of turn {turn + 1} stands")
+        return start, len(text) - len(tail) + self._end_of_turn(tail)
+
+    def _end_of_turn(self, tail):
+        """Length of the end token at the start of `tail`, with the whitespace before it."""
+        blank = len(tail) - len(tail.lstrip())
+        ends = [token for token in self.specials if tail.startswith(token, blank)]
+        if not ends:
+            raise ValueError("the chat template writes no end token after an answer: no way to learn to stop")
+        return blank + max(map(len, ends))
+
+    def tokens(self, text):
+        """(id, first character) of every token of `text`, without images and tokens that begin a sequence."""
+        tokens, start = [], 0
+        for stop, after in [*(match.span() for match in self._image.finditer(text)), (len(text), None)]:
+            piece = self.tokenizer(text[start:stop], add_special_tokens=False, return_offsets_mapping=True)
+            for token, (first, _) in zip(piece["input_ids"], piece["offset_mapping"], strict=True):
+                if token not in self._not_text:
+                    tokens.append((token, start + first))
+            start = after
+        return tokens
+
+    def labels(self, text, spans, ids):
+        """The label of every id: the id itself inside the `spans` of `text`, IGNORED elsewhere.
+
+        `ids` is one sequence of the batch without its padding: the tokens of `text` with its images expanded.
+        Raises ValueError where they are not, or where a span does not begin between two tokens.
+        """
+        tokens = self.tokens(text)
+        places = [i for i, token in enumerate(ids) if token not in self._not_text]
+        if [ids[i] for i in places] != [token for token, _ in tokens]:
+            raise ValueError("the processor's text tokens are not those of its tokenizer")
+        for start, _ in spans:
+            self._check_seam(text, start, tokens)
+        labels = [IGNORED] * len(ids)
+        for place, (token, first) in zip(places, tokens, strict=True):
+            if any(start <= first < end for start, end in spans):
+                labels[place] = token
+        return labels
+
+    def _check_seam(self, text, start, tokens):
+        """Raises ValueError unless the prompt alone has the same tokens as in front of its answer."""
+        if self.tokens(text[:start]) != [(token, first) for token, first in tokens if first < start]:
+            raise ValueError(
+                f"the tokenizer joins the end of the prompt, {text[:start][-20:]!r}, with the start of the "
+                f"answer, {text[start:][:20]!r}: the model would learn to answer a prompt that it never meets"
+            )
