@@ -1,0 +1,45 @@
+"""Notebook 01 runs from the first to the last cell, and measures what it claims."""
+
+from pathlib import Path
+
+import papermill
+import pytest
+
+from vlmhelpers.records import read_records
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("01")
+    papermill.execute_notebook(
+        NOTEBOOKS / "01_prepare_csv.ipynb",
+        folder / "executed.ipynb",
+        {"OUTPUT_DIR": str(folder / "run")},
+        kernel_name="python3",
+        cwd=NOTEBOOKS,
+        progress_bar=False,
+    )
+    return read_records(folder / "executed.ipynb")
+
+
+def test_the_base_does_not_know_the_task(records):
+    assert records["test_rows"] >= 200
+    assert records["base_exact_percent"] <= 5
+
+
+def test_the_tuned_model_does(records):
+    assert records["tuned_exact_percent"] >= 95
+    low, high = records["tuned_interval_percent"]
+    assert low <= records["tuned_exact_percent"] <= high
+
+
+def test_it_looks_at_the_picture(records):
+    assert records["tuned_exact_percent"] - records["blank_exact_percent"] >= 50
+
+
+def test_the_doctor_lost_no_row(records):
+    assert records["rows_kept"] == 384
+    assert records["broken_kept"] + records["broken_rejected"] == records["broken_read"]
+    assert records["broken_rejected"] >= 10

@@ -1,0 +1,119 @@
+"""Scores of generated answers, with intervals, and two models compared on the same rows."""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from vlmhelpers.schema import answer_of
+
+_FIELD = re.compile(r"(?:^|, |\n)([A-Z][\w ]*): (.*?)(?=, [A-Z][\w ]*: |\n|$)")
+
+
+def parse_fields(text):
+    """The `Key: value` pairs of an answer as a dict: `"Product: hat, Price: $20"` has the keys Product and Price."""
+    return dict(_FIELD.findall(text))
+
+
+@dataclass(frozen=True)
+class Score:
+    """A share of correct rows with its 95% interval, all in 0..1, and the number of rows."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self):
+        return f"{self.value:6.1%}   [{self.low:.1%}, {self.high:.1%}]   n={self.n}"
+
+
+def share(hits):
+    """The `Score` of a list of booleans, with Wilson's interval (Wilson 1927, JASA 22:209), fit for 0% and 100%."""
+    n, z = len(hits), 1.959964
+    if n == 0:
+        raise ValueError("no rows to score")
+    value = float(np.mean(hits))
+    center = (value + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (value * (1 - value) / n + z * z / (4 * n * n)) ** 0.5
+    low, high = min(value, center - half), max(value, center + half)  # rounding aside, the share lies inside
+    return Score(value, max(0.0, low), min(1.0, high), n)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found: `scores` by name ("exact match", then each field), and `hits`, a boolean per row."""
+
+    scores: dict
+    hits: tuple
+
+    def __repr__(self):
+        width = max(map(len, self.scores))
+        return "\n".join(f"{name:<{width}}  {score}" for name, score in self.scores.items())
+
+
+def evaluate(answers, dataset):
+    """Exact match of `answers` with the dataset's own last assistant turns, overall and per field of the reference.
+
+    `answers` are n strings in row order, as `generate` gives them. A field counts as right when the answer has the same
+    value under the same key; fields are scored over the rows whose reference has them.
+    """
+    if len(answers) != len(dataset):
+        raise ValueError(f"{len(answers)} answers for {len(dataset)} rows: give one answer per row, in row order")
+    references = [answer_of({"messages": messages}).strip() for messages in dataset.with_format(None)["messages"]]
+    hits = [answer.strip() == reference for answer, reference in zip(answers, references, strict=True)]
+    by_field = {}
+    for answer, reference in zip(answers, references, strict=True):
+        found = parse_fields(answer.strip())
+        for key, value in parse_fields(reference).items():
+            by_field.setdefault(key, []).append(found.get(key) == value)
+    scores = {"exact match": share(hits)} | {key: share(values) for key, values in by_field.items()}
+    return Evaluation(scores, tuple(hits))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Exact match of two models on the same rows: `difference` (tuned minus base) with its 95% interval, in 0..1.
+
+    `gained` and `lost` are the row numbers (0-based places in the dataset) that only one of the two answers exactly.
+    """
+
+    difference: float
+    low: float
+    high: float
+    gained: tuple
+    lost: tuple
+
+    def __repr__(self):
+        return (
+            f"tuned minus base: {self.difference:+.1%} [{self.low:+.1%}, {self.high:+.1%}]; "
+            f"{len(self.gained)} rows gained, {len(self.lost)} lost"
+        )
+
+
+def compare(base, tuned, resamples=10_000, seed=0):
+    """A `Comparison` of two `Evaluation`s of the same rows, by the paired bootstrap.
+
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13: percentile intervals.
+    """
+    if len(base.hits) != len(tuned.hits):
+        raise ValueError(f"{len(base.hits)} rows against {len(tuned.hits)}: compare answers to the same rows")
+    change = np.array(tuned.hits, dtype=int) - np.array(base.hits, dtype=int)
+    n = len(change)
+    # A resample of n rows holds so many gained, unchanged and lost ones: a multinomial draw.
+    shares = [np.mean(change == 1), np.mean(change == 0), np.mean(change == -1)]
+    draws = np.random.default_rng(seed).multinomial(n, shares, size=resamples)
+    low, high = np.quantile((draws[:, 0] - draws[:, 2]) / n, [0.025, 0.975])
+    gained, lost = (tuple(np.flatnonzero(change == sign).tolist()) for sign in (1, -1))
+    return Comparison(float(change.mean()), float(low), float(high), gained, lost)
+
+
+def blank_images(dataset):
+    """The same rows with every picture replaced by plain grey of its size: what can be answered without looking."""
+
+    def blanked(batch):
+        batch["images"] = [[Image.new("RGB", image.size, "grey") for image in row] for row in batch["images"]]
+        return batch
+
+    return dataset.with_transform(blanked)

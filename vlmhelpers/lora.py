@@ -1,0 +1,77 @@
+"""Where LoRA adapters go, and a report of what is trained."""
+
+import os
+import re
+from dataclasses import dataclass
+
+import torch
+
+from vlmhelpers.models import tower_of
+
+TOWERS = ("vision", "projector", "language", "head")
+
+
+def lora_targets(model, language=True, vision=False):
+    """A regular expression for `LoraConfig(target_modules=...)` that hits the linear layers of the chosen towers only.
+
+    The usual lists of names (`q_proj`, ..., `all-linear`) also hit layers of the vision tower. `vision=True` takes the
+    vision tower and its projector. Raises ValueError when nothing is chosen.
+    """
+    towers = ["language"] * language + ["vision", "projector"] * vision
+    layers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    groups = [[name for name in layers if tower_of(name) == tower] for tower in towers]
+    patterns = [_pattern(names) for names in groups if names]
+    if not patterns:
+        raise ValueError("nothing to adapt: choose language=True, vision=True, or both, of a model with linear layers")
+    return "|".join(patterns)
+
+
+def _pattern(names):
+    """One pattern for layers of one tower: their common prefix, anything, one of their last names."""
+    if len(names) == 1:
+        return re.escape(names[0])
+    prefix = re.escape(os.path.commonprefix(names).rpartition(".")[0])
+    leaves = "|".join(sorted({name.rpartition(".")[2] for name in names}))
+    return rf"{prefix}\.(?:.+\.)?(?:{leaves})"
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """Parameters of a model by tower: `counts` maps a tower to (trained, all). Prints as a table."""
+
+    counts: dict
+
+    def __repr__(self):
+        lines = [f"{'tower':<10} {'trained':>12} {'all':>14} {'share':>8}"]
+        for tower, (trained, total) in (self.counts | {"together": self.total}).items():
+            lines.append(f"{tower:<10} {trained:>12,} {total:>14,} {trained / max(total, 1):>8.2%}")
+        return "\n".join(lines)
+
+    @property
+    def total(self):
+        return tuple(sum(numbers) for numbers in zip(*self.counts.values(), strict=True))
+
+
+def describe_trainable(model):
+    """How many parameters are trained in each tower: a `Trainable`, adapters counted with the tower they sit in.
+
+    4-bit matrices are counted by their real number of weights, not by the bytes that pack them.
+    """
+    counts = {tower: [0, 0] for tower in TOWERS}
+    for name, parameter in model.named_parameters():
+        quantised = getattr(parameter, "quant_state", None)
+        size = quantised.shape.numel() if quantised is not None else parameter.numel()
+        counts[tower_of(name)][0] += size * parameter.requires_grad
+        counts[tower_of(name)][1] += size
+    return Trainable({tower: tuple(numbers) for tower, numbers in counts.items()})
+
+
+def keep_adapters_float32(model):
+    """Makes every trained parameter float32 again: TRL turns the adapters of a 4-bit model into bfloat16.
+
+    A T4 has no bfloat16 and its gradient scaler stops there; on a CPU small steps are lost. Call it once the trainer is
+    built, on `trainer.model`.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()

@@ -1,0 +1,89 @@
+"""Rows and results as a reader sees them: pictures beside texts, scores as bars."""
+
+import base64
+import html
+import io
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from vlmhelpers.images import repair
+from vlmhelpers.schema import answer_of, message_text
+
+
+def thumbnail(image, side=72):
+    """An HTML `<img>` of `image`, at most `side` pixels wide and high, its bytes included (1-3 kB)."""
+    image = repair(image).copy()  # a plain picture is returned as it is, and shrinking works in place
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return f'<img src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+
+
+class Html:
+    """HTML for a notebook, the same as plain text for a terminal."""
+
+    def __init__(self, markup, text):
+        self.markup, self.text = markup, text
+
+    def _repr_html_(self):
+        return self.markup
+
+    def __repr__(self):
+        return self.text
+
+
+def show_rows(dataset, rows, **answers):
+    """Some rows of a dataset as a table: pictures, prompt, expected answer, and a column for each list in `answers`.
+
+    `rows` are 0-based places; each list holds one string per row of the dataset. A cell that differs from the
+    expected answer is marked.
+    """
+    lines, markup = [], []
+    for i in rows:
+        row = dataset[i]
+        expected = answer_of(row)
+        prompt = message_text([m for m in row["messages"] if m["role"] == "user"][-1])
+        given = {name: texts[i] for name, texts in answers.items()}
+        cells = [_cell(prompt), _cell(expected), *(_cell(text, marked=text != expected) for text in given.values())]
+        markup.append(f"<tr><td>{''.join(map(thumbnail, row['images']))}</td>{''.join(cells)}</tr>")
+        lines += [f"{i}: {prompt}", f"   expected: {expected}", *(f"   {n}: {t}" for n, t in given.items())]
+    heads = "".join(f"<th>{html.escape(head)}</th>" for head in ("", "prompt", "expected", *answers))
+    return Html(f"<table><tr>{heads}</tr>{''.join(markup)}</table>", "\n".join(lines))
+
+
+def _cell(text, marked=False):
+    style = "text-align:left;max-width:18em;overflow-wrap:anywhere"
+    if marked:
+        style += ";background:#d9534f33"
+    return f'<td style="{style}">{html.escape(text)}</td>'
+
+
+def plot_scores(evaluations, dataset=None, rows=(), answers=None):
+    """A figure of several evaluations side by side: a group of bars per score, each with its 95% interval.
+
+    `evaluations` maps a name ("base", "tuned", ...) to an `Evaluation`. With a `dataset`, some `rows` and a dictionary
+    of `answers`, the pictures of these rows stand above the bars, each with its answers.
+    """
+    figure = Figure(figsize=(9, 5.2 if rows else 3.2), dpi=90, layout="constrained")
+    grid = figure.add_gridspec(2 if rows else 1, max(1, len(rows)), height_ratios=[2, 3] if rows else None)
+    for column, i in enumerate(rows):
+        axes = figure.add_subplot(grid[0, column])
+        axes.imshow(repair(dataset[i]["images"][0]))
+        axes.axis("off")
+        texts = [f"{name}: " + text.replace(", ", "\n") for name, text in ((n, t[i]) for n, t in answers.items())]
+        axes.set_title("\n".join(texts), fontsize=7, loc="left")
+    axes = figure.add_subplot(grid[-1, :])
+    width = 0.8 / len(evaluations)
+    for k, (name, evaluation) in enumerate(evaluations.items()):
+        scores = list(evaluation.scores.values())
+        places = [place + (k - (len(evaluations) - 1) / 2) * width for place in range(len(scores))]
+        values = [100 * score.value for score in scores]
+        spread = [[v - 100 * s.low for v, s in zip(values, scores, strict=True)],
+                  [100 * s.high - v for v, s in zip(values, scores, strict=True)]]  # fmt: skip
+        axes.bar(places, values, width, yerr=spread, capsize=2, label=f"{name} (n={scores[0].n})")
+    axes.set_xticks(range(len(scores)), list(evaluation.scores))
+    axes.set(ylim=(0, 109), ylabel="rows answered exactly, %")
+    axes.legend(ncols=len(evaluations), fontsize=8, loc="upper left", frameon=False, bbox_to_anchor=(0, 1.14))
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
