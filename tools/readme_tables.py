@@ -3,12 +3,15 @@
     python tools/readme_tables.py            rewrite the part between the markers
     python tools/readme_tables.py --check    only say whether it is up to date (exit code 1 when it is not)
 
+The first picture of a cell tagged "readme-picture" becomes docs/result.png.
+
 A notebook's title is its first heading; what it proves is the value that it records under the name "proves".
 A unit at the end of a record's name is shown behind the value: `training_seconds` = 71.3 becomes
 "training 71.3 s".
 """
 
 import argparse
+import base64
 import json
 import re
 import sys
@@ -86,21 +89,39 @@ def updated(text, notebooks):
     return f"{before}{START}\n{table(notebooks)}\n{END}{after}"
 
 
+def picture_of(notebooks):
+    """The bytes of the picture that README shows, or None: the output of the first cell tagged for it."""
+    for notebook in notebooks:
+        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+            if "readme-picture" in cell["metadata"].get("tags", []):
+                found = [
+                    output["data"]["image/png"] for output in cell["outputs"] if "image/png" in output.get("data", {})
+                ]
+                return base64.b64decode("".join(found[0])) if found else None
+    return None
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="Write the notebooks' recorded values into README.md.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if out of date")
     parser.add_argument("--folder", type=Path, default=ROOT / "notebooks", help="where the notebooks are")
     options = parser.parse_args(arguments)
     readme = options.folder.resolve().parent / "README.md"
+    notebooks = find_notebooks(options.folder)
     old = readme.read_text(encoding="utf-8") if readme.is_file() else EMPTY
-    new = updated(old, find_notebooks(options.folder))
-    if readme.is_file() and old == new:
+    new = updated(old, notebooks)
+    picture, shown = readme.parent / "docs" / "result.png", picture_of(notebooks)
+    same_picture = shown is None or (picture.is_file() and picture.read_bytes() == shown)
+    if readme.is_file() and old == new and same_picture:
         print("README.md: the table of results is up to date")
         return 0
     if options.check:
         print("README.md: the table of results is out of date; run `python tools/readme_tables.py`")
         return 1
     readme.write_text(new, encoding="utf-8")
+    if shown is not None:
+        picture.parent.mkdir(exist_ok=True)
+        picture.write_bytes(shown)
     print("README.md: wrote the table of results")
     return 0
 

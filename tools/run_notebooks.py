@@ -11,6 +11,7 @@ and failed ones, stay under outputs/. The first failing cell ends everything: ex
 import argparse
 import ast
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -137,6 +138,8 @@ def main(arguments=None):
     outputs.mkdir(exist_ok=True)
     for position, notebook in enumerate(notebooks, start=1):
         executed = outputs / notebook.name
+        if not parameters:  # what is written back shows a whole run, not one that goes on from checkpoints
+            shutil.rmtree(folder / "outputs" / notebook.name[:2], ignore_errors=True)
         if not run(notebook, executed, chosen[notebook], f"[{position}/{len(notebooks)}]"):
             return 1
         if not parameters:

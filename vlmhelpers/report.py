@@ -52,6 +52,7 @@ class Report:
         rows = [_to_save(record) for record in self.rejected]
         names = list(dict.fromkeys(name for row in rows for name in row)) or ["reason", "remedy"]
         draft = Path(path).with_name(f"{Path(path).name}.part")
+        draft.parent.mkdir(parents=True, exist_ok=True)
         with open(draft, "w", encoding="utf-8-sig", newline="") as file:
             table = csv.DictWriter(file, names, restval="", lineterminator="\n")
             table.writeheader()
