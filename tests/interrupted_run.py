@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import TrainerCallback
+from transformers import TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from vlmhelpers.collate import VisionCollator
@@ -39,6 +39,7 @@ def make_trainer(output_dir, **changes):
         "gradient_checkpointing": False,
         "remove_unused_columns": False,
     }
+    set_seed(0)  # the adapters' random start is drawn before the trainer sets its own seed
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(output_dir, **arguments | changes),

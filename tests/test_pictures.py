@@ -43,3 +43,4 @@ def test_bars_stand_as_high_as_the_scores(rows_of, picture):
     heights = [patch.get_height() for patch in bars.patches]
     assert heights == [0, 0, 0, 50, 100, 50]
     assert [label.get_text() for label in bars.get_xticklabels()] == ["exact match", "Color", "Price"]
+    assert figure._repr_png_().startswith(b"\x89PNG")

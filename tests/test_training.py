@@ -5,12 +5,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from interrupted_run import make_trainer
 from safetensors.torch import load_file
+from transformers import TrainerState
 
+from vlmhelpers import training
 from vlmhelpers.training import STAMP, resume_from
 
 SCRIPT = Path(__file__).with_name("interrupted_run.py")
@@ -73,3 +76,20 @@ def test_a_truncated_checkpoint_is_skipped(finished, tmp_path, capsys):
     trainer.state.global_step = 5
     with pytest.raises(RuntimeError, match="has trained 5 steps"):
         resume_from(trainer)
+
+
+def test_a_notebook_gets_a_chart_that_is_drawn_again(monkeypatch):
+    shown = []
+    display = SimpleNamespace(update=shown.append)
+    monkeypatch.setattr(training, "_open_display", lambda: display)
+    monkeypatch.setattr(training.time, "perf_counter", iter(range(100)).__next__)
+    plot, state = training.LossPlot(), TrainerState(max_steps=10)
+    plot.on_train_begin(None, state, None)
+    for state.global_step in (5, 10):
+        plot.on_log(None, state, None, logs={"loss": 6.0 / state.global_step})
+    plot.on_train_end(None, state, None)
+    assert len(shown) == 2  # drawn at each log, and not again at the end
+    line = shown[-1].axes[0].lines[0]
+    assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([5, 10], [1.2, 0.6])
+    assert shown[0].axes[0].get_title("left").startswith("step 5/10, loss 1.200")
+    assert shown[0].axes[0].get_title("left").endswith("s left")

@@ -20,6 +20,15 @@ def thumbnail(image, side=72):
     return f'<img src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 
+class Chart(Figure):
+    """A matplotlib figure that a notebook shows by itself: outside pyplot nothing is kept open or shown twice."""
+
+    def _repr_png_(self):
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
+
+
 class Html:
     """HTML for a notebook, the same as plain text for a terminal."""
 
@@ -65,7 +74,7 @@ def plot_scores(evaluations, dataset=None, rows=(), answers=None):
     `evaluations` maps a name ("base", "tuned", ...) to an `Evaluation`. With a `dataset`, some `rows` and a dictionary
     of `answers`, the pictures of these rows stand above the bars, each with its answers.
     """
-    figure = Figure(figsize=(9, 5.2 if rows else 3.2), dpi=90, layout="constrained")
+    figure = Chart(figsize=(9, 5.2 if rows else 3.2), dpi=90, layout="constrained")
     grid = figure.add_gridspec(2 if rows else 1, max(1, len(rows)), height_ratios=[2, 3] if rows else None)
     for column, i in enumerate(rows):
         axes = figure.add_subplot(grid[0, column])

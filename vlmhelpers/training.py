@@ -11,6 +11,8 @@ from safetensors import safe_open
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.utils.notebook import NotebookProgressCallback
 
+from vlmhelpers.pictures import Chart
+
 STAMP = "complete.json"  # written last into a checkpoint: what it was trained with, and the size of each file
 
 # Training arguments that change where and how often something is written, not what is learned.
@@ -62,7 +64,7 @@ class LossPlot(TrainerCallback):
         if self.display is None:
             print(line, flush=True)
         else:
-            self.display.update(_figure(self.steps, self.losses, state.max_steps, line))
+            self.display.update(_chart(self.steps, self.losses, state.max_steps, line))
 
     def _line(self, state):
         spent = time.perf_counter() - self.started
@@ -83,18 +85,14 @@ def _open_display():
     return display(Markdown("*the first loss comes with the first `logging_steps`*"), display_id=True)
 
 
-def _figure(steps, losses, max_steps, title):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 2.6), dpi=80, layout="constrained")
-    FigureCanvasAgg(figure)  # outside pyplot: nothing is kept open, nothing is shown twice
-    axes = figure.add_subplot()
+def _chart(steps, losses, max_steps, title):
+    chart = Chart(figsize=(6, 2.6), dpi=80, layout="constrained")
+    axes = chart.add_subplot()
     axes.plot(steps, losses, marker="." if len(steps) < 40 else None)
     axes.set(xlim=(0, max_steps), ylim=(0, None), xlabel="step", ylabel="loss")
     axes.set_title(title, fontsize=9, loc="left")
     axes.grid(alpha=0.3)
-    return figure
+    return chart
 
 
 def resume_from(trainer):
