@@ -44,9 +44,11 @@ def _table(report):
 
 
 def _line(title, record):
-    texts = (_caption(record["split"], record), record["image"], record["reason"], record["remedy"])
+    texts = (record["image"], record["reason"], record["remedy"])
     cells = "".join(f"<td {_cell_style()}>{_short(text, 160)}</td>" for text in texts)
-    return f'<tr><td {_cell_style()}><b style="color:{_COLORS[title]}">{title}</b></td>{cells}</tr>'
+    whole = 'style="text-align:left;vertical-align:top;white-space:nowrap'
+    row = f'<td {whole}">{_short(_caption(record["split"], record), 40)}</td>'
+    return f'<tr><td {whole};color:{_COLORS[title]}"><b>{title}</b></td>{row}{cells}</tr>'
 
 
 def _cell_style():
@@ -82,7 +84,9 @@ def _sheet(title, pictures):
         cells.append(cell)
     lines = (cells[i : i + _PER_LINE] for i in range(0, len(cells), _PER_LINE))
     rows = "".join(f"<tr>{''.join(line)}</tr>" for line in lines)
-    return f'<p><b style="color:{_COLORS[title]}">{title}</b></p><table>{rows}</table>' if cells else ""
+    return (
+        f'<p><b style="white-space:nowrap;color:{_COLORS[title]}">{title}</b></p><table>{rows}</table>' if cells else ""
+    )
 
 
 def _picture(images):

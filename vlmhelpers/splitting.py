@@ -16,8 +16,7 @@ _EXACT_ROWS, _EXACT_GROUPS = 1000, 2000  # how much of the test set is fitted ex
 def split(dataset, test_size, group_by=None, seed=0):
     """Splits a Dataset into a DatasetDict of `train` and `test`; the rows keep their order.
 
-    test_size: rows (an int) or a share of them (a float between 0 and 1). Groups stay whole, so the test
-    set is as
+    test_size: rows (an int) or a share of them (a float between 0 and 1). Groups stay whole, so the test set is as
         near to it as they allow; when every group is one row, it is exact.
     group_by: what must not be on both sides: a column's name, or a function of a row, whose images come
         undecoded as {"path", "bytes"}. By default rows that share a picture (a file, or bytes) are one group,
