@@ -1,5 +1,6 @@
 """Choosing and loading a vision-language model: the real one where it can run, elsewhere a tiny one of its family."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -77,7 +78,7 @@ def load_model(model_id, bits=4, max_pixels=None):
     processor = AutoProcessor.from_pretrained(model_id)
     if max_pixels is not None:
         set_max_pixels(processor, max_pixels)
-    options = {"dtype": dtype, "device_map": {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"}}
+    options = {"dtype": dtype, "device_map": {"": _device()}}
     if bits == 4:
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -90,6 +91,11 @@ def load_model(model_id, bits=4, max_pixels=None):
     if not torch.cuda.is_available():
         _keep_gradients_on_cpu(model)
     return model, processor
+
+
+def _device():
+    """The GPU that a launcher gave this process, else the first; the CPU where there is none."""
+    return int(os.environ.get("LOCAL_RANK", 0)) if torch.cuda.is_available() else "cpu"
 
 
 def set_max_pixels(processor, max_pixels):

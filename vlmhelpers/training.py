@@ -33,7 +33,7 @@ def watch(trainer):
 
 
 class LossPlot(TrainerCallback):
-    """Draws the training loss (nats per trained token) at every `logging_steps`, at most twice a second."""
+    """Draws the training loss (nats per trained token) at every `logging_steps`, at most every two seconds."""
 
     def __init__(self):
         self.steps, self.losses = [], []
@@ -51,7 +51,7 @@ class LossPlot(TrainerCallback):
             return
         self.steps.append(state.global_step)
         self.losses.append(logs["loss"])
-        if time.perf_counter() - self.last_drawn > 0.5:
+        if time.perf_counter() - self.last_drawn > 2:
             self._show(state)
 
     def on_train_end(self, args, state, control, **kwargs):
