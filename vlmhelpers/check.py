@@ -11,10 +11,9 @@ from vlmhelpers.duplicates import Comparison
 from vlmhelpers.images import MAX_PIXELS, ImageFacts, image_key, inspect_image, strict_pillow
 from vlmhelpers.report import Finding, make_report
 from vlmhelpers.rows import plain_rows, split_problem
-from vlmhelpers.schema import FEATURES, find_control_tokens, message_text
+from vlmhelpers.schema import FEATURES, ROLES, find_control_tokens, message_text
 from vlmhelpers.unusable import UnusableImage
 
-ROLES = ("system", "user", "assistant")
 _ROWS_PER_CHUNK = 200  # in memory at a time, with their encoded pictures where the dataset embeds those
 
 

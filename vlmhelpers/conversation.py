@@ -8,9 +8,8 @@ from typing import NamedTuple
 from PIL import Image
 
 from vlmhelpers.images import repair
-from vlmhelpers.schema import escape_control_tokens, message_text, text_part
+from vlmhelpers.schema import ROLES, escape_control_tokens, message_text, text_part
 
-ROLES = ("system", "user", "assistant")
 _REMEDY = "run check_dataset and leave out the rows that it rejects"
 
 

@@ -18,6 +18,8 @@ FEATURES = Features(
     }
 )
 
+ROLES = ("system", "user", "assistant")
+
 # The shapes in which model families write their control tokens: <|eot_id|>, <s>, </s>, <image>, [INST].
 _CONTROL_TOKEN = re.compile(r"<\|[^<>|\s]+\|>|</?s>|<image>|<pad>|<unk>|\[/?INST\]")
 
