@@ -8,12 +8,9 @@ import csv
 import re
 from dataclasses import dataclass, field
 
+from vlmhelpers.files import check_encoding
+
 _DELIMITERS = ",;\t"
-_NOT_CSV = [
-    (b"\xff\xfe", "UTF-16 text"),
-    (b"\xfe\xff", "UTF-16 text"),
-    (b"PK\x03\x04", "an Excel workbook or a zip archive"),
-]
 # What Python's `surrogateescape` leaves of a byte that is not UTF-8 -> its character in Windows-1252, which
 # has none for five of the bytes.
 _UNDECODED = re.compile("[\udc80-\udcff]")
@@ -42,24 +39,12 @@ def read_table(path):
     that no text is lost. Raises ValueError for another encoding, an empty file or a column named twice,
     and, while the records are read, for a quote that never closes.
     """
-    _check_encoding(path)
+    remedy = "Save it as 'CSV UTF-8 (comma delimited)' and read that."
+    check_encoding(path, remedy, "Its first line has to name the columns.")
     delimiter = _delimiter(path)
     records = _records(path, delimiter)
     header = _names(next(records), path)
     return header, (_fit(record, len(header), delimiter) for record in records)
-
-
-def _check_encoding(path):
-    with open(path, "rb") as file:
-        head = file.read(4096)
-    found = next((what for mark, what in _NOT_CSV if head.startswith(mark)), None)
-    if found is None and b"\0" in head.split(b"\n")[0]:
-        found = "UTF-16 text or a binary file"
-    if found:
-        remedy = "Save it as 'CSV UTF-8 (comma delimited)' and read that."
-        raise ValueError(f"{path} is {found}, not UTF-8 text. {remedy}")
-    if not head.removeprefix(b"\xef\xbb\xbf").strip():
-        raise ValueError(f"{path} is empty. Its first line has to name the columns.")
 
 
 def _open(path):

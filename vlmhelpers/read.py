@@ -4,10 +4,10 @@ A reader opens no image and drops no row. What it finds wrong with a row it writ
 the doctor (`check_dataset`) reports it along with what it finds in the images.
 """
 
-from difflib import get_close_matches
 from pathlib import Path
 
 from vlmhelpers.csvfile import read_table
+from vlmhelpers.files import explain_missing
 from vlmhelpers.rows import ImageRoot, build_row, rows_to_dataset, source_column
 
 
@@ -43,21 +43,6 @@ def read_csv(path, image_root=None, image_field="image_path", text_field="instru
 
 def _find_columns(fields, header, path):
     """The names of the wanted columns. Raises ValueError that names all the missing ones and what to pass."""
-    missing = {argument: name for argument, name in fields.items() if name not in header}
-    if missing:
-        free = [name for name in header if name not in fields.values()]
-        advice = [f"{argument}={_closest(name, argument, free)!r}" for argument, name in missing.items()]
-        raise ValueError(
-            f"{path} has no column {' and no column '.join(map(repr, missing.values()))}. Its columns: "
-            f"{', '.join(header)}. Name the right ones, for example read_csv(..., {', '.join(advice)})."
-        )
+    if not set(fields.values()) <= set(header):
+        raise ValueError(explain_missing(path, "column", fields, header, "read_csv"))
     return fields.values()
-
-
-def _closest(name, argument, columns):
-    """The column most like `name`, else most like the argument's own name (image, text or response)."""
-    lower = {column.lower(): column for column in columns}
-    for wanted in (name.lower(), argument.removesuffix("_field")):
-        if found := get_close_matches(wanted, lower, n=1, cutoff=0.5):
-            return lower[found[0]]
-    return "..."

@@ -2,14 +2,13 @@
 
 import csv
 import itertools
-import os
 import re
 from collections import Counter
-from pathlib import Path
 from typing import NamedTuple
 
 from datasets import DatasetDict
 
+from vlmhelpers.files import whole_file
 from vlmhelpers.rows import READER_FEATURES, plain_rows, source_column
 from vlmhelpers.schema import FEATURES
 from vlmhelpers.unusable import short_path
@@ -51,13 +50,10 @@ class Report:
         """
         rows = [_to_save(record) for record in self.rejected]
         names = list(dict.fromkeys(name for row in rows for name in row)) or ["reason", "remedy"]
-        draft = Path(path).with_name(f"{Path(path).name}.part")
-        draft.parent.mkdir(parents=True, exist_ok=True)
-        with open(draft, "w", encoding="utf-8-sig", newline="") as file:
+        with whole_file(path, encoding="utf-8-sig", newline="") as file:
             table = csv.DictWriter(file, names, restval="", lineterminator="\n")
             table.writeheader()
             table.writerows(rows)
-        os.replace(draft, path)
 
     def __repr__(self):
         """The counts, then a line with the reason and one with the remedy for each row that needs them."""

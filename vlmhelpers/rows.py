@@ -55,6 +55,17 @@ class ImageRoot:
         guessed = os.name != "nt" and "\\" in written
         return path, [], "backslashes in the image path read as slashes" if guessed else ""
 
+    def resolve_all(self, paths):
+        """Paths as a user wrote them -> (images of a row, None for an unusable path; (reason, remedy) pairs; notes)."""
+        resolved = [self.resolve(written) for written in paths]
+        images = [path and {"path": path, "bytes": None} for path, _, _ in resolved]
+        return images, [problem for _, found, _ in resolved for problem in found], [note for _, _, note in resolved]
+
+    def relative(self, path):
+        """`path` as seen from the folder, written with slashes, or None where it lies outside."""
+        found = self._find(os.path.abspath(path))
+        return found and os.path.relpath(found, self.folder).replace(os.sep, "/")
+
     def _find(self, written):
         """The absolute path behind `written`, links resolved, or None when that lies outside the root."""
         folder, name = os.path.split(written)
@@ -95,15 +106,26 @@ def build_row(number, question, answer, image_paths, root, problems=(), note="")
     `image_paths` are as the user wrote them, `root` is their ImageRoot. `problems` are (reason, remedy)
     pairs the reader already has; with any, its cells cannot be trusted and are not judged further.
     """
-    resolved = [root.resolve(written) for written in image_paths]
+    images, image_problems, guesses = root.resolve_all(image_paths)
     problems = list(problems)
     if not problems:
         problems += [("empty instruction", "write the question")] * (not question)
         problems += [("empty description", "write the answer that the model should give")] * (not answer)
-        problems += [problem for _, found, _ in resolved for problem in found]
-    notes = [text for text in (note, *(guess for _, _, guess in resolved)) if text]
-    row = make_row(question, answer, [path and {"path": path, "bytes": None} for path, _, _ in resolved])
-    return {**row, "row": number, "problem": join_problems(problems), "note": "; ".join(notes)}
+        problems += image_problems
+    row = make_row(question, answer, images)
+    return finish_row(number, row["messages"], row["images"], problems, [note, *guesses])
+
+
+def finish_row(number, messages, images, problems=(), notes=()):
+    """Messages and images of the schema as a row with the reader's columns; empty and repeated notes are dropped."""
+    note = "; ".join(filter(None, dict.fromkeys(notes)))
+    return {
+        "messages": messages,
+        "images": images,
+        "row": number,
+        "problem": join_problems(problems),
+        "note": note,
+    }
 
 
 def join_problems(problems):
@@ -122,20 +144,25 @@ def rows_to_dataset(rows, columns, source):
 
     `columns` are the names that each row has besides the schema's and the reader's, all strings; `source`
     is named in messages. The file lives as long as the process: which file a link leads to can change while
-    a CSV stays the same, so nothing is cached from one call to the next. Raises ValueError when there are
+    the source stays the same, so nothing is cached from one call to the next. Raises ValueError when there are
     no rows.
     """
     features = Features({**FEATURES, **READER_FEATURES, **{name: Value("string") for name in columns}})
+    rows = iter(tqdm(rows, desc=f"reading {Path(source).name}", unit=" rows", delay=1))
+    dataset = batches_to_dataset(iter(lambda: list(itertools.islice(rows, _ROWS_PER_BATCH)), []), features)
+    if not len(dataset):
+        raise ValueError(f"{source} holds no rows.")
+    return dataset
+
+
+def batches_to_dataset(batches, features):
+    """Writes batches (lists of rows) to a file of this process, one at a time, and returns it, memory-mapped."""
     schema = features.arrow_schema
     handle, file = tempfile.mkstemp(suffix=".arrow", dir=_scratch().name)
-    rows = iter(tqdm(rows, desc=f"reading {Path(source).name}", unit=" rows", delay=1))
     with os.fdopen(handle, "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        while batch := list(itertools.islice(rows, _ROWS_PER_BATCH)):
+        for batch in batches:
             writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
-    dataset = Dataset.from_file(file)
-    if not len(dataset):
-        raise ValueError(f"{source} names its columns and holds no rows.")
-    return dataset
+    return Dataset.from_file(file)
 
 
 @functools.cache
@@ -147,3 +174,16 @@ def _scratch():
 def plain_rows(dataset, indices):
     """Rows as plain Python values, with images still encoded: {"path", "bytes"} or None."""
     return dataset.with_format("arrow")[indices].to_pylist()
+
+
+def stream_plain_rows(dataset, columns, task):
+    """Yields every row as plain_rows gives it, with one batch in memory; only those of `columns` that are there.
+
+    `task` names the progress bar that shows after a second.
+    """
+    dataset = dataset.select_columns([name for name in columns if name in dataset.column_names])
+    with tqdm(total=len(dataset), desc=task, unit=" rows", delay=1) as bar:
+        for start in range(0, len(dataset), _ROWS_PER_BATCH):
+            rows = plain_rows(dataset, range(start, min(start + _ROWS_PER_BATCH, len(dataset))))
+            yield from rows
+            bar.update(len(rows))

@@ -1,0 +1,285 @@
+"""The command line: converters, what they do with bad rows and errors, and the doctor."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from datasets import load_dataset
+
+from vlmhelpers import jsonl
+from vlmhelpers.__main__ import main
+from vlmhelpers.alpaca import read_alpaca
+from vlmhelpers.jsonl import read_jsonl
+from vlmhelpers.read import read_csv
+
+TEXT = "Gr\u00f6\u00dfe \u540d\u524d \U0001f642"
+ROWS = [
+    {"instruction": f"Explain {TEXT}.", "input": "", "output": "It is a size."},
+    {"instruction": "Translate the following phrase into French.", "input": "I love you.", "output": "Je t'aime."},
+]
+BAD = {"instruction": "Why?", "answer": "So."}
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Writes objects as a JSON list, and gives its path."""
+
+    def write(*values, name="input.json"):
+        path = tmp_path / name
+        path.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Runs a command in tmp_path: its exit code, what it printed, and the lines of its errors without the bars."""
+    monkeypatch.chdir(tmp_path)
+
+    def run_main(*arguments):
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err.splitlines()
+
+    return run_main
+
+
+# Converters
+
+
+def test_alpaca_becomes_messages_of_exactly_this_shape(run, file, tmp_path):
+    file(*ROWS)
+    assert run("alpaca", "-i", "input.json", "-o", "new/output.jsonl") == (0, "2 rows -> new/output.jsonl\n", [])
+    assert (tmp_path / "new" / "output.jsonl").read_text(encoding="utf-8").splitlines() == [
+        f'{{"messages": [{{"role": "user", "content": [{{"type": "text", "text": "Explain {TEXT}."}}]}}, '
+        '{"role": "assistant", "content": [{"type": "text", "text": "It is a size."}]}]}',
+        '{"messages": [{"role": "user", "content": [{"type": "text", "text": '
+        r'"Translate the following phrase into French.\n\nI love you."}]}, '
+        '{"role": "assistant", "content": [{"type": "text", "text": "Je t\'aime."}]}]}',
+    ]
+
+
+def test_the_output_is_what_other_readers_take(run, file, tmp_path):
+    path = file(*ROWS)
+    run("alpaca", "--input", path, "--output", "output.jsonl")
+    loaded = load_dataset("json", data_files="output.jsonl", split="train", cache_dir=str(tmp_path / "cache"))
+    assert loaded.column_names == ["messages"]
+    messages = read_jsonl("output.jsonl")["messages"][:]
+    assert loaded["messages"][:] == messages == read_alpaca(path)["messages"][:]
+
+
+def test_fields_by_other_names(run, file):
+    file({"prompt": "Hi", "response": "Hello"})
+    names = ["--instruction-field", "prompt", "--output-field", "response"]
+    assert run("alpaca", "-i", "input.json", "-o", "output.jsonl", *names)[0] == 0
+    assert (
+        read_jsonl("output.jsonl")["messages"][0]
+        == read_alpaca("input.json", "prompt", "input", "response")["messages"][0]
+    )
+
+
+def test_a_csv_with_pictures_becomes_jsonl(run, data, tmp_path):
+    code, printed, errors = run("csv", "-i", data / "products.csv", "-o", "products.jsonl")
+    count = len(read_csv(data / "products.csv"))
+    assert (code, printed, errors) == (0, f"{count} rows -> products.jsonl\n", [])
+    first = json.loads((tmp_path / "products.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert first["images"] == ["images/001.jpg"] and first["messages"][0]["content"][0] == {"type": "image"}
+    again = read_jsonl("products.jsonl", image_root=data)
+    assert again["messages"][:] == read_csv(data / "products.csv")["messages"][:]
+
+
+@pytest.mark.parametrize("command", ["csv", "jsonl"])
+def test_the_image_root_and_the_fields_can_be_named(run, file, data, tmp_path, command):
+    row = {"picture": "001.jpg", "question": "What?", "answer": "An umbrella."}
+    file(row)
+    (tmp_path / "input.csv").write_text(f"{','.join(row)}\n{','.join(row.values())}\n")
+    names = ["--image-field", "picture", "--text-field", "question", "--response-field", "answer"]
+    source = "input.csv" if command == "csv" else "input.json"
+    code, printed, _ = run(command, "-i", source, "-o", "out.jsonl", "--image-root", data / "images", *names)
+    assert (code, printed) == (0, "1 rows -> out.jsonl\n")
+    written = json.loads((tmp_path / "out.jsonl").read_text())
+    assert written["images"] == ["001.jpg"]
+    assert written["messages"][0]["content"] == [{"type": "image"}, {"type": "text", "text": "What?"}]
+
+
+def test_jsonl_of_messages_is_written_as_it_was(run, file):
+    file({"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]})
+    assert run("jsonl", "-i", "input.json", "-o", "once.jsonl")[0] == 0
+    assert run("jsonl", "-i", "once.jsonl", "-o", "twice.jsonl")[0] == 0
+    with open("once.jsonl") as once, open("twice.jsonl") as twice:
+        assert once.read() == twice.read() != ""
+
+
+# Bad rows
+
+
+def test_bad_rows_end_the_command_and_nothing_is_written(run, file, tmp_path):
+    file(ROWS[0], BAD, "text", ROWS[1])
+    (tmp_path / "output.jsonl").write_text("old")
+    code, printed, errors = run("alpaca", "-i", "input.json", "-o", "output.jsonl")
+    assert (code, printed) == (1, "")
+    assert errors[:2] == [
+        "input.json, row 2: no field 'output' -> add it; the row has instruction, answer",
+        'input.json, row 3: no object: "text" -> write {"name": value, ...}',
+    ]
+    assert len(errors) == 3 and errors[2].startswith("Nothing was written.")
+    assert (tmp_path / "output.jsonl").read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == ["input.json", "output.jsonl"]
+
+
+def test_at_most_twenty_bad_rows_are_listed(run, file):
+    file(*[BAD] * 20, ROWS[0])
+    errors = run("alpaca", "-i", "input.json", "-o", "output.jsonl")[2]
+    assert len(errors) == 21 and errors[19].startswith("input.json, row 20: ")
+    file(*[BAD] * 23, ROWS[0])
+    errors = run("alpaca", "-i", "input.json", "-o", "output.jsonl")[2]
+    assert len(errors) == 22 and errors[20] == "... and 3 more"
+
+
+def test_messages_that_cannot_be_trained_on_are_bad_rows(run, file):
+    file({"messages": [{"role": "user", "content": "Why?"}]}, {"messages": [{"role": "human", "content": "Why?"}]})
+    code, _, errors = run("jsonl", "-i", "input.json", "-o", "output.jsonl")
+    assert code == 1
+    assert errors[0].startswith("input.json, row 1: no answer") and " -> add the answer" in errors[0]
+    assert errors[1].startswith("input.json, row 2: unknown role: 'human' -> ")
+
+
+def test_a_listed_row_takes_one_line_and_cannot_steer_the_terminal(run, file):
+    file(ROWS[0] | {"image": "x"}, "\u001b[31mred\nline")
+    errors = run("alpaca", "-i", "input.json", "-o", "output.jsonl")[2]
+    assert len(errors) == 2 and "\u001b" not in errors[0]
+
+
+def test_rejected_rows_are_saved_and_the_others_written(run, file, tmp_path):
+    file(ROWS[0], BAD, ROWS[1])
+    code, printed, errors = run("alpaca", "-i", "input.json", "-o", "output.jsonl", "--rejected", "bad.csv")
+    assert (code, printed, errors) == (0, "2 rows -> output.jsonl\n", ["1 rejected rows -> bad.csv"])
+    assert read_jsonl("output.jsonl")["messages"][:] == read_alpaca(file(*ROWS))["messages"][:]
+    with open("bad.csv", encoding="utf-8-sig", newline="") as saved:
+        (row,) = csv.DictReader(saved)
+    assert (row["source_row"], row["instruction"], row["answer"]) == ("2", "Why?", "So.")
+    assert row["reason"] == "no field 'output'" and row["remedy"]
+
+
+def test_without_a_good_row_the_output_is_not_written(run, file, tmp_path):
+    file(BAD, BAD)
+    code, printed, errors = run("alpaca", "-i", "input.json", "-o", "output.jsonl", "--rejected", "bad.csv")
+    assert (code, printed) == (1, "") and errors[-1].endswith("Nothing was written.")
+    assert sorted(os.listdir(tmp_path)) == ["bad.csv", "input.json"]
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["alpaca", "-i", "gone.json", "-o", "output.jsonl"], "gone.json"),
+        (["alpaca", "-i", "input.json", "-o", "./input.json"], "are the same file"),
+        (["alpaca", "-i", "input.json", "-o", "link.json"], "are the same file"),
+        (["alpaca", "-i", "input.json", "-o", "o.jsonl", "--rejected", "o.jsonl"], "are the same file"),
+        (["alpaca", "-i", "input.json", "-o", "o.jsonl", "--rejected", "input.json"], "are the same file"),
+        (["alpaca", "-i", "input.json", "-o", "folder"], "folder"),
+        (
+            ["alpaca", "-i", "input.json", "-o", "o.jsonl", "--output-field", "x", "--instruction-field", "y"],
+            "Its fields",
+        ),
+        (["jsonl", "-i", "input.json", "-o", "o.jsonl", "--image-root", "gone"], "there is no folder gone"),
+        (["csv", "-i", "input.json", "-o", "output.jsonl"], "input.json, header: "),
+        (["check", "gone.jsonl"], "gone.jsonl"),
+    ],
+)
+def test_an_error_is_one_line_and_exit_code_2(run, file, tmp_path, arguments, message):
+    content = file(*ROWS).read_bytes()
+    (tmp_path / "link.json").symlink_to("input.json")
+    (tmp_path / "folder").mkdir()
+    before = sorted(os.listdir(tmp_path))
+    code, printed, errors = run(*arguments)
+    assert (code, printed, len(errors)) == (2, "", 1)
+    assert errors[0].startswith("vlmhelpers: ") and message in errors[0]
+    assert sorted(os.listdir(tmp_path)) == before and (tmp_path / "input.json").read_bytes() == content
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (OSError, 2)])
+def test_an_interruption_leaves_the_old_output_and_no_draft(run, file, tmp_path, monkeypatch, error, code):
+    file(*ROWS)
+    (tmp_path / "output.jsonl").write_text("old")
+    write = jsonl._to_write
+
+    def interrupted(row, root, name):
+        if name.endswith("row 2"):
+            raise error
+        return write(row, root, name)
+
+    monkeypatch.setattr(jsonl, "_to_write", interrupted)
+    assert run("alpaca", "-i", "input.json", "-o", "output.jsonl")[0] == code
+    assert (tmp_path / "output.jsonl").read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == ["input.json", "output.jsonl"]
+
+
+def test_an_unknown_command_is_an_error(run, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["convert"])
+    assert caught.value.code == 2 and "alpaca" in capsys.readouterr().err
+
+
+# The doctor
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.json", json.dumps(ROWS)),
+        ("rows.txt", "".join(json.dumps(row) + "\n" for row in ROWS)),
+        (
+            "rows.jsonl",
+            json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}),
+        ),
+        ("rows.jsonl", json.dumps({"image": "001.jpg", "text": "What?", "response": "An umbrella."})),
+        ("rows.CSV", "image_path,instruction,description\n001.jpg,What?,An umbrella.\n"),
+    ],
+)
+def test_the_doctor_takes_the_reader_that_fits(run, data, tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    code, printed, errors = run("check", name, "--image-root", data / "images")
+    assert code == 0 and not errors
+    assert " kept, 0 rejected" in printed
+
+
+def test_the_doctor_says_what_it_rejects_and_saves_it(run, data):
+    code, printed, _ = run("check", data / "broken" / "products.csv", "--rejected", "bad.csv")
+    assert code == 1
+    assert printed.startswith("32 rows read: 17 kept, 15 rejected") and "truncated or damaged image" in printed
+    with open("bad.csv", encoding="utf-8-sig", newline="") as saved:
+        assert len(list(csv.DictReader(saved))) == 15
+
+
+def test_the_doctor_finds_bad_rows_of_json(run, file):
+    file(*ROWS, BAD)
+    code, printed, _ = run("check", "input.json")
+    assert code == 1 and "3 rows read: 2 kept, 1 rejected" in printed and "no field 'output'" in printed
+
+
+# As a program
+
+IMPORTED = "import sys; from vlmhelpers.__main__ import _parser; _parser().format_help(); print(*sys.modules)"
+
+
+def test_it_runs_as_a_module(file, tmp_path):
+    file(*ROWS, BAD)
+    command = [sys.executable, "-m", "vlmhelpers", "alpaca", "-i", "input.json", "-o", "output.jsonl"]
+    environment = os.environ | {"PYTHONPATH": os.path.dirname(os.path.dirname(__file__))}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == "" and "Traceback" not in done.stderr
+    assert done.stderr.startswith("input.json, row 3: no field 'output' -> ")
+    assert os.listdir(tmp_path) == ["input.json"]
+
+
+def test_its_help_loads_nothing_heavy():
+    done = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True)
+    assert not {"torch", "transformers", "datasets", "numpy", "PIL", "pyarrow", "ijson"} & set(done.stdout.split())

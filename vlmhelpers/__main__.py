@@ -1,0 +1,139 @@
+"""The command line: `python -m vlmhelpers` converts files to JSONL and checks them.
+
+Exit codes: 0 for success, 1 where rows were found that cannot be used, 2 where the command could not do its work.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+_LINES = 20  # of bad rows
+_FIELDS = {  # the reader's arguments that name fields
+    "alpaca": ["instruction_field", "input_field", "output_field"],
+    "csv": ["image_field", "text_field", "response_field"],
+    "jsonl": ["image_field", "text_field", "response_field"],
+}
+_HELP = {
+    "alpaca": "convert Alpaca JSON or JSONL to JSONL of messages",
+    "csv": "convert a CSV of image paths, questions and answers to JSONL of messages",
+    "jsonl": "convert JSONL of image paths, questions and answers to JSONL of messages",
+}
+
+
+def main(arguments=None):
+    """Runs one command, by default that of sys.argv, and returns its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except (ValueError, OSError) as error:
+        print(f"vlmhelpers: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("vlmhelpers: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="python -m vlmhelpers", description="Convert and check training data.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, text in _HELP.items():
+        _add_converter(commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}."), name)
+    check = commands.add_parser("check", help="look at every row and picture of a file, and say what is wrong")
+    check.add_argument("file", help="CSV, JSON or JSONL")
+    check.add_argument("--image-root", metavar="FOLDER", help="where image paths start (default: the file's folder)")
+    check.add_argument("--rejected", metavar="FILE", help="save the rejected rows to this CSV")
+    check.set_defaults(run=_check)
+    return parser
+
+
+def _add_converter(command, name):
+    command.add_argument("-i", "--input", required=True, metavar="FILE")
+    command.add_argument("-o", "--output", required=True, metavar="FILE", help="the JSONL file to write")
+    command.add_argument("--rejected", metavar="FILE", help="leave bad rows out and save them to this CSV")
+    if name != "alpaca":
+        command.add_argument("--image-root", metavar="FOLDER", help="where image paths start (default: input's folder)")
+    for field in _FIELDS[name]:
+        command.add_argument(f"--{field.replace('_', '-')}", metavar="NAME")
+    command.set_defaults(run=_convert, reader=name)
+
+
+def _convert(options):
+    import vlmhelpers
+
+    _refuse_same_files(options)
+    given = {name: getattr(options, name, None) for name in ["image_root", *_FIELDS[options.reader]]}
+    read = getattr(vlmhelpers, f"read_{options.reader}")
+    report = _report(read(options.input, **{name: value for name, value in given.items() if value is not None}))
+    if report.rejected and not options.rejected:
+        _list_rejected(report.rejected, options.input)
+        print("Nothing was written. Mend these rows, or leave them out with --rejected FILE.", file=sys.stderr)
+        return 1
+    if options.rejected:
+        report.save_rejected(options.rejected)
+        print(f"{len(report.rejected)} rejected rows -> {options.rejected}", file=sys.stderr)
+    if not len(report.dataset):
+        print(f"{options.input} has no row that can be used. Nothing was written.", file=sys.stderr)
+        return 1
+    vlmhelpers.write_jsonl(report.dataset, options.output, given["image_root"] or Path(options.input).parent)
+    print(f"{len(report.dataset)} rows -> {options.output}")
+    return 0
+
+
+def _refuse_same_files(options):
+    """Raises ValueError where a file would be written over another of the command's files."""
+    files = [file for file in (options.input, options.output, options.rejected) if file]
+    for place, file in enumerate(files):
+        for other in files[:place]:
+            same = os.path.realpath(file) == os.path.realpath(other)
+            if same or (os.path.exists(file) and os.path.exists(other) and os.path.samefile(file, other)):
+                raise ValueError(f"{file} and {other} are the same file. Name another one to write to.")
+
+
+def _report(dataset):
+    """What the reader and the messages alone say of the rows, as a Report; no picture is opened."""
+    from vlmhelpers.check import message_problems
+    from vlmhelpers.report import Finding, make_report
+    from vlmhelpers.rows import join_problems, split_problem, stream_plain_rows
+    from vlmhelpers.schema import FEATURES
+
+    rejected = {}
+    for index, row in enumerate(stream_plain_rows(dataset, [*FEATURES, "problem"], "checking")):
+        if problem := row["problem"] or join_problems(message_problems(row)):
+            rejected["", index] = Finding("", index, *split_problem(problem))
+    return make_report({"": dataset}, rejected, [], [])
+
+
+def _list_rejected(records, source):
+    for record in records[:_LINES]:
+        line = f"{source}, row {record['row']}: {record['reason']} -> {record['remedy']}"
+        print("".join(c if c.isprintable() else " " for c in line), file=sys.stderr)
+    if len(records) > _LINES:
+        print(f"... and {len(records) - _LINES} more", file=sys.stderr)
+
+
+def _check(options):
+    from vlmhelpers import check_dataset
+
+    report = check_dataset(_read_any(options.file, options.image_root))
+    print(report)
+    if options.rejected:
+        report.save_rejected(options.rejected)
+    return 1 if report.rejected else 0
+
+
+def _read_any(path, image_root):
+    """The file's Dataset, by the reader that fits its first object."""
+    from vlmhelpers import read_alpaca, read_csv, read_jsonl
+    from vlmhelpers.jsonfile import read_objects
+
+    if Path(path).suffix.lower() == ".csv":
+        return read_csv(path, image_root)
+    first = next((record.value for record in read_objects(path) if isinstance(record.value, dict)), {})
+    if {"instruction", "output"} <= first.keys() and not {"messages", "image", "images"} & first.keys():
+        return read_alpaca(path)
+    return read_jsonl(path, image_root)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
