@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlmhelpers.evaluation import blank_images, compare, evaluate, parse_fields, share
+from vlmhelpers.evaluation import blank_images, compare, evaluate, parse_fields, share, word_shift
 
 GOOD = "Product: Red Hat, Color: Navy, Full Price: $20.00"
 
@@ -70,3 +70,17 @@ def test_blank_pictures_keep_size_and_text(rows_of):
     assert blank[0]["images"][0].getcolors() == [(600, (128, 128, 128))]
     assert blank[1]["images"] == [] and blank[0]["messages"] == dataset[0]["messages"]
     assert evaluate(["a", "b"], blank).scores["exact match"].value == 1.0
+
+
+def test_words_that_came_and_went_are_counted_once_per_answer():
+    before = ["A red hat.", "A red bag.", "It is 20."]
+    after = ["Aye aye. A red hat.", "Aye. A bag.", "AYE"]
+    assert word_shift(before, after, top=2) == [("aye", 0, 1), ("is", pytest.approx(1 / 3), 0)]
+    assert ("hat", pytest.approx(1 / 3), pytest.approx(1 / 3)) in word_shift(before, after)
+    assert all(word.isalpha() for word, _, _ in word_shift(before, after))
+
+
+@pytest.mark.parametrize("before, after", [(["a"], ["a", "b"]), ([], [])])
+def test_words_of_different_prompts_are_not_compared(before, after):
+    with pytest.raises(ValueError, match="answers to the same prompts"):
+        word_shift(before, after)

@@ -62,16 +62,15 @@ def test_a_template_that_trims_answers(with_template):
 
 @pytest.mark.parametrize("header, before", [("<think>\n", ""), ("", "<think>\n")])
 def test_a_template_that_rewrites_the_reasoning_of_earlier_turns(with_template, header, before):
+    """It can teach the last answer alone: the earlier one stands there without its reasoning."""
     template = REASONING.replace("assistant\n{% endif %}", "assistant\n" + header + "{% endif %}")
-    collator = with_template(template)
     answers = ["<think>\nI see cloth.\n</think>\n\nA bag.", "<think>\nIt glows.\n</think>\n\nRed."]
-    batch = collator([chat("What?", answers[0], "Its color?", answers[1])])
-    last = f"{before}It glows.\n</think>\n\nRed.<|im_end|>"
-    assert trained_text(collator, batch) == f"A bag.<|im_end|>{last}"
-    only_last = with_template(template, train_on="last")
     row = chat("What?", answers[0], "Its color?", answers[1])
-    batch, prompt = only_last([row]), only_last.prompts([row])["input_ids"][0]
-    assert trained_text(collator, batch) == last
+    with pytest.raises(ValueError, match="^row 8: the answer of turn 2 loses its reasoning .*train_on=.last"):
+        with_template(template)([row | {"row": 8}])
+    collator = with_template(template, train_on="last")
+    batch, prompt = collator([row]), collator.prompts([row])["input_ids"][0]
+    assert trained_text(collator, batch) == f"{before}It glows.\n</think>\n\nRed.<|im_end|>"
     assert torch.equal(batch["input_ids"][0, : len(prompt)], prompt)
     assert batch["labels"][0, len(prompt)] != -100
 

@@ -4,10 +4,11 @@ import base64
 import io
 import re
 
+import pytest
 from PIL import Image
 
-from vlmhelpers.evaluation import evaluate
-from vlmhelpers.pictures import plot_scores, show_rows, thumbnail
+from vlmhelpers.evaluation import evaluate, share
+from vlmhelpers.pictures import plot_scores, plot_tradeoff, show_rows, thumbnail
 
 
 def test_thumbnail_is_a_small_jpeg_of_the_upright_picture():
@@ -44,3 +45,15 @@ def test_bars_stand_as_high_as_the_scores(rows_of, picture):
     assert heights == [0, 0, 0, 50, 100, 50]
     assert [label.get_text() for label in bars.get_xticklabels()] == ["exact match", "Color", "Price"]
     assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_a_tradeoff_shows_each_point_with_its_intervals():
+    half, all_of_it = share([True, False] * 20), share([True] * 40)
+    figure = plot_tradeoff({"base": (half, all_of_it), "tuned": (all_of_it, half)}, "learned", "kept")
+    (axes,) = figure.axes
+    drawn = {c.get_label(): c.lines[0].get_xydata().tolist() for c in axes.containers}
+    assert drawn == {"base": [[50, 100]], "tuned": [[100, 50]]}
+    (across, up) = axes.containers[0].lines[2]
+    assert across.get_segments()[0][:, 0] == pytest.approx([100 * half.low, 100 * half.high])
+    assert up.get_segments()[0][:, 1] == pytest.approx([100 * all_of_it.low, 100])
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("learned, %", "kept, %")

@@ -24,6 +24,10 @@ class VisionCollator:
     token), "last" (the last assistant turn only) or "all" (all but padding, image tokens and the token that
     begins a sequence).
 
+    An answer is only learned after the very prompt that the model gets for it, whole and once. Chat templates
+    for thinking models show the earlier answers of a conversation otherwise: such rows raise ValueError unless
+    `train_on="last"` (see `one_answer_per_row`).
+
     Control tokens written out in a row's text are defused, images repaired, and blank lines at the start of
     an answer dropped. Columns besides `messages`, `images` and `row` are ignored. Usable as `data_collator`
     of TRL's SFTTrainer; set `remove_unused_columns=False` there, so that errors can tell the row's number.
@@ -49,12 +53,13 @@ class VisionCollator:
         Raises ValueError, with the row's name and a remedy, for a row that cannot be trained on.
         """
         conversations = [to_train(row, place, self.template.specials) for place, row in enumerate(rows)]
-        texts = [self._text(conversation) for conversation in conversations]
-        batch = self._tensors(conversations, texts, padding_side="right")
+        written = [self._to_train(conversation) for conversation in conversations]
+        batch = self._tensors(conversations, [text for text, _ in written], padding_side="right")
         batch["labels"] = torch.full_like(batch["input_ids"], IGNORED)
-        for i, (conversation, text) in enumerate(zip(conversations, texts, strict=True)):
+        for i, (conversation, (text, spans)) in enumerate(zip(conversations, written, strict=True)):
             ids = batch["input_ids"][i][batch["attention_mask"][i].bool()].tolist()
-            batch["labels"][i, : len(ids)] = torch.tensor(self._labels(conversation, text, ids))
+            with naming(conversation.name):
+                batch["labels"][i, : len(ids)] = torch.tensor(self.template.labels(text, spans, ids))
         return batch
 
     def prompts(self, rows):
@@ -64,19 +69,16 @@ class VisionCollator:
         end with its user turn.
         """
         conversations = [to_answer(row, place, self.template.specials) for place, row in enumerate(rows)]
-        texts = [self._text(conversation, prompt=True) for conversation in conversations]
+        texts = [self._prompt(conversation) for conversation in conversations]
         return self._tensors(conversations, texts, padding_side="left")
 
-    def _text(self, conversation, prompt=False):
+    def _to_train(self, conversation):
         with naming(conversation.name):
-            return self.template.text(conversation.messages, prompt)
+            return self.template.to_train(conversation.messages, self.train_on)
 
-    def _labels(self, conversation, text, ids):
+    def _prompt(self, conversation):
         with naming(conversation.name):
-            if self.train_on == "all":
-                return self.template.labels(text, [(0, len(text))], ids)
-            spans = self.template.answers(conversation.messages, text)
-            return self.template.labels(text, spans[-1:] if self.train_on == "last" else spans, ids)
+            return self.template.text(conversation.messages, prompt=True)
 
     def _tensors(self, conversations, texts, padding_side):
         """One call of the processor for the whole batch; the texts begin with the token that they need."""

@@ -82,10 +82,15 @@ def _clean(message, specials):
             text = "".join(part["text"] for part in group)
             parts.append(text_part(escape_control_tokens(text, specials)))
     if message["role"] == "assistant" and parts:
-        parts[0] = text_part(re.sub(r"\A\s*\n", "", parts[0]["text"]))
+        parts[0] = text_part(without_blank_lines(parts[0]["text"]))
     if message["role"] == "system":
         return {"role": "system", "content": "".join(part["text"] for part in parts)}
     return {"role": message["role"], "content": parts}
+
+
+def without_blank_lines(text):
+    """`text` without the blank lines that it starts with; the indent of its first other line stays."""
+    return re.sub(r"\A\s*\n", "", text)
 
 
 def _check_messages(messages):

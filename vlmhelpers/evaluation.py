@@ -1,12 +1,14 @@
 """Scores of generated answers, with intervals, and two models compared on the same rows."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from vlmhelpers.schema import answer_of
+from vlmhelpers.turns import split_thinking
 
 _FIELD = re.compile(r"(?:^|, |\n)([A-Z][\w ]*): (.*?)(?=, [A-Z][\w ]*: |\n|$)")
 
@@ -56,16 +58,18 @@ class Evaluation:
 def evaluate(answers, dataset):
     """Exact match of `answers` with the dataset's own last assistant turns, overall and per field of the reference.
 
-    `answers` are n strings in row order, as `generate` gives them. A field counts as right when the answer has the same
-    value under the same key; fields are scored over the rows whose reference has them.
+    `answers` are n strings in row order, as `generate` gives them. Of a thinking model's answers and of the references,
+    only what follows the reasoning is compared (see `split_thinking`). A field counts as right when the answer has the
+    same value under the same key; fields are scored over the rows whose reference has them.
     """
     if len(answers) != len(dataset):
         raise ValueError(f"{len(answers)} answers for {len(dataset)} rows: give one answer per row, in row order")
-    references = [answer_of({"messages": messages}).strip() for messages in dataset.with_format(None)["messages"]]
-    hits = [answer.strip() == reference for answer, reference in zip(answers, references, strict=True)]
+    wanted = [answer_of({"messages": messages}) for messages in dataset.with_format(None)["messages"]]
+    answers, references = ([split_thinking(text)[1] for text in texts] for texts in (answers, wanted))
+    hits = [answer == reference for answer, reference in zip(answers, references, strict=True)]
     by_field = {}
     for answer, reference in zip(answers, references, strict=True):
-        found = parse_fields(answer.strip())
+        found = parse_fields(answer)
         for key, value in parse_fields(reference).items():
             by_field.setdefault(key, []).append(found.get(key) == value)
     scores = {"exact match": share(hits)} | {key: share(values) for key, values in by_field.items()}
@@ -107,6 +111,25 @@ def compare(base, tuned, resamples=10_000, seed=0):
     low, high = np.quantile((draws[:, 0] - draws[:, 2]) / n, [0.025, 0.975])
     gained, lost = (tuple(np.flatnonzero(change == sign).tolist()) for sign in (1, -1))
     return Comparison(float(change.mean()), float(low), float(high), gained, lost)
+
+
+def word_shift(before, after, top=10):
+    """The words whose use changed most between two lists of answers to the same prompts, as a list of `top` tuples.
+
+    Each is (word, share of answers with it before, share after), shares in 0..1, the largest change first. A word is a
+    run of letters, in lower case. It shows what a data set does to a model that nobody asked for.
+    """
+    if len(before) != len(after) or not before:
+        raise ValueError(
+            f"{len(before)} answers against {len(after)}: compare answers to the same prompts, at least one"
+        )
+    then, now = (Counter(word for answer in answers for word in _words(answer)) for answers in (before, after))
+    shifts = [(word, then[word] / len(before), now[word] / len(after)) for word in then | now]
+    return sorted(shifts, key=lambda shift: (-abs(shift[2] - shift[1]), shift[0]))[:top]
+
+
+def _words(text):
+    return set(re.findall(r"[^\W\d_]+", text.lower()))
 
 
 def blank_images(dataset):

@@ -3,6 +3,7 @@
 import torch
 from tqdm.auto import tqdm
 
+from vlmhelpers.backend import answering
 from vlmhelpers.collate import VisionCollator
 
 
@@ -10,21 +11,21 @@ def generate(model, processor, dataset, batch_size=16, max_new_tokens=64, progre
     """Greedy answers to every row's prompt (all but its last assistant turn), in row order: a list of n strings.
 
     Prompts are built by the collator that training uses, padded on the left. Rows with and without pictures go into
-    separate batches, as Llama 3.2 Vision needs it. The model's training mode is restored at the end.
+    separate batches, as Llama 3.2 Vision needs it. A thinking model's answers include their reasoning, which has to fit
+    into `max_new_tokens`; `split_thinking` tells the two apart. The model's training mode is restored at the end.
     """
     collator = VisionCollator(processor)
     answers = [None] * len(dataset)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), tqdm(total=len(dataset), desc="answers", disable=not progress) as bar:
-            for batch in _batches(dataset, batch_size):
-                inputs = collator.prompts([dataset[i] for i in batch]).to(model.device)
-                for i, answer in zip(batch, _answer(model, processor, inputs, max_new_tokens), strict=True):
-                    answers[i] = answer
-                bar.update(len(batch))
-    finally:
-        model.train(was_training)
+    with (
+        answering(model),
+        torch.inference_mode(),
+        tqdm(total=len(dataset), desc="answers", disable=not progress) as bar,
+    ):
+        for batch in _batches(dataset, batch_size):
+            inputs = collator.prompts([dataset[i] for i in batch]).to(model.device)
+            for i, answer in zip(batch, _answer(model, processor, inputs, max_new_tokens), strict=True):
+                answers[i] = answer
+            bar.update(len(batch))
     return answers
 
 

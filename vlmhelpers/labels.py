@@ -2,18 +2,31 @@
 
 Nothing here knows a family. The template is asked twice per answer: for the prompt that the model gets at
 that point (training starts where answering starts), and for the conversation with a marker in place of the
-answer (what follows the marker is the end of the turn). That also holds for templates that trim an answer,
-put an empty `<think>` block before it, or drop the reasoning of earlier turns.
+answer (what follows the marker is the end of the turn). That also holds for templates that trim an answer or
+put a `<think>` block before it. An answer that a template shows otherwise than the model has to write it, as
+templates for thinking models do with earlier turns, is not learned but refused.
 """
 
 import re
 
 from jinja2 import TemplateError
 
-from vlmhelpers.schema import text_part
+from vlmhelpers.conversation import without_blank_lines
+from vlmhelpers.schema import message_text, text_part
+from vlmhelpers.turns import THINK_TAGS, split_thinking
 
 IGNORED = -100  # the label that PyTorch's cross entropy leaves out of the loss
 _MARKER = "\ue000the answer\ue000"  # private-use characters: in no real text
+_ONE_BY_ONE = 'pass train_on="last"; to learn every answer, apply one_answer_per_row(dataset) first, too'
+# What is wrong with an answer, and what helps where it is the last one.
+_ONE_BLOCK = "write one <think>...</think> block at its start, or none"
+_NO_REASONING = "loses its reasoning in the chat template", _ONE_BLOCK
+_LESS_TEXT = "loses text in the chat template", _ONE_BLOCK
+_TWICE = "gets a second <think> block from the chat template", "leave its own out"
+_NO_PROMPT = (
+    "is not written after the prompt that the model gets there",
+    "the chat template is not made for training, so give the processor another chat_template",
+)
 _NUMBERED_IMAGE = r"<\|image_\d+\|>"  # how Phi-3-Vision's chat form writes its images
 
 
@@ -44,25 +57,55 @@ class ChatTemplate:
         except (TemplateError, TypeError) as error:  # TypeError: a template for plain strings, given parts
             raise ValueError(f"the chat template refuses the conversation: {error}") from error
 
-    def answers(self, messages, text):
-        """(start, end) of every assistant turn in `text`, which is `self.text(messages)`, in characters.
+    def to_train(self, messages, train_on="assistant"):
+        """(text, spans): the conversation as text for training, and where the model learns, in characters.
 
-        From the first character that the model has to write to the end of the end token. Raises ValueError
-        where the template leaves no way to tell.
+        A span goes from the first character that the model has to write to the end of the end token: of every
+        assistant turn ("assistant"), or of the last one ("last"); with "all" it is the whole text. Where a
+        prompt ends with a line break, blank lines at the start of the last answer (as in an empty `<think>`
+        block) are left out: a tokenizer may have one token for all of them, and no prompt ends inside a token.
+
+        Raises ValueError for a learned turn whose reasoning the template leaves out, or that stands behind
+        another text than the model's prompt, or where the template leaves no way to tell.
         """
+        text = self.text(messages)
         turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        return [self._answer(messages, text, turn) for turn in turns]
+        if train_on == "last":
+            turns = turns[-1:]
+        *spans, (start, end) = [self._answer(messages, text, turn) for turn in turns]
+        breaks = text[:start].endswith("\n")
+        shorter = text[:start] + without_blank_lines(text[start:]) if breaks else text
+        spans.append((start, end - len(text) + len(shorter)))
+        return shorter, [(0, len(shorter))] if train_on == "all" else spans
 
     def _answer(self, messages, text, turn):
-        prompt = self.text(messages[:turn], prompt=True)
+        """(start, end) of one assistant turn in `text`, which is `self.text(messages)`."""
         marked = {"role": "assistant", "content": [text_part(_MARKER)]}
         head, found, tail = self.text([*messages[:turn], marked, *messages[turn + 1 :]]).partition(_MARKER)
         if not found:
             raise ValueError("the chat template does not write the text of content parts (is it for text alone?)")
-        start = next((len(before) for before in (prompt, head) if text.startswith(before)), None)
-        if start is None or not text.endswith(tail):
+        if not text.endswith(tail):
             raise ValueError(f"the chat template leaves no way to tell where the answer of turn {turn + 1} stands")
-        return start, len(text) - len(tail) + self._end_of_turn(tail)
+        start, stop = self._start(messages, text, turn, head), len(text) - len(tail)
+        written = text[len(head) if start is None else start : stop]
+        if problem := _lost(message_text(messages[turn]), written) or (_NO_PROMPT if start is None else None):
+            earlier = any(message["role"] == "assistant" for message in messages[turn + 1 :])
+            raise ValueError(f"the answer of turn {turn + 1} {problem[0]}: {_ONE_BY_ONE if earlier else problem[1]}")
+        return start, stop + self._end_of_turn(tail)
+
+    def _start(self, messages, text, turn, head):
+        """Where the prompt of `turn` ends in `text`; None where `text` has something else there.
+
+        The prompt may begin otherwise (with a date, as long as there is no image): then its end must stand
+        in `head`, the text up to the answer, with nothing but the template's own words between the two.
+        """
+        prompt = self.text(messages[:turn], prompt=True)
+        if text.startswith(prompt):
+            return len(prompt)
+        header = prompt.removeprefix(self.text(messages[:turn]))
+        start = head.rfind(header) + len(header)
+        found = header in head and text.startswith(head[:start])
+        return start if found and not any(token in head[start:] for token in self.specials) else None
 
     def _end_of_turn(self, tail):
         """Length of the end token at the start of `tail`, with the whitespace before it."""
@@ -108,3 +151,16 @@ class ChatTemplate:
                 f"the tokenizer joins the end of the prompt, {text[:start][-20:]!r}, with the start of the "
                 f"answer, {text[start:][:20]!r}: the model would learn to answer a prompt that it never meets"
             )
+
+
+def _lost(answer, written):
+    """(problem, remedy) where a template did not write an answer with reasoning whole and once; else None."""
+    if not any(tag in answer for tag in THINK_TAGS):
+        return None
+    reasoning, rest = (" ".join(part.split()) for part in split_thinking(answer))
+    found = " ".join(written.split())
+    if rest not in found:
+        return _LESS_TEXT
+    if reasoning not in found[: found.rindex(rest)]:
+        return _NO_REASONING
+    return _TWICE if found.count(THINK_TAGS[1]) > answer.count(THINK_TAGS[1]) else None

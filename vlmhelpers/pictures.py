@@ -96,3 +96,20 @@ def plot_scores(evaluations, dataset=None, rows=(), answers=None):
     axes.legend(ncols=len(evaluations), fontsize=8, loc="upper left", frameon=False, bbox_to_anchor=(0, 1.14))
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def plot_tradeoff(points, across, up):
+    """A figure of what training won against what it cost: a point with both 95% intervals for each entry of `points`.
+
+    `points` maps a name to a pair of `Score`s, the first drawn along the axis called `across`, the second along `up`.
+    """
+    figure = Chart(figsize=(7.5, 4.6), dpi=90, layout="constrained")
+    axes = figure.add_subplot()
+    for name, (x, y) in points.items():
+        spread = [[[100 * (s.value - s.low)], [100 * (s.high - s.value)]] for s in (x, y)]
+        axes.errorbar(100 * x.value, 100 * y.value, xerr=spread[0], yerr=spread[1], fmt="o", capsize=2, label=name)
+    axes.set(xlim=(-4, 104), ylim=(-4, 104), xlabel=f"{across}, %", ylabel=f"{up}, %")
+    axes.legend(fontsize=8, loc="lower left")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
