@@ -1,5 +1,6 @@
 """Where LoRA adapters go, and a report of what is trained."""
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -64,6 +65,22 @@ def describe_trainable(model):
         counts[tower_of(name)][0] += size * parameter.requires_grad
         counts[tower_of(name)][1] += size
     return Trainable({tower: tuple(numbers) for tower, numbers in counts.items()})
+
+
+def fingerprint(model, *towers):
+    """A SHA-256 digest (hex) of every weight of some towers ("vision", "projector", ...), adapters in them included.
+
+    Equal before and after training only if not one bit of these towers has changed. Raises ValueError for a tower that
+    the model does not have.
+    """
+    found, digest = set(), hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if tower_of(name) in towers:
+            found.add(tower_of(name))
+            digest.update(parameter.detach().cpu().flatten().view(torch.uint8).numpy())
+    if found != set(towers):
+        raise ValueError(f"the model has no weights in {', '.join(sorted(set(towers) - found))}")
+    return digest.hexdigest()
 
 
 def keep_adapters_float32(model):

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
 
+from vlmhelpers.backend import choose_backend, load_with_unsloth
 from vlmhelpers.environment import compute_dtype, data_dir, one_gpu
 
 # Family -> the words that mark a model id as one of it (all lower case).
@@ -61,7 +62,7 @@ def choose_model(model_id):
     return str(tiny_model(family))
 
 
-def load_model(model_id, bits=4, max_pixels=None):
+def load_model(model_id, bits=4, max_pixels=None, backend="auto"):
     """A model ready for training or answering, and its processor: (model, processor).
 
     `bits=4` stores the language model's matrices as NF4 with double quantisation (Dettmers et al. 2023,
@@ -69,6 +70,7 @@ def load_model(model_id, bits=4, max_pixels=None):
     as they are, since a quantised vision tower can wreck the answers. `bits=None` quantises nothing.
     Numbers that are computed with are bfloat16 where the GPU has it, float16 on older ones, float32 on a CPU.
     `max_pixels` caps the pixels of an image, for the families whose image tokens grow with them.
+    `backend`: "unsloth", "transformers", or "auto" for Unsloth once `use_unsloth()` has imported it.
     Code from the hub is never executed (no `trust_remote_code`).
     """
     if bits not in (4, None):
@@ -78,6 +80,8 @@ def load_model(model_id, bits=4, max_pixels=None):
     processor = AutoProcessor.from_pretrained(model_id)
     if max_pixels is not None:
         set_max_pixels(processor, max_pixels)
+    if choose_backend(backend) == "unsloth":
+        return load_with_unsloth(model_id, bits, dtype), processor
     options = {"dtype": dtype, "device_map": {"": _device()}}
     if bits == 4:
         options["quantization_config"] = BitsAndBytesConfig(
