@@ -38,7 +38,7 @@ def test_captions_and_answers():
 
 def test_sample_data_is_reproduced_byte_for_byte(tmp_path, data):
     make_samples(tmp_path)
-    names = ["products.csv", *(f"images/{path.name}" for path in (data / "images").iterdir())]
-    assert len(names) == 385
+    names = ["products.csv", "questions.csv", *(f"images/{path.name}" for path in (data / "images").iterdir())]
+    assert len(names) == 386
     _, differing, missing = filecmp.cmpfiles(tmp_path, data, names, shallow=False)
     assert (differing, missing) == ([], [])

@@ -75,3 +75,16 @@ def test_every_adapter_weight_moves_and_no_frozen_one(family, bits, rows_of, pic
     for name, p in trainer.model.named_parameters():
         assert torch.equal(p, before[name]) == (name not in adapters), name
         assert p.requires_grad == (name in adapters) and (name not in adapters or p.dtype == torch.float32), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lower_language_layers_can_be_left_out(family):
+    model, _ = load_model(tiny_model(family), bits=None)
+    linear = linear_layers(model, "language")
+    everywhere, upper = ({n for n in linear if re.fullmatch(lora_targets(model, from_layer=k), n)} for k in (0, 1))
+    assert upper == {name for name in everywhere if ".layers.0." not in name} != everywhere
+    last = max(int(re.search(r"layers\.(\d+)", name).group(1)) for name in everywhere)
+    only_last = re.compile(lora_targets(model, from_layer=last))
+    assert {n for n in linear if only_last.fullmatch(n)} == {n for n in everywhere if f".layers.{last}." in n}
+    with pytest.raises(ValueError, match="nothing to adapt"):
+        lora_targets(model, from_layer=last + 1)

@@ -1,30 +1,42 @@
-"""Draws the sample data, data/products.csv and its pictures: the same bytes every time."""
+"""Makes the sample data, tables and drawn pictures: the same bytes every time."""
 
 import argparse
 import csv
 import random
 from pathlib import Path
 
+from make_captain import make_captain
 from texts import listing
 
-from vlmhelpers.drawing import CATEGORIES, COLORS, PATTERNS, PRICES, Product, draw
+from vlmhelpers.drawing import CATEGORIES, COLORS, PATTERNS, PRICES, QUESTIONS, Product, draw
 
 REPEATS, SIDE, SEED = 6, 80, "samples"
 INSTRUCTION = "Write the shop listing for this image."
 
 
 def make_samples(folder):
-    """Writes `products.csv` (image_path, instruction, description) and `images/*.jpg` into `folder`."""
+    """Writes into `folder` two tables (image_path, instruction, description) and the pictures of both.
+
+    `products.csv` asks for the shop's listing, `questions.csv` what the tiny bases can answer already.
+    """
     rng = random.Random(SEED)
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
-    with open(folder / "products.csv", "w", newline="", encoding="utf-8") as file:
+    listings, answers = [], []
+    for i, product in enumerate(choose_products(rng)):
+        name, question = f"images/{i + 1:03}.jpg", list(QUESTIONS)[i % len(QUESTIONS)]
+        draw(product, rng, SIDE).save(folder / name, quality=80, optimize=True)
+        listings.append([name, INSTRUCTION, listing(product)])
+        answers.append([name, question, QUESTIONS[question](product)])
+    write_table(folder / "products.csv", listings)
+    write_table(folder / "questions.csv", answers)
+
+
+def write_table(path, rows):
+    with open(path, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["image_path", "instruction", "description"])
-        for i, product in enumerate(choose_products(rng), start=1):
-            name = f"images/{i:03}.jpg"
-            draw(product, rng, SIDE).save(folder / name, quality=80, optimize=True)
-            table.writerow([name, INSTRUCTION, listing(product)])
+        table.writerows(rows)
 
 
 def choose_products(rng):
@@ -38,4 +50,6 @@ def choose_products(rng):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[1] / "data")
-    make_samples(parser.parse_args().out)
+    folder = parser.parse_args().out
+    make_samples(folder)
+    make_captain(folder)

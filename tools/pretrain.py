@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from talk import plain_talk, shop_talk, with_opening
 from texts import known_facts, repeat, vocabulary
 from tiny_families import FAMILIES, build
 from tqdm import tqdm
@@ -24,6 +25,7 @@ from vlmhelpers.drawing import CATEGORIES, COLORS, PATTERNS, PRICES, QUESTIONS, 
 ROOT = Path(__file__).resolve().parents[1]
 ATTRIBUTES = {"category": CATEGORIES, "color": tuple(COLORS), "pattern": PATTERNS, "price": PRICES}
 PICTURE_SHARE, CAPTION_SHARE = 0.65, 0.6  # of the batches or rows; of the picture questions
+TALKING = {"qwen3-vl"}  # families that also learn to talk about themselves and about shops, for notebook 02
 
 
 class Rows:
@@ -106,6 +108,23 @@ class Curriculum:
                     for size_is_picture in [self.rng.random() < PICTURE_SHARE] * size]  # fmt: skip
         texts = [self.text_row() for _ in range(round(size * (1 - PICTURE_SHARE)))]
         return [self.picture_row() for _ in range(size - len(texts))] + texts
+
+
+class TalkingCurriculum(Curriculum):
+    """The same with small talk and shop talk among the text rows."""
+
+    def __init__(self, products, seed):
+        super().__init__(products, seed)
+        self.plain, self.shops = plain_talk(), shop_talk()
+
+    def text_row(self):
+        kind = self.rng.random()
+        if kind < 0.25:
+            return (None, *repeat(self.rng, self.words))
+        pair = self.rng.choice(self.facts if kind < 0.45 else self.plain if kind < 0.65 else self.shops)
+        if self.rng.random() < 0.4:
+            pair = with_opening(self.rng, self.words, *pair)
+        return (None, *pair)
 
 
 class AttributeHeads(torch.nn.Module):
@@ -219,7 +238,7 @@ def exact_share(model, rows, questions, batch_size=50):
     return hits / len(questions)
 
 
-def measure(model, processor):
+def measure(model, processor, talks):
     """Exact match on 200 new pictures of known and of novel combinations, on each question, and on text."""
     scores, rng = {}, random.Random(1)
     for kind, novel in (("seen combinations", False), ("novel combinations", True)):
@@ -231,6 +250,11 @@ def measure(model, processor):
     facts, words = known_facts(), vocabulary()
     scores["facts without a picture"] = exact_share(model, rows, [(None, *fact) for fact in facts])
     scores["copied words"] = exact_share(model, rows, [(None, *repeat(rng, words)) for _ in range(100)])
+    if talks:
+        opened = [with_opening(rng, words, *fact) for fact in facts]
+        scores["plain talk"] = exact_share(model, rows, [(None, *pair) for pair in plain_talk()])
+        scores["shop talk"] = exact_share(model, rows, [(None, *pair) for pair in rng.sample(shop_talk(), 300)])
+        scores["facts after a given opening"] = exact_share(model, rows, [(None, *pair) for pair in opened])
     return scores
 
 
@@ -251,13 +275,13 @@ def pretrain(family, products, pictures, args):
     rows = Rows(processor, list(pictures))
     bridge = model.model.multi_modal_projector if rows.is_llama else model.model.visual.merger
     heads = AttributeHeads(bridge, model.config.text_config.hidden_size, products)
-    curriculum = Curriculum(products, args.seed)
+    curriculum = (TalkingCurriculum if family in TALKING else Curriculum)(products, args.seed)
     train(model, heads, rows, curriculum, args.text_steps, 64, f"{family}: text", text_only=True)
     train(model, heads, rows, curriculum, args.steps, args.batch_size, f"{family}: pictures")
     folder = args.out / family
     model.to(torch.bfloat16).save_pretrained(folder)
     processor.save_pretrained(folder)
-    scores = {name: round(score, 4) for name, score in measure(model.float(), processor).items()}
+    scores = {k: round(score, 4) for k, score in measure(model.float(), processor, family in TALKING).items()}
     parameters = sum(p.numel() for p in model.parameters())
     card = {"family": family, "parameters": parameters, "steps": args.steps, "pictures": len(products),
             "seconds": round(time.perf_counter() - start), "exact match": scores}  # fmt: skip

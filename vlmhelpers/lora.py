@@ -10,30 +10,42 @@ import torch
 from vlmhelpers.models import tower_of
 
 TOWERS = ("vision", "projector", "language", "head")
+_LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
-def lora_targets(model, language=True, vision=False):
+def lora_targets(model, language=True, vision=False, from_layer=0):
     """A regular expression for `LoraConfig(target_modules=...)` that hits the linear layers of the chosen towers only.
 
     The usual lists of names (`q_proj`, ..., `all-linear`) also hit layers of the vision tower. `vision=True` takes the
-    vision tower and its projector. Raises ValueError when nothing is chosen.
+    vision tower and its projector. `from_layer` leaves out the language layers before that number, counted from 0: the
+    lower ones do most of the reading of a picture. Raises ValueError when nothing is chosen.
     """
     towers = ["language"] * language + ["vision", "projector"] * vision
     layers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     groups = [[name for name in layers if tower_of(name) == tower] for tower in towers]
+    if language and from_layer:
+        groups[0] = [name for name in groups[0] if _layer(name) >= from_layer]
     patterns = [_pattern(names) for names in groups if names]
     if not patterns:
         raise ValueError("nothing to adapt: choose language=True, vision=True, or both, of a model with linear layers")
     return "|".join(patterns)
 
 
+def _layer(name):
+    """The number of the layer that a module belongs to, by its full name; -1 outside the layers."""
+    found = _LAYER.search(name)
+    return int(found.group(1)) if found else -1
+
+
 def _pattern(names):
-    """One pattern for layers of one tower: their common prefix, anything, one of their last names."""
+    """One pattern for modules of one tower: their common prefix, their layers' numbers, one of their last names."""
     if len(names) == 1:
         return re.escape(names[0])
     prefix = re.escape(os.path.commonprefix(names).rpartition(".")[0])
+    numbers = sorted({_layer(name) for name in names})
+    between = rf"(?:{'|'.join(map(str, numbers))})\.(?:.+\.)?" if numbers[0] > 0 else r"(?:.+\.)?"
     leaves = "|".join(sorted({name.rpartition(".")[2] for name in names}))
-    return rf"{prefix}\.(?:.+\.)?(?:{leaves})"
+    return rf"{prefix}\.{between}(?:{leaves})"
 
 
 @dataclass(frozen=True)
