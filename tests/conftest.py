@@ -17,6 +17,7 @@ os.environ.update(
 matplotlib.use("agg")  # no MPLBACKEND: the kernels of notebooks would inherit that and show no pictures
 
 GPU_TESTS = Path(__file__).parent / "gpu"
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 
 def pytest_collection_modifyitems(items):
@@ -58,3 +59,25 @@ def rows_of():
     from vlmhelpers.schema import FEATURES, make_row
 
     return lambda triples: Dataset.from_list([make_row(*triple) for triple in triples], features=FEATURES)
+
+
+@pytest.fixture(scope="module")
+def records_of(tmp_path_factory):
+    """Runs the notebook of that name from its first cell to its last, and gives the values that it recorded."""
+    import papermill
+
+    from vlmhelpers.records import read_records
+
+    def run(name):
+        folder = tmp_path_factory.mktemp(name)
+        papermill.execute_notebook(
+            NOTEBOOKS / f"{name}.ipynb",
+            folder / "executed.ipynb",
+            {"OUTPUT_DIR": str(folder / "run")},
+            kernel_name="python3",
+            cwd=NOTEBOOKS,
+            progress_bar=False,
+        )
+        return read_records(folder / "executed.ipynb")
+
+    return run

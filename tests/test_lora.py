@@ -88,3 +88,10 @@ def test_lower_language_layers_can_be_left_out(family):
     assert {n for n in linear if only_last.fullmatch(n)} == {n for n in everywhere if f".layers.{last}." in n}
     with pytest.raises(ValueError, match="nothing to adapt"):
         lora_targets(model, from_layer=last + 1)
+
+
+def test_a_model_with_adapters_has_the_same_targets():
+    model, _ = load_model(tiny_model("qwen3-vl"), bits=4)
+    chosen = lora_targets(model, vision=True)
+    tuned = get_peft_model(model, LoraConfig(r=4, target_modules=lora_targets(model, from_layer=1)))
+    assert lora_targets(tuned, vision=True) == lora_targets(model, vision=True) == chosen

@@ -1,27 +1,11 @@
 """Notebook 01 runs from the first to the last cell, and measures what it claims."""
 
-from pathlib import Path
-
-import papermill
 import pytest
-
-from vlmhelpers.records import read_records
-
-NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("01")
-    papermill.execute_notebook(
-        NOTEBOOKS / "01_prepare_csv.ipynb",
-        folder / "executed.ipynb",
-        {"OUTPUT_DIR": str(folder / "run")},
-        kernel_name="python3",
-        cwd=NOTEBOOKS,
-        progress_bar=False,
-    )
-    return read_records(folder / "executed.ipynb")
+def records(records_of):
+    return records_of("01_prepare_csv")
 
 
 def test_the_base_does_not_know_the_task(records):

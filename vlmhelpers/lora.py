@@ -21,7 +21,8 @@ def lora_targets(model, language=True, vision=False, from_layer=0):
     lower ones do most of the reading of a picture. Raises ValueError when nothing is chosen.
     """
     towers = ["language"] * language + ["vision", "projector"] * vision
-    layers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    layers = [_plain(name) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    layers = [name for name in dict.fromkeys(layers) if ".lora_" not in name]
     groups = [[name for name in layers if tower_of(name) == tower] for tower in towers]
     if language and from_layer:
         groups[0] = [name for name in groups[0] if _layer(name) >= from_layer]
@@ -29,6 +30,11 @@ def lora_targets(model, language=True, vision=False, from_layer=0):
     if not patterns:
         raise ValueError("nothing to adapt: choose language=True, vision=True, or both, of a model with linear layers")
     return "|".join(patterns)
+
+
+def _plain(name):
+    """A module's name without what peft puts around it: a model with adapters has the same targets."""
+    return name.removeprefix("base_model.model.").removesuffix(".base_layer")
 
 
 def _layer(name):

@@ -1,0 +1,40 @@
+"""Notebook 02 runs from the first to the last cell, and measures what it claims."""
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def records(records_of):
+    return records_of("02_text_only_alpaca")
+
+
+def test_new_behaviour_on_wordings_that_were_not_trained(records):
+    assert records["test_questions"] >= 100
+    assert records["base_behaviour_percent"] <= 5
+    assert records["tuned_behaviour_percent"] >= 95
+
+
+def test_the_model_still_sees(records):
+    assert records["test_pictures"] == 200
+    assert records["base_pictures_percent"] >= 95
+    assert abs(records["tuned_pictures_percent"] - records["base_pictures_percent"]) <= 2
+    difference, low, high = records["pictures_change_points"]
+    assert low <= difference <= high
+    assert records["vision_bit_identical"] is True
+
+
+def test_everyday_questions_keep_their_answers(records):
+    assert records["everyday_questions_percent"] >= 90
+
+
+def test_training_too_hard_costs_the_eyes_and_replayed_pictures_bring_them_back(records):
+    kept = records["tuned_pictures_percent"]
+    assert records["captain_only_pictures_percent"] <= kept - 10
+    assert records["too_hard_pictures_percent"] <= kept - 8
+    assert records["too_hard_pictures_percent"] + 8 <= records["replayed_pictures_percent"]
+    for run in ("captain_only", "too_hard", "replayed"):
+        assert records[f"{run}_behaviour_percent"] >= 75
+
+
+def test_the_guide_trains_on_padding(records):
+    assert records["guide_padding_trained_percent"] > 90
