@@ -47,11 +47,13 @@ def _pattern(names):
     """One pattern for modules of one tower: their common prefix, their layers' numbers, one of their last names."""
     if len(names) == 1:
         return re.escape(names[0])
-    prefix = re.escape(os.path.commonprefix(names).rpartition(".")[0])
+    prefix, between = os.path.commonprefix(names).rpartition(".")[0], r"(?:.+\.)?"
     numbers = sorted({_layer(name) for name in names})
-    between = rf"(?:{'|'.join(map(str, numbers))})\.(?:.+\.)?" if numbers[0] > 0 else r"(?:.+\.)?"
+    if numbers[0] > 0:
+        prefix = names[0].partition(".layers.")[0] + ".layers"
+        between = rf"(?:{'|'.join(map(str, numbers))})\.{between}"
     leaves = "|".join(sorted({name.rpartition(".")[2] for name in names}))
-    return rf"{prefix}\.{between}(?:{leaves})"
+    return rf"{re.escape(prefix)}\.{between}(?:{leaves})"
 
 
 @dataclass(frozen=True)
