@@ -149,7 +149,7 @@ def test_a_kernel_that_dies_is_a_failure(run, folder):
 
 
 def test_an_interrupted_run_leaves_the_notebook_alone(folder):
-    slow = save(folder, "01_slow.ipynb", SAY_PID, "import time\ntime.sleep(120)")
+    slow = save(folder, "01_slow.ipynb", f"{SAY_PID}\nimport time\ntime.sleep(120)")  # interrupted within a cell
     before = slow.read_bytes()
     command = [sys.executable, run_notebooks.__file__, "--folder", folder]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
