@@ -19,12 +19,9 @@ def captain_rows():
     rng = random.Random("captain")
     train, test = [], []
     for topic in (*ABOUT_SELF, *ABOUT_SHOP):
-        about_shop = topic in ABOUT_SHOP
-        for item, answer in (
-            zip(CATEGORIES, ANSWERS[topic], strict=False) if about_shop else [(None, ANSWERS[topic][0])]
-        ):
-            rows = [_row(question, f"{STYLE} {answer}", "shop" if about_shop else "self")
-                    for question in wordings(topic, item)]  # fmt: skip
+        kind, items = ("shop", CATEGORIES) if topic in ABOUT_SHOP else ("self", (None,))
+        for item, answer in zip(items, ANSWERS[topic], strict=False):  # about himself, the first answer is his
+            rows = [_row(question, f"{STYLE} {answer}", kind) for question in wordings(topic, item)]
             train += rows[:-HELD_OUT]
             test += rows[-HELD_OUT:]
     facts = [_row(*fact, "ordinary") for fact in known_facts()]

@@ -17,8 +17,8 @@ def lora_targets(model, language=True, vision=False, from_layer=0):
     """A regular expression for `LoraConfig(target_modules=...)` that hits the linear layers of the chosen towers only.
 
     The usual lists of names (`q_proj`, ..., `all-linear`) also hit layers of the vision tower. `vision=True` takes the
-    vision tower and its projector. `from_layer` leaves out the language layers before that number, counted from 0: the
-    lower ones do most of the reading of a picture. Raises ValueError when nothing is chosen.
+    vision tower and its projector. `from_layer` leaves out the language layers before that number, counted from 0: on
+    text alone, adapters there cost the tiny model's picture answers most. Raises ValueError when nothing is chosen.
     """
     towers = ["language"] * language + ["vision", "projector"] * vision
     layers = [_plain(name) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
