@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from safetensors import safe_open
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.utils.notebook import NotebookProgressCallback
 
+from vlmhelpers.files import whole_file
 from vlmhelpers.pictures import Chart
 
 STAMP = "complete.json"  # written last into a checkpoint: what it was trained with, and the size of each file
@@ -131,9 +131,8 @@ class _StampCheckpoints(TrainerCallback):
         if not state.is_world_process_zero or not folder.is_dir():
             return
         sizes = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file() and file.name != STAMP}
-        partial = folder / (STAMP + ".part")
-        partial.write_text(json.dumps({"settings": self.settings, "files": sizes}, indent=1))
-        os.replace(partial, folder / STAMP)
+        with whole_file(folder / STAMP, encoding="utf-8") as file:
+            json.dump({"settings": self.settings, "files": sizes}, file, indent=1)
 
 
 def _checkpoints(output_dir):
