@@ -1,5 +1,6 @@
-"""Batches of the three families against token ids, labels and losses computed by hand."""
+"""Batches of the four families against token ids, labels and losses computed by hand."""
 
+import math
 import re
 
 import pytest
@@ -14,7 +15,7 @@ from vlmhelpers.drawing import sample_products
 from vlmhelpers.models import set_max_pixels
 from vlmhelpers.schema import FEATURES, assistant, image_part, make_row, text_part, user
 
-LLAMA, QWENS = "llama-3.2-vision", ("qwen2.5-vl", "qwen3-vl")
+LLAMA, PHI, QWENS = "llama-3.2-vision", "phi-3-vision", ("qwen2.5-vl", "qwen3-vl")
 
 # How a family writes a conversation: its beginning, a turn's header, its end token, what follows, an image.
 SPELLING = {
@@ -30,6 +31,7 @@ SPELLING = {
     "qwen3-vl": (
         "", "<|im_start|>{}\n", "<|im_end|>", "\n", ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>"),
     ),
+    "phi-3-vision": ("<s>", "<|{}|>\n", "<|end|>", "\n", ("", "<|image|>", "<s>\n")),
 }  # fmt: skip
 CLOSE = {"atol": 1e-5, "rtol": 0}  # for logits of about 1
 PICTURES = [picture for _, picture in sample_products(4, "collate", size=96)]
@@ -37,12 +39,14 @@ PICTURES = [picture for _, picture in sample_products(4, "collate", size=96)]
 
 @pytest.fixture(scope="session")
 def tiny():
-    """family -> (untrained model, processor that keeps pictures of 32x32 to 128x128 pixels as they are)."""
+    """family -> (untrained model, processor); Qwens keep pictures of 32x32 to 128x128 pixels, Phi cuts up to 4."""
     built = {}
     for family in FAMILIES:
         model, processor = build(family)
         if family in QWENS:
             processor.image_processor.size = {"shortest_edge": 32**2, "longest_edge": 128**2}
+        if family == PHI:
+            processor.image_processor.num_crops = 4
         built[family] = model.eval(), processor
     return built
 
@@ -76,7 +80,8 @@ def chat(images, *texts):
 def by_hand(processor, family, row, trained=None):
     """(ids, labels) of a row, from the literal turn strings; every piece is tokenised by itself.
 
-    A Qwen image of w x h pixels, multiples of 16 here, takes w/16 * h/16 tokens, a Llama one a single token.
+    A Qwen image of w x h pixels, multiples of 16 here, takes w/16 * h/16 tokens, a Llama one a single token, a Phi one
+    those of its tiles.
     `trained` are the places of the turns to learn; without it, all assistant turns are.
     """
     begin, header, end, after, (before_image, image_token, after_image) = SPELLING[family]
@@ -87,13 +92,23 @@ def by_hand(processor, family, row, trained=None):
         for part in message["content"]:
             text, image = part["text"], next(images) if part["type"] == "image" else None
             if image:
-                count = 1 if family == LLAMA else (image.width // 16) * (image.height // 16)
+                count = (image.width // 16) * (image.height // 16)
+                count = {LLAMA: 1, PHI: phi_tokens(*image.size)}.get(family, count)
                 text = before_image + image_token * count + after_image
             pieces.append((text, learn))
         pieces += [(end, learn), (after, False)]
     encoded = [(processor.tokenizer(text, add_special_tokens=False)["input_ids"], learn) for text, learn in pieces]
     labels = [token if learn else -100 for tokens, learn in encoded for token in tokens]
     return [token for tokens, _ in encoded for token in tokens], labels
+
+
+def phi_tokens(width, height):
+    """Up to 4 tiles of 48 x 48 pixels with 3 lines of 3 tokens each, as the tiny Phi-3-Vision has them."""
+    long, ratio = 1, max(width, height) / min(width, height)
+    while (long + 1) * math.ceil((long + 1) / ratio) <= 4:
+        long += 1
+    short = math.ceil(int(long * 48 / ratio) / 48)
+    return 9 * long * short + 9 + 1 + 3 * ((short if width >= height else long) + 1)
 
 
 def real(batch, name, row):
@@ -200,6 +215,10 @@ def test_pixels_of_a_batch_are_those_of_its_rows(processor, family):
             [1, 6, 6],
             [1, 8, 6],
         ]  # rows and columns of 8 pixels
+    elif family == PHI:
+        for name in ("pixel_values", "image_sizes"):
+            assert torch.equal(batch[name], torch.cat([row[name] for row in alone]))
+        assert batch["image_sizes"].tolist() == [[48, 96], [96, 96], [96, 96]]
     else:
         assert torch.equal(batch["pixel_values"][0], alone[0]["pixel_values"][0])
         assert torch.equal(batch["pixel_values"][1, 0], alone[1]["pixel_values"][0, 0])
@@ -302,7 +321,9 @@ def test_labels_stay_inside_the_rows_of_lm_head(processor, model, family, train_
     assert model(**batch).loss.isfinite()
 
 
-CONTROL = "<|image|> <|eot_id|> <|image_pad|> <|im_end|><|vision_start|><|start_header_id|> <|begin_of_text|>"
+CONTROL = (
+    "<|image|> <|eot_id|> <|image_pad|> <|im_end|><|vision_start|><|start_header_id|> <|begin_of_text|> <|image_1|>"
+)
 
 
 def test_control_tokens_in_a_text_are_plain_text(processor, family):
@@ -367,6 +388,22 @@ def test_too_long_for_max_length_proposes_a_cap_that_really_fits(processor, size
     set_max_pixels(processor, int(re.search(r"max_pixels=(\d+)", str(error.value)).group(1)))
     shorter = len(collator([row])["input_ids"][0])
     assert 0.7 * collator.max_length < shorter <= collator.max_length < len(ids)
+
+
+@pytest.mark.parametrize("room, tiles", [(140, 5), (100, 2)])
+def test_too_long_for_max_length_proposes_fewer_tiles_of_phi(tiny, monkeypatch, room, tiles):
+    processor = tiny[PHI][1]
+    monkeypatch.setattr(processor.image_processor, "num_crops", 16)
+    row = chat([picture(0, 300, 150), picture(1, 50, 200)], "Compare.", "All bags.")
+    ids = VisionCollator(processor)([row])["input_ids"][0]
+    collator = VisionCollator(processor, max_length=room)
+    with pytest.raises(ValueError, match=rf"{len(ids)} tokens.*max_pixels={tiles * 48**2}\) makes it fit"):
+        collator([row])
+    set_max_pixels(processor, tiles * 48**2)
+    assert processor.image_processor.num_crops == tiles and len(collator([row])["input_ids"][0]) <= room
+    set_max_pixels(processor, (tiles + 1) * 48**2)
+    with pytest.raises(ValueError, match="makes it fit"):
+        collator([row])
 
 
 def test_max_length_itself_is_allowed_and_padding_does_not_count(processor, family):

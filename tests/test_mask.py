@@ -46,7 +46,7 @@ def test_trained_tokens_are_marked_and_counted(collators, family):
     assert str(shown).splitlines()[0] == f"{batch['labels'].numel()} tokens: {legend}"
     markup = shown._repr_html_()
     assert visible(markup).startswith(f"{batch['labels'].numel()} tokens: {legend.replace(',', '')}")
-    end = "<|eot_id|>" if family == "llama-3.2-vision" else "<|im_end|>"
+    end = {"llama-3.2-vision": "<|eot_id|>", "phi-3-vision": "<|end|>"}.get(family, "<|im_end|>")
     assert list(map(visible, re.findall("<mark.*?</mark>", markup, re.DOTALL))) == [f"A·red·bag.{end}"]
 
 

@@ -12,12 +12,13 @@ import torch
 
 from vlmhelpers.conversation import naming, to_answer, to_train
 from vlmhelpers.labels import IGNORED, ChatTemplate
+from vlmhelpers.phi3_vision import Phi3VImageProcessor
 
 TRAIN_ON = ("assistant", "last", "all")
 
 
 class VisionCollator:
-    """Makes batches of rows for Qwen2.5-VL, Qwen3-VL and Llama 3.2 Vision (Mllama).
+    """Makes batches of rows for Qwen2.5-VL, Qwen3-VL, Phi-3-Vision and Llama 3.2 Vision (Mllama).
 
     `processor`: the model's processor. `max_length`: a longer sequence raises ValueError; nothing is ever
     cut, as that would lose images or answers. `train_on`: "assistant" (every assistant turn with its end
@@ -47,7 +48,8 @@ class VisionCollator:
         A BatchFeature, which is a dict with `.to(device)`. `input_ids`, `attention_mask` and `labels` are
         (n, t) int64; labels are -100 where nothing is learned. Images are as the family takes them. Qwen:
         `pixel_values` (patches of all images, numbers per patch) and `image_grid_thw` (images, 3), counted
-        in patches. Mllama: `pixel_values` (n, images, tiles, 3, height, width), `aspect_ratio_ids` (n,
+        in patches. Phi-3: `pixel_values` (images, 1 + num_crops, 3, height, width) and `image_sizes` (images,
+        2) in pixels. Mllama: `pixel_values` (n, images, tiles, 3, height, width), `aspect_ratio_ids` (n,
         images), `aspect_ratio_mask` (n, images, tiles) and `cross_attention_mask` (n, t, images, tiles).
 
         Raises ValueError, with the row's name and a remedy, for a row that cannot be trained on.
@@ -115,9 +117,11 @@ def _remedy(processor, images, room):
     """How to bring a row's images down to `room` tokens: by a cap on their pixels, else by less text."""
     if not images:
         return "shorten its text or raise max_length"
-    if "longest_edge" not in dict(processor.image_processor.size):
+    has_tiles = isinstance(processor.image_processor, Phi3VImageProcessor)
+    if not has_tiles and "longest_edge" not in dict(processor.image_processor.size):
         return "shorten its text or raise max_length; an image of this family takes as many tokens at any size"
-    cap = largest_pixel_cap(processor.image_processor, images, room)
+    largest = _largest_cap_in_tiles if has_tiles else largest_pixel_cap
+    cap = largest(processor.image_processor, images, room)
     if cap is None:
         return "its text leaves no room for its images, so shorten it or raise max_length"
     return f"load_model(..., max_pixels={cap}) makes it fit"
@@ -147,6 +151,15 @@ def largest_pixel_cap(image_processor, images, room):
         return sum(max(few, min(allowed, many)) for few, many in zip(capped, now, strict=True))
 
     return bisect_right(range(1, longest // pixels + 1), room, key=needed) * pixels or None
+
+
+def _largest_cap_in_tiles(image_processor, images, room):
+    """The same for Phi-3-Vision, whose images grow by tiles: the pixels of the most tiles per image, or None."""
+    tile = image_processor.size["height"] * image_processor.size["width"]
+    for tiles in range(image_processor.num_crops, 0, -1):
+        if sum(image_processor.count_tokens(*image.size, tiles) for image in images) <= room:
+            return tiles * tile
+    return None
 
 
 def _check_one_kind(conversations):

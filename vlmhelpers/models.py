@@ -8,12 +8,14 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 
 from vlmhelpers.backend import choose_backend, load_with_unsloth
 from vlmhelpers.environment import compute_dtype, data_dir, one_gpu
+from vlmhelpers.phi3_vision import Phi3VImageProcessor, Phi3VProcessor  # known to the Auto classes from here on
 
 # Family -> the words that mark a model id as one of it (all lower case).
 FAMILIES = {
     "llama-3.2-vision": ("llama-3.2", "vision"),
     "qwen2.5-vl": ("qwen2.5-vl",),
     "qwen3-vl": ("qwen3-vl",),
+    "phi-3-vision": ("phi-3", "vision"),
 }
 
 _PROJECTOR = {"multi_modal_projector", "merger", "deepstack_merger_list", "img_projection"}
@@ -70,7 +72,8 @@ def load_model(model_id, bits=4, max_pixels=None, backend="auto"):
     as they are, since a quantised vision tower can wreck the answers. `bits=None` quantises nothing.
     Numbers that are computed with are bfloat16 where the GPU has it, float16 on older ones, float32 on a CPU.
     `max_pixels` caps the pixels of an image, for the families whose image tokens grow with them.
-    `backend`: "unsloth", "transformers", or "auto" for Unsloth once `use_unsloth()` has imported it.
+    `backend`: "unsloth", "transformers", or "auto" for Unsloth once `use_unsloth()` has imported it, and transformers
+    for Phi-3-Vision, which Unsloth does not have.
     Code from the hub is never executed (no `trust_remote_code`).
     """
     if bits not in (4, None):
@@ -80,7 +83,7 @@ def load_model(model_id, bits=4, max_pixels=None, backend="auto"):
     processor = AutoProcessor.from_pretrained(model_id)
     if max_pixels is not None:
         set_max_pixels(processor, max_pixels)
-    if choose_backend(backend) == "unsloth":
+    if _runs_on_unsloth(backend, processor):
         return load_with_unsloth(model_id, bits, dtype), processor
     options = {"dtype": dtype, "device_map": {"": _device()}}
     if bits == 4:
@@ -97,6 +100,15 @@ def load_model(model_id, bits=4, max_pixels=None, backend="auto"):
     return model, processor
 
 
+def _runs_on_unsloth(backend, processor):
+    chosen = choose_backend(backend)
+    if chosen == "unsloth" and isinstance(processor, Phi3VProcessor):
+        if backend == "unsloth":
+            raise ValueError('Unsloth does not have Phi-3-Vision: choose backend="auto" or backend="transformers"')
+        return False
+    return chosen == "unsloth"
+
+
 def _device():
     """The GPU that a launcher gave this process, else the first; the CPU where there is none."""
     return int(os.environ.get("LOCAL_RANK", 0)) if torch.cuda.is_available() else "cpu"
@@ -105,10 +117,17 @@ def _device():
 def set_max_pixels(processor, max_pixels):
     """Caps the pixels of an image after resizing, so that the cap takes effect: a call-time argument is ignored.
 
-    Raises ValueError for a processor whose image tokens do not depend on the pixels (Llama 3.2 Vision cuts tiles).
+    For Phi-3-Vision it becomes `num_crops`, as many tiles as `max_pixels` can fill. Raises ValueError for a processor
+    whose image tokens do not depend on the pixels (Llama 3.2 Vision cuts tiles), and for less than one tile.
     """
     image_processor = processor.image_processor
     size = dict(image_processor.size)
+    if isinstance(image_processor, Phi3VImageProcessor):
+        tile = size["height"] * size["width"]
+        if max_pixels < tile:
+            raise ValueError(f"max_pixels={max_pixels} is less than one tile of Phi-3-Vision: {tile} pixels")
+        image_processor.num_crops = max_pixels // tile
+        return
     if "longest_edge" not in size:
         raise ValueError(f"{type(image_processor).__name__} has no pixel cap: its size is {size}")
     image_processor.size = {"shortest_edge": min(size["shortest_edge"], max_pixels), "longest_edge": max_pixels}

@@ -1,0 +1,243 @@
+"""The model: transformers' own Phi-3 and CLIP, and between them the picture's tiles as lines of tokens."""
+
+import torch
+from torch import nn
+from transformers import CLIPVisionModel
+from transformers import initialization as init
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.phi3.modeling_phi3 import (
+    Phi3ForCausalLM,
+    Phi3Model,
+    Phi3PreTrainedModel,
+    Phi3RotaryEmbedding,
+)
+
+from vlmhelpers.phi3_vision.configuration import Phi3VConfig
+
+_ENDS_OF_ANSWER = [32007, 32000]  # <|end|> and <|endoftext|> of the published vocabulary
+
+
+class Phi3VImageEmbedding(nn.Module):
+    """Tiles become tokens: CLIP's last but one layer, 2 x 2 patches merged, a separator after each line of them."""
+
+    def __init__(self, config):
+        super().__init__()
+        width = 4 * config.vision_config.hidden_size
+        self.img_processor = CLIPVisionModel._from_config(config.vision_config)
+        self.glb_GN = nn.Parameter(torch.zeros(1, 1, width))  # between tiles and overview
+        self.sub_GN = nn.Parameter(torch.zeros(1, 1, 1, width))  # after each line
+        self.img_projection = nn.Sequential(
+            nn.Linear(width, config.hidden_size), nn.GELU(), nn.Linear(config.hidden_size, config.hidden_size)
+        )
+
+    def forward(self, pixel_values, image_sizes):
+        """The tokens of all pictures, one after the other: (tokens, hidden size of the language model).
+
+        pixel_values: (n, 1 + tiles, 3, side, side), image_sizes: (n, 2), as the image processor gives them.
+        """
+        side = pixel_values.shape[-1]
+        grids = [(height // side, width // side) for height, width in image_sizes.tolist()]
+        used = [tiles[: 1 + rows * columns] for tiles, (rows, columns) in zip(pixel_values, grids, strict=True)]
+        patches = self._merged_patches(torch.cat(used)).split([len(tiles) for tiles in used])
+        pictures = [self._lines(of_one, *grid) for of_one, grid in zip(patches, grids, strict=True)]
+        return self.img_projection(torch.cat(pictures))
+
+    def _merged_patches(self, tiles):
+        """(n, 3, side, side) pixels -> (n, m, m, 4 * width of CLIP): neighbours beside each other, row by row."""
+        hidden = self._clip(tiles.to(self.glb_GN.dtype))[:, 1:]  # without the class token
+        m = int(hidden.shape[1] ** 0.5) // 2
+        hidden = hidden.view(len(hidden), m, 2, m, 2, -1).transpose(2, 3)
+        return hidden.reshape(len(hidden), m, m, -1)
+
+    def _clip(self, pixels):
+        """CLIP's hidden states before its last layer; no graph is kept where nothing in it is trained."""
+        clip = self.img_processor
+        learns = any(parameter.requires_grad for parameter in clip.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
+            hidden = clip.pre_layrnorm(clip.embeddings(pixels))
+            for layer in clip.encoder.layers[:-1]:
+                hidden = layer(hidden, attention_mask=None)
+        return hidden
+
+    def _lines(self, patches, rows, columns):
+        """The overview and the tiles of one picture -> its tokens before the projection, (tokens, width)."""
+        overview, tiles = patches[0], patches[1:]
+        m, width = overview.shape[1:]
+        whole = tiles.view(rows, columns, m, m, width).transpose(1, 2).reshape(rows * m, columns * m, width)
+        return torch.cat([self._with_breaks(whole), self.glb_GN[0], self._with_breaks(overview)])
+
+    def _with_breaks(self, grid):
+        """(lines, tokens per line, width) -> (tokens, width), with the separator after each line."""
+        breaks = self.sub_GN[0].expand(len(grid), 1, -1)
+        return torch.cat([grid, breaks], dim=1).flatten(0, 1)
+
+
+class Phi3VRotaryEmbedding(Phi3RotaryEmbedding):
+    """LongRoPE that chooses between short and long factors for each row, by the row's own largest position.
+
+    transformers chooses once for a whole batch, so that a row's answer would depend on its neighbours' lengths.
+    """
+
+    @torch.no_grad()
+    def forward(self, x, position_ids):
+        original = self.config.rope_parameters["original_max_position_embeddings"]
+        is_long = position_ids.max(dim=-1, keepdim=True).values >= original
+        inverse = torch.where(is_long, self._long_inv_freq(x.device), self.original_inv_freq.to(x.device))
+        angles = position_ids[:, :, None].float() * inverse[:, None, :].float()
+        angles = torch.cat([angles, angles], dim=-1)
+        return tuple((f(angles) * self.attention_scaling).to(x.dtype) for f in (torch.cos, torch.sin))
+
+    def _long_inv_freq(self, device):
+        """Made when first needed: a model is built without weights or buffers before its file is read."""
+        if getattr(self, "_long", None) is None or self._long.device != device:
+            original = self.config.rope_parameters["original_max_position_embeddings"]
+            self._long, _ = ROPE_INIT_FUNCTIONS["longrope"](self.config, device, seq_len=original + 1)
+        return self._long
+
+
+class Phi3VPreTrainedModel(Phi3PreTrainedModel):
+    config: Phi3VConfig
+    input_modalities = ("image", "text")
+    _no_split_modules = ["Phi3DecoderLayer", "CLIPEncoderLayer", "CLIPVisionEmbeddings"]
+
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, Phi3VImageEmbedding):
+            init.zeros_(module.glb_GN)
+            init.zeros_(module.sub_GN)
+
+
+class Phi3VModel(Phi3VPreTrainedModel, Phi3Model):
+    """Phi-3 without its head, with images in place of their tokens."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.vision_embed_tokens = Phi3VImageEmbedding(config)
+        if config.rope_parameters["rope_type"] == "longrope":
+            self.rotary_emb = Phi3VRotaryEmbedding(config)
+        self.post_init()
+
+    def get_image_features(self, pixel_values, image_sizes):
+        """The tokens of all images as the language model reads them: (tokens, hidden size)."""
+        return self.vision_embed_tokens(pixel_values, image_sizes)
+
+    def forward(
+        self,
+        input_ids=None,
+        pixel_values=None,
+        image_sizes=None,
+        attention_mask=None,
+        position_ids=None,
+        past_key_values=None,
+        inputs_embeds=None,
+        **kwargs,
+    ):
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+            if pixel_values is not None:
+                inputs_embeds = self._put_images(input_ids, inputs_embeds, pixel_values, image_sizes)
+        if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
+            # Counted without padding, so that a row is the same on either side of it, and alone.
+            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
+        return super().forward(
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+
+    def _put_images(self, input_ids, inputs_embeds, pixel_values, image_sizes):
+        features = self.get_image_features(pixel_values, image_sizes).to(inputs_embeds)
+        places = input_ids == self.config.image_token_id
+        if places.sum() != len(features):
+            raise ValueError(
+                f"{places.sum()} image tokens in input_ids for images of {len(features)} tokens together: make both "
+                "with one call of the processor, and do not cut the text afterwards"
+            )
+        return inputs_embeds.masked_scatter(places[:, :, None], features)
+
+
+class Phi3VForCausalLM(Phi3VPreTrainedModel, Phi3ForCausalLM):
+    """Phi-3-Vision and Phi-3.5-Vision, with the published names of the parameters."""
+
+    def __init__(self, config):
+        super(Phi3ForCausalLM, self).__init__(config)  # not through Phi3ForCausalLM: it would build a Phi3Model
+        self.model = Phi3VModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+        self._end_with_answer()
+
+    def adjust_generation_fn(self, *args, **kwargs):
+        """transformers' reading of generation_config.json on loading, with the ends of an answer put right."""
+        super().adjust_generation_fn(*args, **kwargs)
+        self._end_with_answer()
+
+    def _end_with_answer(self):
+        """The published files name </s> (2) as the end, which the model never writes."""
+        if self.generation_config.eos_token_id in (2, [2]) and self.vocab_size > max(_ENDS_OF_ANSWER):
+            self.generation_config.eos_token_id = _ENDS_OF_ANSWER
+            self.generation_config.pad_token_id = _ENDS_OF_ANSWER[-1]
+
+    def save_pretrained(self, *args, **kwargs):
+        """As transformers', and under the published names also when the model was not read from files."""
+        if getattr(self, "_weight_conversions", None) is None:
+            self._weight_conversions = get_model_conversion_mapping(self, add_legacy=False)
+        super().save_pretrained(*args, **kwargs)
+
+    def get_image_features(self, pixel_values, image_sizes):
+        """The tokens of all images as the language model reads them: (tokens, hidden size)."""
+        return self.model.get_image_features(pixel_values, image_sizes)
+
+    def forward(
+        self,
+        input_ids=None,
+        pixel_values=None,
+        image_sizes=None,
+        attention_mask=None,
+        position_ids=None,
+        past_key_values=None,
+        inputs_embeds=None,
+        labels=None,
+        use_cache=None,
+        logits_to_keep=0,
+        **kwargs,
+    ):
+        """As `Phi3ForCausalLM`, with `pixel_values` (n, 1 + tiles, 3, side, side) and `image_sizes` (n, 2) for the n
+        images that stand in `input_ids` as `config.image_token_id`, in reading order.
+        """
+        return super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            labels=labels,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+            pixel_values=pixel_values,
+            image_sizes=image_sizes,
+            **kwargs,
+        )
+
+    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, attention_mask=None, **kwargs):
+        """Drops the cache when a row grows beyond the short factors: its keys were turned by other angles.
+
+        Everything is then computed anew once, images included, and answers are those that no cache would give.
+        """
+        if past_key_values is not None and self._crosses(input_ids, attention_mask, past_key_values):
+            past_key_values = None
+            kwargs |= {"next_sequence_length": None, "is_first_iteration": True, "position_ids": None}
+        return super(Phi3ForCausalLM, self).prepare_inputs_for_generation(
+            input_ids, past_key_values=past_key_values, attention_mask=attention_mask, **kwargs
+        )
+
+    def _crosses(self, input_ids, attention_mask, past_key_values):
+        """Whether some row of the batch has just become one token longer than the short factors reach."""
+        original = self.config.rope_parameters.get("original_max_position_embeddings", float("inf"))
+        if past_key_values.get_seq_length() == 0 or input_ids.shape[1] <= original:
+            return False
+        lengths = attention_mask.sum(dim=-1) if attention_mask is not None else torch.tensor([input_ids.shape[1]])
+        return bool((lengths == original + 1).any())
