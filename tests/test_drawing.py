@@ -3,7 +3,9 @@
 import filecmp
 import random
 
+import pyarrow.parquet as pq
 from make_samples import make_samples
+from make_shop import COLUMNS, FAULTS, make_shop
 
 from vlmhelpers.drawing import QUESTIONS, Product, all_products, draw, is_novel, sample_products
 
@@ -42,3 +44,20 @@ def test_sample_data_is_reproduced_byte_for_byte(tmp_path, data):
     assert len(names) == 386
     _, differing, missing = filecmp.cmpfiles(tmp_path, data, names, shallow=False)
     assert (differing, missing) == ([], [])
+
+
+def test_the_shop_is_reproduced_byte_for_byte(tmp_path, data):
+    make_shop(tmp_path)
+    names = [str(path.relative_to(data / "shop")) for path in (data / "shop").rglob("*") if path.is_file()]
+    assert len(names) == 1 + 560 + 5 and len(list(tmp_path.rglob("*.*"))) == len(names)
+    _, differing, missing = filecmp.cmpfiles(tmp_path, data / "shop", names, shallow=False)
+    assert (differing, missing) == ([], [])
+
+
+def test_the_shops_table_has_the_columns_of_the_real_one_and_its_faults(data):
+    table = pq.read_table(data / "shop" / "products.parquet").to_pylist()
+    assert list(table[0]) == list(COLUMNS) and len(COLUMNS) == 17
+    links = [row["imageurl"] for row in table]
+    files = {f"https://shop.example/images/{path.name}" for path in (data / "shop" / "images").iterdir()}
+    assert len(links) == 570 and links.count("N.A.") == 2 and len(set(links) - files - {"N.A."}) == 3
+    assert len({row["product_code"] for row in table}) == 512 + len(FAULTS)

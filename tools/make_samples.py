@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 from make_captain import make_captain
+from make_shop import make_shop
 from texts import listing
 
 from vlmhelpers.drawing import CATEGORIES, COLORS, PATTERNS, PRICES, QUESTIONS, Product, draw
@@ -53,3 +54,4 @@ if __name__ == "__main__":
     folder = parser.parse_args().out
     make_samples(folder)
     make_captain(folder)
+    make_shop(folder / "shop")

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from talk import plain_talk, shop_talk, with_opening
 from texts import known_facts, repeat, vocabulary
-from tiny_families import FAMILIES, build
+from tiny_families import FAMILIES, build, ends_of_answer
 from tqdm import tqdm
 
 from vlmhelpers.drawing import CATEGORIES, COLORS, PATTERNS, PRICES, QUESTIONS, sample_products
@@ -25,6 +25,13 @@ from vlmhelpers.drawing import CATEGORIES, COLORS, PATTERNS, PRICES, QUESTIONS, 
 ROOT = Path(__file__).resolve().parents[1]
 ATTRIBUTES = {"category": CATEGORIES, "color": tuple(COLORS), "pattern": PATTERNS, "price": PRICES}
 PICTURE_SHARE, CAPTION_SHARE = 0.65, 0.6  # of the batches or rows; of the picture questions
+BRIDGES = {  # from the vision tower to the language model
+    "llama-3.2-vision": "model.multi_modal_projector",
+    "qwen2.5-vl": "model.visual.merger",
+    "qwen3-vl": "model.visual.merger",
+    "phi-3-vision": "model.vision_embed_tokens.img_projection",
+}
+STEPS = {"phi-3-vision": 6000}  # instead of 3000
 TALKING = {"qwen3-vl"}  # families that also learn to talk about themselves and about shops, for notebook 02
 
 
@@ -33,30 +40,33 @@ class Rows:
 
     def __init__(self, processor, pictures):
         self.processor, self.tokenizer, self.known = processor, processor.tokenizer, {}
+        self.picture, self.prompts = pictures[0], {}
         self.is_llama = "Mllama" in type(processor).__name__
+        self.is_phi = "Phi3" in type(processor).__name__
         chunks = [processor.image_processor([[p] for p in pictures[i : i + 500]] if self.is_llama else
                                             pictures[i : i + 500], return_tensors="pt")
                   for i in tqdm(range(0, len(pictures), 500), "pixels", leave=False)]  # fmt: skip
         self.pixels = torch.cat([chunk["pixel_values"] for chunk in chunks]).to(torch.bfloat16)
-        if not self.is_llama:
+        if not (self.is_llama or self.is_phi):
             self.grid = chunks[0]["image_grid_thw"][0]
             self.pixels = self.pixels.view(len(pictures), -1, self.pixels.shape[-1])
-            self.image_tokens = int(self.grid.prod()) // processor.image_processor.merge_size**2
-        self.image_id = self.tokenizer.convert_tokens_to_ids("<|image|>" if self.is_llama else "<|image_pad|>")
+        self.image_id = processor.image_token_id
+        ends = ends_of_answer(processor)
+        self.end = ends[0] if isinstance(ends, list) else ends
 
     def encode(self, has_picture, question, answer):
         """(prompt ids, answer ids with the end token) of one row."""
-        key = (has_picture, question, answer)
-        if key not in self.known:
+        if (has_picture, question) not in self.prompts:
             parts = [{"type": "image"}] * has_picture + [{"type": "text", "text": question}]
             prompt = self.processor.apply_chat_template(
                 [{"role": "user", "content": parts}], add_generation_prompt=True, tokenize=False
             )
-            if not self.is_llama:
-                prompt = prompt.replace("<|image_pad|>", "<|image_pad|>" * self.image_tokens)
-            texts = (prompt, answer + self.tokenizer.eos_token)
-            self.known[key] = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-        return self.known[key]
+            images = [[self.picture]] if has_picture else None  # all are of one size, so any will do
+            ids = self.processor(text=[prompt], images=images, add_special_tokens=False)["input_ids"][0]
+            self.prompts[has_picture, question] = ids
+        if answer not in self.known:
+            self.known[answer] = [*self.tokenizer(answer, add_special_tokens=False)["input_ids"], self.end]
+        return self.prompts[has_picture, question], self.known[answer]
 
     def collate(self, rows):
         """Model inputs and labels of rows (picture index or None, question, answer), padded on the right."""
@@ -79,6 +89,8 @@ class Rows:
             ones = torch.ones(len(pictures), 1, dtype=torch.long)
             return {"pixel_values": pixels, "aspect_ratio_ids": ones, "aspect_ratio_mask": ones[:, :, None],
                     "cross_attention_mask": seen}  # fmt: skip
+        if self.is_phi:
+            return {"pixel_values": pixels, "image_sizes": torch.tensor([pixels.shape[-2:]] * len(pictures))}
         return {"pixel_values": pixels.flatten(0, 1), "image_grid_thw": self.grid.repeat(len(pictures), 1),
                 "mm_token_type_ids": (ids == self.image_id).long()}  # fmt: skip
 
@@ -273,17 +285,17 @@ def pretrain(family, products, pictures, args):
             if parameter.ndim >= 2 and parameter.std() > 1e-4:
                 parameter.mul_(2.5)
     rows = Rows(processor, list(pictures))
-    bridge = model.model.multi_modal_projector if rows.is_llama else model.model.visual.merger
-    heads = AttributeHeads(bridge, model.config.text_config.hidden_size, products)
+    heads = AttributeHeads(model.get_submodule(BRIDGES[family]), model.config.get_text_config().hidden_size, products)
     curriculum = (TalkingCurriculum if family in TALKING else Curriculum)(products, args.seed)
     train(model, heads, rows, curriculum, args.text_steps, 64, f"{family}: text", text_only=True)
-    train(model, heads, rows, curriculum, args.steps, args.batch_size, f"{family}: pictures")
+    steps = args.steps or STEPS.get(family, 3000)
+    train(model, heads, rows, curriculum, steps, args.batch_size, f"{family}: pictures")
     folder = args.out / family
     model.to(torch.bfloat16).save_pretrained(folder)
     processor.save_pretrained(folder)
     scores = {k: round(score, 4) for k, score in measure(model.float(), processor, family in TALKING).items()}
     parameters = sum(p.numel() for p in model.parameters())
-    card = {"family": family, "parameters": parameters, "steps": args.steps, "pictures": len(products),
+    card = {"family": family, "parameters": parameters, "steps": steps, "pictures": len(products),
             "seconds": round(time.perf_counter() - start), "exact match": scores}  # fmt: skip
     (folder / "pretraining.json").write_text(json.dumps(card, indent=2) + "\n")
     print(json.dumps(card, indent=2))
@@ -292,7 +304,7 @@ def pretrain(family, products, pictures, args):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("families", nargs="*", default=FAMILIES, help=f"some of: {', '.join(FAMILIES)}")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, help="for the pictures (default: 3000, for Phi-3-Vision 6000)")
     parser.add_argument("--text-steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--pictures", type=int, default=24_000)

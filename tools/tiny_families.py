@@ -8,6 +8,8 @@ import transformers as hf
 from texts import corpus
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from vlmhelpers.phi3_vision import Phi3VConfig, Phi3VForCausalLM, Phi3VImageProcessor, Phi3VProcessor
+
 SIDE, PATCH = 48, 8
 VOCABULARY = 1024
 
@@ -19,6 +21,9 @@ QWEN_SPECIALS = [
 LLAMA_SPECIALS = [
     "<|begin_of_text|>", "<|end_of_text|>", "<|finetune_right_pad_id|>", "<|start_header_id|>", "<|end_header_id|>",
     "<|eom_id|>", "<|eot_id|>", "<|python_tag|>", "<|image|>",
+]  # fmt: skip
+PHI_SPECIALS = [
+    "<unk>", "<s>", "</s>", "<|endoftext|>", "<|assistant|>", "<|system|>", "<|end|>", "<|user|>", "<|image|>",
 ]  # fmt: skip
 
 # Chat templates that write what the families' own templates write for system, user and assistant turns.
@@ -56,7 +61,16 @@ def build(family, seed=0):
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         for config in (model.config, model.generation_config):  # trainers complain where these differ
             setattr(config, name, getattr(processor.tokenizer, name))
+    model.generation_config.eos_token_id = ends_of_answer(processor)
     return model, processor
+
+
+def ends_of_answer(processor):
+    """The ids that end an answer, the one to train on first: `<|end|>` for Phi-3, which also knows an end of text."""
+    tokenizer = processor.tokenizer
+    ends = ["<|end|>", tokenizer.eos_token] if isinstance(processor, Phi3VProcessor) else [tokenizer.eos_token]
+    ids = tokenizer.convert_tokens_to_ids(ends)
+    return ids if len(ids) > 1 else ids[0]
 
 
 def train_tokenizer(specials, **names):
@@ -150,6 +164,29 @@ def _build_llama():
     return model, processor
 
 
+def _build_phi3():
+    tokenizer = train_tokenizer(PHI_SPECIALS, bos_token="<s>", eos_token="<|endoftext|>", pad_token="<|endoftext|>")
+    ids = tokenizer.convert_tokens_to_ids
+    lines = SIDE // PATCH // 2  # of tokens in a tile
+    image_processor = Phi3VImageProcessor(
+        num_crops=1, size={"height": SIDE, "width": SIDE}, num_img_tokens=lines**2,
+        image_mean=[0.5] * 3, image_std=[0.5] * 3,
+    )  # fmt: skip
+    vision = {  # the last of these layers is in the files of every Phi-3-Vision, and never used
+        "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "image_size": SIDE, "patch_size": PATCH, "projection_dim": 128,
+    }  # fmt: skip
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "factor": 32.0, "short_factor": [1.0] * 16,
+            "long_factor": [round(32 ** (i / 15), 4) for i in range(16)]}  # fmt: skip
+    config = Phi3VConfig(
+        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4,
+        max_position_embeddings=131072, original_max_position_embeddings=4096, rope_parameters=rope,
+        vision_config=vision, image_token_id=ids("<|image|>"), bos_token_id=ids("<s>"),
+        eos_token_id=ids("<|endoftext|>"), pad_token_id=ids("<|endoftext|>"),
+    )  # fmt: skip
+    return Phi3VForCausalLM(config), Phi3VProcessor(image_processor, tokenizer)
+
+
 def _open_gates(model):
     """Fresh gates are zero, which suits a pretrained language model; one trained from nothing needs them open."""
     gates = ("cross_attn_attn_gate", "cross_attn_mlp_gate", "gate_attn", "gate_ffn")
@@ -161,5 +198,10 @@ def _open_gates(model):
                 parameter.mul_(5.0)
 
 
-_BUILDERS = {"llama-3.2-vision": _build_llama, "qwen2.5-vl": _build_qwen25, "qwen3-vl": _build_qwen3}
+_BUILDERS = {
+    "llama-3.2-vision": _build_llama,
+    "qwen2.5-vl": _build_qwen25,
+    "qwen3-vl": _build_qwen3,
+    "phi-3-vision": _build_phi3,
+}
 FAMILIES = tuple(_BUILDERS)
