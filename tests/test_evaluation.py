@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlmhelpers.evaluation import blank_images, compare, evaluate, parse_fields, share, word_shift
+from vlmhelpers.evaluation import (
+    blank_images,
+    compare,
+    evaluate,
+    parse_fields,
+    parsed,
+    price_error,
+    share,
+    word_shift,
+)
 
 GOOD = "Product: Red Hat, Color: Navy, Full Price: $20.00"
 
@@ -84,3 +93,32 @@ def test_words_that_came_and_went_are_counted_once_per_answer():
 def test_words_of_different_prompts_are_not_compared(before, after):
     with pytest.raises(ValueError, match="answers to the same prompts"):
         word_shift(before, after)
+
+
+def test_the_share_of_answers_that_parse(rows_of):
+    dataset = rows_of([("?", GOOD, [])] * 4)
+    answers = [GOOD, "Full Price: 1, Color: Red, Product: x", "Product: x, Color: Red", "A hat."]
+    assert parsed(answers, dataset).value == 0.5
+
+
+def test_price_errors_in_the_currency(rows_of):
+    prices = ["$2,150.00", "100.0", "10", "1 USD"]
+    dataset = rows_of([("?", f"Product: hat, Full Price: {price}", []) for price in prices])
+    answers = ["Full Price: 2150", "Full Price: $90.50", "Product: hat", "Full Price: about a dollar"]
+    error = price_error(answers, dataset)  # errors of 0, 9.5, 10 and 1
+    assert (error.value, error.n) == (5.25, 4) and 0 <= error.low < error.value < error.high <= 10
+    assert str(error).startswith("5.25")
+    assert price_error(["Full Price: 50"] * 4, dataset).value == pytest.approx((49 + 50) / 2)
+    with pytest.raises(ValueError, match="no reference has a number under 'Weight'"):
+        price_error(answers, dataset, field="Weight")
+
+
+def test_the_interval_of_the_price_error_covers_the_true_median(rows_of):
+    """Of errors drawn with a known median, about 95 in 100 intervals hold it."""
+    rng, inside = np.random.default_rng(0), 0
+    dataset = rows_of([("?", "Full Price: 0", [])] * 41)
+    for _ in range(60):
+        answers = [f"Full Price: {value:.3f}" for value in rng.exponential(10, size=41)]
+        error = price_error(answers, dataset, resamples=400)
+        inside += error.low <= 10 * np.log(2) <= error.high
+    assert inside >= 52

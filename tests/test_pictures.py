@@ -7,7 +7,9 @@ import re
 import pytest
 from PIL import Image
 
+from vlmhelpers.crops import show_crops
 from vlmhelpers.evaluation import evaluate, share
+from vlmhelpers.phi3_vision import Phi3VImageProcessor
 from vlmhelpers.pictures import plot_scores, plot_tradeoff, show_rows, thumbnail
 
 
@@ -57,3 +59,14 @@ def test_a_tradeoff_shows_each_point_with_its_intervals():
     assert across.get_segments()[0][:, 0] == pytest.approx([100 * half.low, 100 * half.high])
     assert up.get_segments()[0][:, 1] == pytest.approx([100 * all_of_it.low, 100])
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("learned, %", "kept, %")
+
+
+def test_tiles_are_drawn_where_they_lie():
+    image_processor = Phi3VImageProcessor()
+    figure = show_crops(image_processor, Image.new("RGB", (800, 400), "red"), (1, 4))
+    few, many = figure.axes[0], figure.axes[2]
+    assert "1 x 1 tile\n313 tokens" in few.get_title() and len(few.patches) == 1
+    assert "1 x 2 tiles\n457 tokens" in many.get_title()
+    assert [patch.get_xy() for patch in many.patches] == [(-0.5, -0.5), (335.5, -0.5)]
+    assert many.images[0].get_array().shape[:2] == (336, 672)
+    assert figure._repr_png_().startswith(b"\x89PNG")

@@ -11,6 +11,7 @@ from vlmhelpers.schema import answer_of
 from vlmhelpers.turns import split_thinking
 
 _FIELD = re.compile(r"(?:^|, |\n)([A-Z][\w ]*): (.*?)(?=, [A-Z][\w ]*: |\n|$)")
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 def parse_fields(text):
@@ -74,6 +75,48 @@ def evaluate(answers, dataset):
             by_field.setdefault(key, []).append(found.get(key) == value)
     scores = {"exact match": share(hits)} | {key: share(values) for key, values in by_field.items()}
     return Evaluation(scores, tuple(hits))
+
+
+def parsed(answers, dataset):
+    """The `Score` of answers in which every field of the reference's form can be read, right or wrong."""
+    references = [answer_of({"messages": messages}) for messages in dataset.with_format(None)["messages"]]
+    pairs = zip(answers, references, strict=True)
+    return share([parse_fields(reference).keys() <= parse_fields(answer).keys() for answer, reference in pairs])
+
+
+@dataclass(frozen=True)
+class PriceError:
+    """The median absolute error of prices with its 95% interval, in the prices' currency, and the number of rows."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self):
+        return f"{self.value:,.2f}   [{self.low:,.2f}, {self.high:,.2f}]   n={self.n}"
+
+
+def price_error(answers, dataset, field="Full Price", resamples=2000, seed=0):
+    """The `PriceError` of the number that `answers` give under `field`, over the rows whose reference has one there.
+
+    An answer without a number counts as a price of 0. The interval is the percentile bootstrap of the median (Efron and
+    Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13). Raises ValueError where no reference has a number.
+    """
+    references = [answer_of({"messages": messages}) for messages in dataset.with_format(None)["messages"]]
+    pairs = [(_number(a, field), _number(r, field)) for a, r in zip(answers, references, strict=True)]
+    errors = np.array([abs((found or 0.0) - wanted) for found, wanted in pairs if wanted is not None])
+    if not len(errors):
+        raise ValueError(f"no reference has a number under {field!r}")
+    draws = np.random.default_rng(seed).choice(errors, size=(resamples, len(errors)))
+    low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
+    return PriceError(float(np.median(errors)), float(low), float(high), len(errors))
+
+
+def _number(text, field):
+    """The number under a field of an answer (`$2,150.00` is 2150.0), or None."""
+    found = _NUMBER.search(parse_fields(text).get(field, ""))
+    return float(found[0].replace(",", "")) if found else None
 
 
 @dataclass(frozen=True)
