@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
+from misbehaving_server import GOOD, misbehaving_server
 
 from vlmhelpers import jsonl
 from vlmhelpers.__main__ import main
@@ -115,6 +116,64 @@ def test_jsonl_of_messages_is_written_as_it_was(run, file):
         assert once.read() == twice.read() != ""
 
 
+# Products
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Writes a table.parquet of products with these links or paths."""
+
+    def write(*places):
+        rows = [
+            {"title": f"Scarf {number}", "category3_code": "SCARVES", "full_price": 2150.0, "imageurl": place}
+            for number, place in enumerate(places)
+        ]
+        Dataset.from_list(rows).to_parquet(tmp_path / "table.parquet")
+        (tmp_path / "bag.png").write_bytes(GOOD)
+        return "products", "-i", "table.parquet", "-o", "out.jsonl", "--cache-dir", "cache/pictures"
+
+    return write
+
+
+def test_products_with_paths_become_jsonl(run, table, tmp_path):
+    code, printed, errors = run(*table("bag.png"), "--instruction", "Price?", "--response", "{title}: {full_price}")
+    assert (code, errors) == (0, [])
+    assert printed == ("1 rows read: 1 with an answer and a picture\n1 rows -> out.jsonl, image paths start at .\n")
+    assert json.loads((tmp_path / "out.jsonl").read_text()) == {
+        "messages": [
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Price?"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "Scarf 0: 2150.0"}]},
+        ],
+        "images": ["bag.png"],
+    }
+
+
+@pytest.mark.parametrize("also", [[], ["bag.png"]])
+def test_paths_of_downloaded_pictures_start_where_it_says(run, table, tmp_path, also):
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "bag.png").write_bytes(GOOD)
+    with misbehaving_server() as server:
+        arguments = [*table(f"{server.url}/good", *also), "--image-root", "root", "--private-hosts", "127.0.0.1"]
+        code, printed, _ = run(*arguments)
+    root = tmp_path if also else tmp_path / "cache" / "pictures"
+    assert code == 0 and printed.splitlines()[1] == f"{1 + len(also)} rows -> out.jsonl, image paths start at {root}"
+    images = read_jsonl("out.jsonl", image_root=root)["images"]
+    assert [image.size for row in images for image in row] == [(32, 24)] * (1 + len(also))
+
+
+def test_products_without_a_picture_are_bad_rows(run, table, tmp_path):
+    code, printed, errors = run(*table("bag.png", "N.A."))
+    assert (code, errors[0]) == (
+        1,
+        "table.parquet, row 2: neither a URL nor a file: 'N.A.' -> put the file there or correct the path",
+    )
+    assert not (tmp_path / "out.jsonl").exists()
+    assert run(*table("bag.png", "N.A."), "--rejected", "bad.csv")[0] == 0
+    with open("bad.csv", encoding="utf-8-sig", newline="") as saved:
+        (row,) = csv.DictReader(saved)
+    assert (row["source_row"], row["title"], row["full_price"]) == ("2", "Scarf 1", "2150.0")
+
+
 # Bad rows
 
 
@@ -192,6 +251,9 @@ def test_without_a_good_row_the_output_is_not_written(run, file, tmp_path):
         (["jsonl", "-i", "input.json", "-o", "o.jsonl", "--image-root", "gone"], "there is no folder gone"),
         (["csv", "-i", "input.json", "-o", "output.jsonl"], "input.json, header: "),
         (["check", "gone.jsonl"], "gone.jsonl"),
+        (["check", "gone.parquet"], "gone.parquet"),
+        (["products", "-i", "input.json", "-o", "output.jsonl"], "input.json is no .csv or .parquet file"),
+        (["products", "-i", "gone.csv", "-o", "output.jsonl"], "gone.csv"),
     ],
 )
 def test_an_error_is_one_line_and_exit_code_2(run, file, tmp_path, arguments, message):
@@ -249,6 +311,13 @@ def test_the_doctor_takes_the_reader_that_fits(run, data, tmp_path, name, conten
     code, printed, errors = run("check", name, "--image-root", data / "images")
     assert code == 0 and not errors
     assert " kept, 0 rejected" in printed
+
+
+def test_the_doctor_looks_at_a_table_of_products(run, table, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    table("bag.png", "N.A.")
+    code, printed, _ = run("check", "table.parquet")
+    assert code == 1 and "2 rows read: 1 kept, 1 rejected" in printed and "'N.A.'" in printed
 
 
 def test_the_doctor_says_what_it_rejects_and_saves_it(run, data):

@@ -13,11 +13,18 @@ _FIELDS = {  # the reader's arguments that name fields
     "alpaca": ["instruction_field", "input_field", "output_field"],
     "csv": ["image_field", "text_field", "response_field"],
     "jsonl": ["image_field", "text_field", "response_field"],
+    "products": ["image_field"],
+}
+_OF_PRODUCTS = {  # arguments of read_products: what they are, in the help
+    "cache_dir": ("FOLDER", "where downloaded pictures are kept (default: in the user's cache)"),
+    "instruction": ("TEXT", "what the user asks in every row"),
+    "response": ("TEMPLATE", "the answer, with columns in braces, like 'Product: {title}'"),
 }
 _HELP = {
     "alpaca": "convert Alpaca JSON or JSONL to JSONL of messages",
     "csv": "convert a CSV of image paths, questions and answers to JSONL of messages",
     "jsonl": "convert JSONL of image paths, questions and answers to JSONL of messages",
+    "products": "convert a CSV or parquet table of products to JSONL of messages, and download their pictures",
 }
 
 
@@ -40,7 +47,7 @@ def _parser():
     for name, text in _HELP.items():
         _add_converter(commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}."), name)
     check = commands.add_parser("check", help="look at every row and picture of a file, and say what is wrong")
-    check.add_argument("file", help="CSV, JSON or JSONL")
+    check.add_argument("file", help="CSV, JSON, JSONL, or parquet of products")
     check.add_argument("--image-root", metavar="FOLDER", help="where image paths start (default: the file's folder)")
     check.add_argument("--rejected", metavar="FILE", help="save the rejected rows to this CSV")
     check.set_defaults(run=_check)
@@ -55,6 +62,10 @@ def _add_converter(command, name):
         command.add_argument("--image-root", metavar="FOLDER", help="where image paths start (default: input's folder)")
     for field in _FIELDS[name]:
         command.add_argument(f"--{field.replace('_', '-')}", metavar="NAME")
+    if name == "products":
+        for option, (value, text) in _OF_PRODUCTS.items():
+            command.add_argument(f"--{option.replace('_', '-')}", metavar=value, help=text)
+        command.add_argument("--private-hosts", nargs="+", metavar="HOST", help="hosts allowed in a private network")
     command.set_defaults(run=_convert, reader=name)
 
 
@@ -62,7 +73,8 @@ def _convert(options):
     import vlmhelpers
 
     _refuse_same_files(options)
-    given = {name: getattr(options, name, None) for name in ["image_root", *_FIELDS[options.reader]]}
+    names = ["image_root", "private_hosts", *_FIELDS[options.reader], *_OF_PRODUCTS]
+    given = {name: getattr(options, name, None) for name in names}
     read = getattr(vlmhelpers, f"read_{options.reader}")
     report = _report(read(options.input, **{name: value for name, value in given.items() if value is not None}))
     if report.rejected and not options.rejected:
@@ -75,9 +87,23 @@ def _convert(options):
     if not len(report.dataset):
         print(f"{options.input} has no row that can be used. Nothing was written.", file=sys.stderr)
         return 1
-    vlmhelpers.write_jsonl(report.dataset, options.output, given["image_root"] or Path(options.input).parent)
-    print(f"{len(report.dataset)} rows -> {options.output}")
+    root = given["image_root"] or Path(options.input).parent
+    if options.reader == "products":
+        root = _root_of_pictures(report.dataset, root)
+    vlmhelpers.write_jsonl(report.dataset, options.output, root)
+    where = f", image paths start at {root}" if options.reader == "products" else ""
+    print(f"{len(report.dataset)} rows -> {options.output}{where}")
     return 0
+
+
+def _root_of_pictures(dataset, root):
+    """`root` where all pictures lie inside it, else the deepest folder that holds them all, such as the cache."""
+    from vlmhelpers.rows import ImageRoot, stream_plain_rows
+
+    paths = [image["path"] for row in stream_plain_rows(dataset, ["images"], "checking") for image in row["images"]]
+    if os.path.isdir(root) and all(map(ImageRoot(root).relative, paths)):
+        return root
+    return os.path.commonpath([os.path.dirname(path) for path in paths])
 
 
 def _refuse_same_files(options):
@@ -124,11 +150,12 @@ def _check(options):
 
 def _read_any(path, image_root):
     """The file's Dataset, by the reader that fits its first object."""
-    from vlmhelpers import read_alpaca, read_csv, read_jsonl
+    from vlmhelpers import read_alpaca, read_csv, read_jsonl, read_products
     from vlmhelpers.jsonfile import read_objects
 
-    if Path(path).suffix.lower() == ".csv":
-        return read_csv(path, image_root)
+    suffix = Path(path).suffix.lower()
+    if suffix in (".csv", ".parquet"):
+        return (read_csv if suffix == ".csv" else read_products)(path, image_root)
     first = next((record.value for record in read_objects(path) if isinstance(record.value, dict)), {})
     if {"instruction", "output"} <= first.keys() and not {"messages", "image", "images"} & first.keys():
         return read_alpaca(path)

@@ -142,12 +142,13 @@ def split_problem(text):
 def rows_to_dataset(rows, columns, source):
     """Writes finished rows to a file, a batch at a time, and returns them as a memory-mapped Dataset.
 
-    `columns` are the names that each row has besides the schema's and the reader's, all strings; `source`
-    is named in messages. The file lives as long as the process: which file a link leads to can change while
-    the source stays the same, so nothing is cached from one call to the next. Raises ValueError when there are
-    no rows.
+    `columns` is what each row has besides the schema's and the reader's: a dict of names and their features, or
+    names alone, all of strings. `source` is named in messages. The file lives as long as the process: which file
+    a link leads to can change while the source stays the same, so nothing is cached from one call to the next.
+    Raises ValueError when there are no rows.
     """
-    features = Features({**FEATURES, **READER_FEATURES, **{name: Value("string") for name in columns}})
+    types = columns if isinstance(columns, dict) else dict.fromkeys(columns, Value("string"))
+    features = Features({**FEATURES, **READER_FEATURES, **types})
     rows = iter(tqdm(rows, desc=f"reading {Path(source).name}", unit=" rows", delay=1))
     dataset = batches_to_dataset(iter(lambda: list(itertools.islice(rows, _ROWS_PER_BATCH)), []), features)
     if not len(dataset):

@@ -1,0 +1,62 @@
+"""A folder of pictures on the web of this machine alone, so that what downloads them can be run without a network."""
+
+import os
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+
+def serve_folder(folder):
+    """Serves the files of a folder over HTTP on 127.0.0.1, from a thread of this process, until it is closed.
+
+    Returns a `FolderServer`: its `url` is "http://127.0.0.1:PORT", `close()` ends it, and `with` closes it too. No
+    folder is listed, and no file outside of `folder` is served, not even through a link. Raises NotADirectoryError
+    where there is no such folder.
+    """
+    if not os.path.isdir(folder):
+        raise NotADirectoryError(f"there is no folder {folder} to serve. Pass the one that holds the pictures.")
+    return FolderServer(os.path.realpath(folder))
+
+
+class FolderServer:
+    """A running server, made by `serve_folder`."""
+
+    def __init__(self, folder):
+        self._server = _Server(("127.0.0.1", 0), partial(_Handler, directory=folder))
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        Thread(target=partial(self._server.serve_forever, poll_interval=0.05), daemon=True).start()
+
+    def close(self):
+        """Ends the server; a second call does nothing."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def __repr__(self):
+        return f"FolderServer({self.url!r})"
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address):
+        """Says nothing of a client that hangs up."""
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    def translate_path(self, path):
+        """The file that is asked for; for all that is none, or lies outside, a name that does not exist."""
+        try:
+            found = os.path.realpath(super().translate_path(path))
+        except ValueError:  # a NUL in the name
+            return ""
+        inside = found.startswith(os.path.join(self.directory, ""))
+        return found if inside and os.path.isfile(found) else ""
+
+    def log_message(self, *_):
+        """Quiet: a notebook shows what is written to stderr."""
