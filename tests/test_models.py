@@ -13,6 +13,7 @@ PUBLISHED = {
     "llama-3.2-vision": "meta-llama/Llama-3.2-11B-Vision-Instruct",
     "qwen2.5-vl": "unsloth/Qwen2.5-VL-7B-Instruct-bnb-4bit",
     "qwen3-vl": "Qwen/Qwen3-VL-2B-Thinking",
+    "phi-3-vision": "microsoft/Phi-3.5-vision-instruct",
 }
 
 
@@ -87,6 +88,21 @@ def test_the_pixel_cap_takes_effect(family):
         grid = processor.image_processor([photo], return_tensors="pt")["image_grid_thw"]
         tokens.append(int(grid.prod()) // 4)
     assert tokens[0] <= 9 and tokens[1] <= 4 and tokens[1] < tokens[0]
+
+
+def test_the_pixel_cap_of_phi_counts_tiles():
+    photo = Image.new("RGB", (640, 640))
+    for tiles, tokens in ((1, 25), (4, 55), (16, 169)):
+        _, processor = load_model(tiny_model("phi-3-vision"), bits=None, max_pixels=tiles * 48**2 + 100)
+        assert processor(images=photo, text="<|image_1|>")["input_ids"][0].count(processor.image_token_id) == tokens
+    with pytest.raises(ValueError, match="max_pixels=2000 is less than one tile of Phi-3-Vision: 2304 pixels"):
+        load_model(tiny_model("phi-3-vision"), bits=None, max_pixels=2000)
+
+
+def test_both_published_names_of_phi_are_known():
+    for name in ("microsoft/Phi-3-vision-128k-instruct", "microsoft/Phi-3.5-vision-instruct"):
+        assert models.family_of(name) == "phi-3-vision"
+    assert models.family_of("microsoft/Phi-3-mini-4k-instruct") is None
 
 
 def test_llama_has_no_pixel_cap():

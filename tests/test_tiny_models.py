@@ -13,6 +13,7 @@ CLASSES = {
     "llama-3.2-vision": ("MllamaForConditionalGeneration", "MllamaProcessor", "MllamaImageProcessor"),
     "qwen2.5-vl": ("Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLProcessor", "Qwen2VLImageProcessor"),
     "qwen3-vl": ("Qwen3VLForConditionalGeneration", "Qwen3VLProcessor", "Qwen2VLImageProcessor"),
+    "phi-3-vision": ("Phi3VForCausalLM", "Phi3VProcessor", "Phi3VImageProcessor"),
 }
 
 

@@ -22,7 +22,7 @@ from vlmhelpers.records import read_records
 ROOT = Path(__file__).resolve().parent.parent
 START, END = "<!-- results:start -->", "<!-- results:end -->"
 EMPTY = f"# Notebooks\n\n{START}\n{END}\n"
-UNITS = {"percent": "%", "seconds": "s", "minutes": "min", "mb": "MB", "gb": "GB", "points": "points"}
+UNITS = {"percent": "%", "seconds": "s", "minutes": "min", "mb": "MB", "gb": "GB", "points": "points", "dollars": "$"}
 
 
 def find_notebooks(folder):

@@ -41,12 +41,14 @@ def show_versions():
 
 
 def quiet():
-    """Silence what libraries say to each other: warnings of coming changes, torch's note on enums, loading bars.
+    """Silence what libraries say to each other: coming changes, torch's note on enums, missing extras, loading bars.
 
     Everything that a reader could act on still shows. Call it before torch, peft or trl are imported.
     """
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+    # A faster 4-bit kernel for some CPUs, which would come from the hub and passes no gradients on.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()

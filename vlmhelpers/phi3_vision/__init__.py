@@ -8,6 +8,7 @@ answers of the model; `tests/test_phi3_vision_reference.py` compares with the an
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -18,10 +19,11 @@ from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
 from vlmhelpers.phi3_vision.configuration import Phi3VConfig
 from vlmhelpers.phi3_vision.image_processing import Phi3VImageProcessor
-from vlmhelpers.phi3_vision.modeling import Phi3VForCausalLM
+from vlmhelpers.phi3_vision.modeling import Phi3VForCausalLM, Phi3VModel
 from vlmhelpers.phi3_vision.processing import Phi3VProcessor
 
 AutoConfig.register(Phi3VConfig.model_type, Phi3VConfig)
+AutoModel.register(Phi3VConfig, Phi3VModel)
 AutoModelForImageTextToText.register(Phi3VConfig, Phi3VForCausalLM)
 AutoModelForCausalLM.register(Phi3VConfig, Phi3VForCausalLM)
 AutoImageProcessor.register(
@@ -33,4 +35,4 @@ AutoTokenizer.register(Phi3VConfig, fast_tokenizer_class=PreTrainedTokenizerFast
 # those of tokenizer.json, and so drops the blank token that this model expects after a control token.
 TOKENIZER_MAPPING_NAMES[Phi3VConfig.model_type] = "PreTrainedTokenizerFast"
 
-__all__ = ["Phi3VConfig", "Phi3VForCausalLM", "Phi3VImageProcessor", "Phi3VProcessor"]
+__all__ = ["Phi3VConfig", "Phi3VForCausalLM", "Phi3VImageProcessor", "Phi3VModel", "Phi3VProcessor"]

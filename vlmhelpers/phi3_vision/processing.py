@@ -60,7 +60,8 @@ class Phi3VProcessor(ProcessorMixin):
         """A BatchFeature of n texts and their images.
 
         text: one text or a list. In each, `<|image_1|>`, `<|image_2|>`, ... stand for its own images, counted from 1.
-        images: the images of all texts in order, flat or a list per text. num_crops: see `Phi3VImageProcessor`.
+        images: the images of all texts in order, flat or a list per text: PIL, arrays, paths or URLs.
+        num_crops: see `Phi3VImageProcessor`.
         add_special_tokens: begin each text with `<s>`, unless it does already. One follows every image in any case.
 
         `input_ids`, `attention_mask`: n lists, or (n, tokens) with `return_tensors="pt"`. `pixel_values` and
@@ -73,7 +74,8 @@ class Phi3VProcessor(ProcessorMixin):
             return self._images(images, num_crops, return_tensors)
         texts = [text] if isinstance(text, str) else list(text)
         wanted = [[int(number) for number in _PLACEHOLDER.findall(text)] for text in texts]
-        shown = _in_order(wanted, make_flat_list_of_images(images) if _any(images) else [])
+        images = make_flat_list_of_images(self.image_processor.fetch_images(images)) if _any(images) else []
+        shown = _in_order(wanted, images)
         pixels = self.image_processor(shown, num_crops=num_crops) if shown else {}
         counts = iter(pixels.pop("num_img_tokens", []))
         ids = [self._ids(text, counts, add_special_tokens) for text in texts]

@@ -1,0 +1,38 @@
+"""Notebook 03 runs from the first to the last cell, and measures what it claims."""
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def records(records_of):
+    return records_of("03_phi3_burberry")
+
+
+def test_rows_whose_picture_failed_are_left_out_and_counted(records):
+    assert (records["rows_read"], records["rows_kept"]) == (570, 560)
+    assert records["test_rows"] == 200
+
+
+def test_titles_and_categories_are_read_from_the_picture(records):
+    for name in ("title", "category"):
+        assert records[f"base_{name}_percent"] <= 5
+        assert records[f"tuned_{name}_percent"] >= 90
+    assert records["blank_title_percent"] <= 10 and records["blank_category_percent"] <= 40
+    assert records["parsed_percent"] >= 95
+
+
+def test_prices_are_better_than_the_median_price(records):
+    assert records["price_error_dollars"] <= records["price_error_without_looking_dollars"] / 2
+
+
+def test_tokens_are_those_of_the_published_model(records):
+    assert records["tokens_of_1_4_16_crops"] == [313, 757, 2509]
+
+
+def test_the_guides_adapters_miss_the_language_model_and_its_labels_are_padding(records):
+    assert records["guide_language_parameters_trained"] == 0
+    assert records["guide_padding_trained_percent"] > 80
+
+
+def test_the_saved_adapter_answers_as_before(records):
+    assert records["same_answers_after_loading_percent"] == 100
