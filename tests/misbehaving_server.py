@@ -190,6 +190,13 @@ def _garbage(handler):
     handler.wfile.write(b"\x00\xff\xfe hello\r\n\r\n")
 
 
+def _scans(handler):
+    """A JPEG that goes on refining its picture, for a second or so; it would be hours in 25 MB."""
+    jpeg = picture_bytes((1000, 1000), image_format="JPEG", progressive=True).removesuffix(b"\xff\xd9")
+    scan = b"\xff\xda" + jpeg.rpartition(b"\xff\xda")[2]
+    handler.answer(jpeg + scan * 1000 + b"\xff\xd9")
+
+
 def _to(handler):
     """/to?URL redirects to that URL."""
     handler.answer(b"", 302, Location=unquote(handler.path.partition("?")[2]))
@@ -234,11 +241,14 @@ _ANSWERS = {
     "text": lambda handler: handler.answer(b"Sorry, sold out", kind="image/png"),
     "empty": lambda handler: handler.answer(b""),
     "pixels": lambda handler: handler.answer(picture_bytes((10_000, 10_000), 0, mode="1")),
+    "scans": _scans,
+    "progressive": lambda handler: handler.answer(picture_bytes(image_format="JPEG", progressive=True)),
     "gzip": lambda handler: handler.answer(gzip.compress(GOOD), Content_Encoding="gzip"),
     "gzipbomb": lambda handler: handler.answer(gzip.compress(bytes(50_000_000)), Content_Encoding="gzip"),
     "nogzip": lambda handler: handler.answer(GOOD, Content_Encoding="gzip"),
     "lengths": lambda handler: handler.answer(Content_Length="7"),
     "to": _to,
+    "letters": lambda handler: handler.answer(b"", 302, Location="/good/\u00fc".encode().decode("latin-1")),
     "loop": lambda handler: handler.answer(b"", 302, Location=handler.path),
     "nowhere": lambda handler: handler.answer(b"", 302),
     "cookie": lambda handler: handler.answer(Set_Cookie="who=me; Path=/"),

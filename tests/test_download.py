@@ -80,7 +80,7 @@ def test_a_picture_is_stored_under_the_suffix_of_its_format(get, cache):
     assert os.listdir(cache) == [os.path.basename(path)] and path.endswith(".png")
     assert os.path.isabs(path) and open(path, "rb").read() == GOOD
     assert requests == 1
-    assert get("jpeg/bag.png")[0].endswith(".jpg")
+    assert get("jpeg/bag.png")[0].endswith(".jpg") and get("progressive")[0].endswith(".jpg")
 
 
 @pytest.mark.parametrize("path", ["octet", "chunked", "untilclosed", "gzip", "good?a=1&b=%20c d", "good/\u00fcber.png"])
@@ -133,6 +133,7 @@ def test_connections_are_used_again(server, cache):
         ("empty", "empty file: 0 bytes"),
         ("cut", "truncated or damaged image: "),
         ("pixels", "too many pixels: "),
+        ("scans", "too slow to decode: a JPEG of more than 500 scans"),
         ("huge", "download too large: over 1,000,000 bytes"),
         ("headers", "download too large: over 1,000,000 bytes"),
         ("endless", "download too large: over 1,000,000 bytes"),
@@ -164,6 +165,15 @@ def test_what_may_pass_is_tried_again_as_often_as_allowed(get, cache, path, reas
     result, requests = get(path, attempts=3, total_timeout=3)
     assert isinstance(result, tuple) and result[0].startswith(reason) and result[1]
     assert requests == 3 and not os.listdir(cache)
+
+
+def test_a_reason_holds_nothing_that_a_terminal_obeys(get):
+    assert get("garbage")[0][0].isprintable()
+
+
+def test_the_limit_of_pixels_is_a_rule(get):
+    assert get("good", max_pixels=32 * 24 - 1)[0][0].startswith("too many pixels: ")
+    assert isinstance(get("good", max_pixels=32 * 24)[0], str)
 
 
 @pytest.mark.parametrize("path", ["flaky", "resetonce", "shortonce", "busyodd"])
@@ -234,6 +244,7 @@ def test_line_breaks_in_a_url_add_no_header(server, cache):
 def test_redirects_are_followed_to_a_limit(get, server):
     assert isinstance(get("to?/good/here")[0], str)
     assert isinstance(get(f"to?{server.url}/to?/good/there")[0], str)
+    assert isinstance(get("letters")[0], str) and server.requests["/good/%C3%BC"] == 1
     result, requests = get("loop", max_redirects=3)
     assert result[0] == "redirected too often: over 3 times" and requests == 4
 
@@ -254,12 +265,13 @@ def test_redirects_are_followed_to_a_limit(get, server):
         ("http://me:secret@127.0.0.1:{port}/good", "password in the URL"),
         ("file:///etc/hostname", "not a URL"),
         ("ftp://127.0.0.1/good", "not a URL"),
+        ("http://[::1", "redirected to no URL"),
     ],
 )
 def test_a_redirect_may_not_lead_where_a_url_may_not(get, server, target, reason):
     result, _ = get("to?" + target.format(port=server.server_port))
-    assert result[0].startswith(reason) and result[1]
-    assert server.requests["/good"] == 0
+    assert result[0].startswith(reason) and "redirect" in result[0] and result[1]
+    assert server.requests["/good"] == 0 and server.requests.total() == 1
 
 
 def test_without_leave_no_private_host_is_asked(server, cache):
@@ -465,6 +477,37 @@ def test_drafts_of_killed_runs_are_no_pictures_and_vanish_when_old(get, cache):
     assert sorted(os.listdir(cache)) == sorted([os.path.basename(path), young.name])
 
 
+def test_files_of_other_programs_in_the_folder_stay(get, cache):
+    cache.mkdir()
+    film, folder = cache / "film.mkv.part", cache / "folder.part"
+    film.write_bytes(b"half")
+    folder.mkdir()
+    for path in (film, folder):
+        os.utime(path, (0, 0))
+    assert isinstance(get("good")[0], str)
+    assert film.read_bytes() == b"half" and folder.is_dir()
+
+
+def test_a_pipe_or_a_folder_under_the_name_of_a_picture_is_not_opened(get, server, cache, monkeypatch):
+    url, (path, _) = f"{server.url}/good", get("good")
+    os.unlink(path)
+    os.mkfifo(path)
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("opened"))
+    (result,) = cached_images([url], cache).values()
+    monkeypatch.undo()
+    assert isinstance(result, tuple)
+    assert get("good") == (path, 2) and is_whole(path)
+    os.unlink(path)
+    os.mkdir(path.replace(".png", ".jpg"))
+    assert get("good") == (path, 3)
+
+
+def test_without_anything_to_download_no_folder_is_made(cache):
+    assert download_images([], cache) == {}
+    cached_images(["http://shop.example/a"], cache)
+    assert not cache.exists()
+
+
 def test_the_cache_lies_in_the_users_cache(server, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     (path,) = download_images([f"{server.url}/good"], **RULES).values()
@@ -563,8 +606,9 @@ def test_two_downloads_at_once_do_not_disturb_each_other(server, cache):
 
 
 def test_after_an_interruption_nothing_is_stored(server, cache, monkeypatch):
+    cache.mkdir()
     crew = download._Crew([f"{server.url}/good"], picturecache.PictureCache(cache), Rules(**RULES))
     decode = download.open_image
-    monkeypatch.setattr(download, "open_image", lambda body: crew.stop.set() or decode(body))
+    monkeypatch.setattr(download, "open_image", lambda *picture: crew.stop.set() or decode(*picture))
     crew.work()
     assert crew.done.empty() and not os.listdir(cache)

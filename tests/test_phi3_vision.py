@@ -375,7 +375,8 @@ def test_published_files_load_as_they_are_and_run_no_code(published, monkeypatch
     tokenizer = AutoTokenizer.from_pretrained(folder)
     text = prompt("What is shown in this image?")
     assert tokenizer(text)["input_ids"] == processor(text=text)["input_ids"][0]
-    assert AutoProcessor.from_pretrained(folder, num_crops=7).image_processor.num_crops == 7
+    finer = AutoProcessor.from_pretrained(folder, num_crops=7)
+    assert finer.image_processor.num_crops == 7 and "num_crops" not in finer.tokenizer.init_kwargs
     for auto in (AutoModelForImageTextToText, AutoModelForCausalLM):
         model = auto.from_pretrained(folder)
         assert isinstance(model, Phi3VForCausalLM) and model.config._attn_implementation == "sdpa"

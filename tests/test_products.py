@@ -127,6 +127,7 @@ def test_rows_keep_their_order_and_a_taken_name_gets_an_underscore(folder):
         ({"imageurl": "ftp://h/scarf.png"}, "not a local file: 'ftp://h/scarf.png'"),
         ({"imageurl": "http:/h/scarf.png"}, "not a URL: 'http:/h/scarf.png'"),
         ({"imageurl": "https://"}, "not a URL: 'https://'"),
+        ({"imageurl": "//shop.example/a.png"}, "neither a URL nor a file: '//shop.example/a.png'"),
         ({"imageurl": "a\0b"}, "NUL character in the image path"),
         ({"imageurl": "."}, "not a file: "),
     ],
@@ -194,6 +195,10 @@ def test_each_link_of_a_sound_row_is_asked_for_once_and_later_taken_from_the_cac
 def test_pictures_that_are_in_the_cache_need_no_leave_and_no_network(read, server):
     read(scarf(imageurl=f"{server.url}/good"), **LOCAL)
     assert reasons(read(scarf(imageurl=f"{server.url}/good"))) == [""] and server.requests.total() == 1
+
+
+def test_pictures_from_paths_alone_need_no_cache(read, folder):
+    assert reasons(read(scarf())) == [""] and not (folder / "cache").exists()
 
 
 def test_a_private_host_is_not_asked_without_leave(read, server):
@@ -297,6 +302,35 @@ def test_missing_columns_are_named_with_what_to_pass(folder):
 def test_a_response_with_more_than_names_of_columns_is_an_error(read, response):
     with pytest.raises(ValueError, match="^response: "):
         read(scarf(), response=response)
+
+
+@pytest.mark.parametrize("name", ["instruction", "response"])
+@pytest.mark.parametrize("text", ["", " \n", None])
+def test_an_empty_question_or_answer_is_an_error(read, name, text):
+    with pytest.raises(ValueError, match=f"^{name}: "):
+        read(scarf(), **{name: text})
+
+
+@pytest.mark.parametrize("value", [5, ["scarf.png"], b"scarf.png", {"bytes": b"", "path": "scarf.png"}])
+def test_a_column_of_pictures_that_holds_no_text_is_an_error(value):
+    with pytest.raises(ValueError, match="image_field='imageurl' holds no text"):
+        read_products(Dataset.from_list([scarf(imageurl=value)]))
+
+
+def test_a_column_that_would_take_the_place_of_another_is_an_error():
+    with pytest.raises(ValueError, match="'row' would be kept as 'row_', which is there"):
+        read_products(Dataset.from_list([scarf(row=1, row_=2)]))
+
+
+def test_a_column_named_twice_is_an_error_that_names_it(folder):
+    pq.write_table(table_of(scarf()).append_column("title", pa.array(["Bag"])), folder / "twice.parquet")
+    with pytest.raises(ValueError, match="twice.parquet has two columns named 'title'"):
+        read_products(folder / "twice.parquet")
+
+
+def test_a_column_of_mixed_types_is_an_error_that_names_it():
+    with pytest.raises(ValueError, match=r"the DataFrame cannot be read: .*column full_price.* one plain type"):
+        read_products(pd.DataFrame([scarf(), scarf(full_price="N.A.")]))
 
 
 def test_several_splits_are_an_error_that_names_them():

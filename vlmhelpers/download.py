@@ -14,6 +14,7 @@ from vlmhelpers.picturecache import PictureCache
 from vlmhelpers.politeness import Hosts, Stopped
 from vlmhelpers.unusable import UnusableImage
 
+_SCANS = 500  # progressive JPEGs have about ten
 _RANDOM = random.Random()  # its own, so that a notebook's seed gives what it gave without a download
 
 
@@ -38,6 +39,7 @@ def download_images(urls, cache_dir=None, **rules):
         results = {url: cache.find(url) for url in dict.fromkeys(urls)}
         missing = [url for url, path in results.items() if path is None]
         if missing:
+            cache.make_folder()
             results.update(_download(missing, cache, rules))
     return results
 
@@ -95,12 +97,24 @@ class _Crew:
         """The path of the stored picture, or the (reason, remedy) pair."""
         try:
             body = _Fetch(self, url).body()
-            image_format = open_image(body).format
+            _check_scans(body)
+            image_format = open_image(body, self.rules.max_pixels).format
         except (FetchError, UnusableImage) as error:
-            return " ".join(error.reason.split()), error.remedy
+            return _one_line(error.reason), error.remedy
         if self.stop.is_set():  # Pillow may be lenient again
             raise Stopped
         return self.cache.store(url, body, image_format)
+
+
+def _check_scans(body):
+    """Raises UnusableImage for a JPEG that would be decoded for hours: each of its scans is a pass over all pixels."""
+    if body.startswith(b"\xff\xd8") and body.count(b"\xff\xda") > _SCANS:
+        raise UnusableImage(f"too slow to decode: a JPEG of more than {_SCANS} scans", "save it again as JPEG or PNG")
+
+
+def _one_line(text):
+    """`text` without what a server may have put in to confuse a terminal or a table."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 class _Fetch:
@@ -124,8 +138,12 @@ class _Fetch:
         """The body at the URL, or where it is redirected to."""
         url = self.url
         for _ in range(self.rules.max_redirects + 1):
-            with self.crew.hosts.turn(host_of(url)):
-                body, target = self._timed_get(url)
+            try:
+                with self.crew.hosts.turn(host_of(url)):
+                    body, target = self._timed_get(url)
+            except FetchError as error:
+                error.reason += ", after a redirect" if url != self.url else ""
+                raise
             if target is None:
                 return body
             url = target

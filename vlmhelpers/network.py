@@ -3,6 +3,7 @@
 import http.client
 import re
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urljoin
 
@@ -11,6 +12,7 @@ import urllib3
 
 from vlmhelpers import __version__
 from vlmhelpers.connections import LATER, FetchError, make_pools, start_clock, too_large
+from vlmhelpers.images import MAX_PIXELS
 
 _HEADERS = {
     "User-Agent": f"vlmhelpers/{__version__} (fetches pictures for a training set)",
@@ -32,6 +34,7 @@ class Rules:
     read_timeout: float = 15  # without a byte
     total_timeout: float = 60  # of one picture, over all its requests; waiting between them does not count
     max_bytes: int = 25_000_000  # of one picture, both as sent and as decoded
+    max_pixels: int = MAX_PIXELS  # of one picture
     max_redirects: int = 5
     attempts: int = 4
     backoff: float = 0.5  # before the second attempt, about; it doubles with each
@@ -96,7 +99,7 @@ class Web:
         response = self._pools.urlopen("GET", url, preload_content=False, **options)
         try:
             if location := response.get_redirect_location():
-                return None, urljoin(url, location)
+                return None, _target(url, location)
             if response.status != 200:
                 raise self._refusal(response)
             return self._read(response), None
@@ -125,6 +128,16 @@ class Web:
             if len(body) > self._rules.max_bytes:
                 raise too_large(self._rules)
         return bytes(body)
+
+
+def _target(url, location):
+    """The URL that a Location header names. Letters beyond ASCII were read as Latin-1; most servers write UTF-8."""
+    with suppress(UnicodeError):
+        location = location.encode("latin-1").decode("utf-8")
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        raise FetchError(f"redirected to no URL: {location[:80]!r}", "correct the URL") from None
 
 
 def _seconds(retry_after, longest):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import time
 import uuid
 from contextlib import suppress
@@ -12,7 +13,7 @@ from PIL import Image
 from vlmhelpers.unusable import FORMATS
 
 _SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif", "JPEG2000": "jp2"}  # the others are named like their format
-_DRAFT = ".part"
+_DRAFT = re.compile(r"[0-9a-f]{32}-[0-9a-f]+\.part")  # other programs end their drafts like this, too
 _OLD_DRAFT = 3600  # seconds after which no process is still writing it
 
 
@@ -22,17 +23,20 @@ def default_cache():
 
 
 class PictureCache:
-    """The pictures in `folder` (default: default_cache()), which is made; drafts of killed runs are removed."""
+    """The pictures in `folder` (default: default_cache()), which need not exist; drafts of killed runs are removed."""
 
     def __init__(self, folder=None):
         self.folder = os.path.realpath(default_cache() if folder is None else folder)
-        os.makedirs(self.folder, exist_ok=True)
         self._files = {}
-        for entry in os.scandir(self.folder):
-            if entry.name.endswith(_DRAFT):
+        for entry in os.scandir(self.folder) if os.path.exists(self.folder) else ():
+            if _DRAFT.fullmatch(entry.name):
                 _remove_old(entry)
-            else:
+            elif entry.is_file():  # opening a pipe would wait for ever
                 self._files[entry.name.partition(".")[0]] = entry.path
+
+    def make_folder(self):
+        """Makes the folder, if need be. Raises OSError."""
+        os.makedirs(self.folder, exist_ok=True)
 
     def find(self, url):
         """The path of the URL's picture, or None. A file that no longer begins as a picture is removed."""
@@ -47,7 +51,7 @@ class PictureCache:
         """Writes the encoded picture of a URL and returns its path. Raises OSError."""
         suffix = _SUFFIXES.get(image_format, image_format.lower())
         path = os.path.join(self.folder, f"{_key(url)}.{suffix}")
-        draft = os.path.join(self.folder, f"{_key(url)}-{uuid.uuid4().hex[:8]}{_DRAFT}")
+        draft = os.path.join(self.folder, f"{_key(url)}-{uuid.uuid4().hex[:8]}.part")
         try:
             with open(draft, "xb") as file:
                 file.write(data)

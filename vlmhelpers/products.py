@@ -13,14 +13,9 @@ from vlmhelpers.schema import make_row
 from vlmhelpers.tables import open_table
 from vlmhelpers.unusable import UnusableImage, check_file, missing
 
-_NUMBERS = {
-    "product_code": "int64",
-    "full_price": "float64",
-    "price": "float64",
-    "full_price_eur": "float64",
-    "price_eur": "float64",
-    "flg_discount": "int64",
-}
+_NUMBERS = dict.fromkeys(["full_price", "price", "full_price_eur", "price_eur"], "float64")
+_NUMBERS |= dict.fromkeys(["product_code", "flg_discount"], "int64")
+_TEXTS = ("string", "large_string", "string_view", "null")  # of a column without values, the type is null
 
 
 def read_products(
@@ -52,9 +47,13 @@ def read_products(
     and a missing picture is None in `images`. Pictures of rows that are unusable without them are not downloaded.
     One line is printed.
 
-    Raises ValueError for missing columns, a response that is no such template, a table without rows, and what
-    open_table names; OSError where a file or folder cannot be read or written.
+    Raises ValueError for missing columns, an image_field that holds no text, an empty instruction, a response that is
+    no such template, a table without rows, and what open_table names; OSError where a file or folder cannot be read
+    or written.
     """
+    for name, text in (("instruction", instruction), ("response", response)):
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"{name}: {text!r} is no text for a row to hold. Leave it out, or write one.")
     table = open_table(table, _NUMBERS)
     fields = _fields_of(response)
     _check_columns(table, image_field, fields)
@@ -113,6 +112,11 @@ def _check_columns(table, image_field, fields):
             f"{table.name} has no column {' and no column '.join(map(repr, unknown))}, which the response names. Its "
             f"columns: {', '.join(there)}. Name the right ones: read_products(..., response='... {{{there[0]}}} ...')."
         )
+    if getattr(table.features[image_field], "dtype", None) not in _TEXTS:
+        raise ValueError(f"{table.name}: image_field={image_field!r} holds no text. Name a column of URLs or paths.")
+    for name in there:
+        if (kept := source_column(name)) != name and kept in there:
+            raise ValueError(f"{table.name}: {name!r} would be kept as {kept!r}, which is there. Rename one of them.")
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ def _judge(values, problems, note, response, fields, image_field):
             answer = response.format_map(values)
         except (ValueError, TypeError) as error:
             problems = [(f"response does not fit the values: {error}", "change the response's format")]
-    place = "" if _is_empty(values[image_field]) else str(values[image_field]).strip()
+    place = "" if _is_empty(values[image_field]) else values[image_field].strip()
     return _Product(values, answer, place, problems, note)
 
 
@@ -169,6 +173,8 @@ def _local_picture(place, root):
     if root is None:
         return None, [(reason, "write an address that begins with http:// or https://, or pass image_root")], ""
     path, problems, note = root.resolve(place)
+    if problems and place.startswith("//"):
+        problems = [(reason, "if it is a URL, write https: in front of it")]
     if problems:
         return None, problems, note
     if not os.path.exists(path):

@@ -50,7 +50,7 @@ def open_table(source, numbers):
             raise ValueError(f"the table has the splits {splits}. Pass the one to read, such as table['train'].")
         (source,) = source.values()
     if isinstance(source, pd.DataFrame):
-        source = Dataset.from_pandas(source, preserve_index=False)
+        source = _make_dataset("the DataFrame", Dataset.from_pandas, source, preserve_index=False)
     if not isinstance(source, Dataset):
         raise TypeError(f"a {type(source).__name__} is no table; pass a file, a Dataset or a DataFrame")
     return _from_dataset("the table", source)
@@ -61,14 +61,33 @@ def _open_named(source, numbers):
     if suffix == ".csv":
         return _from_csv(source, numbers)
     if suffix == ".parquet":
-        try:
-            rows = pq.read_table(source)
-        except pa.ArrowException as error:
-            raise ValueError(f"{source} cannot be read as parquet: {error}. Copy or download it again.") from None
-        return _from_dataset(str(source), Dataset(InMemoryTable(rows)), Path(source).parent)
+        dataset = _make_dataset(source, Dataset, InMemoryTable(_read_parquet(source)))
+        return _from_dataset(str(source), dataset, Path(source).parent)
     if isinstance(source, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not os.path.exists(source):
         return _from_dataset(source, load_dataset(source, split="train"))
     raise ValueError(f"{source} is no .csv or .parquet file, and no name of a dataset on the Hub (owner/name).")
+
+
+def _read_parquet(path):
+    try:
+        with pq.ParquetFile(path) as file:
+            rows = file.read()
+    except pa.ArrowException as error:
+        raise ValueError(f"{path} cannot be read as parquet: {error}. Copy or download it again.") from None
+    twice = sorted({name for name in rows.column_names if rows.column_names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{path} has two columns named {twice[0]!r}. Rename or remove one of them.")
+    return rows
+
+
+def _make_dataset(name, make, *arguments, **options):
+    """The Dataset that `make` returns. Raises ValueError that names `name` for columns which no Dataset can hold."""
+    try:
+        return make(*arguments, **options)
+    except (pa.ArrowException, ValueError) as error:
+        reason = "; ".join(map(str, error.args)).rstrip(".")
+        remedy = "Give each column a name of its own and one plain type, such as text or numbers, or leave it out."
+        raise ValueError(f"{name} cannot be read: {reason}. {remedy}") from None
 
 
 def _from_dataset(name, dataset, folder=None):

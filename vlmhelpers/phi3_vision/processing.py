@@ -36,7 +36,8 @@ class Phi3VProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE, **kwargs)
 
     @classmethod
-    def _load_tokenizer_from_pretrained(cls, name, folder, subfolder="", **kwargs):
+    def _load_tokenizer_from_pretrained(cls, name, folder, subfolder="", num_crops=None, **kwargs):
+        """The tokenizer by the rules of its file; `num_crops` is the image processor's."""
         return PreTrainedTokenizerFast.from_pretrained(folder, subfolder=subfolder, **kwargs)
 
     @property
