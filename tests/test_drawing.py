@@ -49,7 +49,7 @@ def test_sample_data_is_reproduced_byte_for_byte(tmp_path, data):
 def test_the_shop_is_reproduced_byte_for_byte(tmp_path, data):
     make_shop(tmp_path)
     names = [str(path.relative_to(data / "shop")) for path in (data / "shop").rglob("*") if path.is_file()]
-    assert len(names) == 1 + 560 + 5 and len(list(tmp_path.rglob("*.*"))) == len(names)
+    assert len(names) == 1 + 840 + 5 and len(list(tmp_path.rglob("*.*"))) == len(names)
     _, differing, missing = filecmp.cmpfiles(tmp_path, data / "shop", names, shallow=False)
     assert (differing, missing) == ([], [])
 
@@ -59,5 +59,5 @@ def test_the_shops_table_has_the_columns_of_the_real_one_and_its_faults(data):
     assert list(table[0]) == list(COLUMNS) and len(COLUMNS) == 17
     links = [row["imageurl"] for row in table]
     files = {f"https://shop.example/images/{path.name}" for path in (data / "shop" / "images").iterdir()}
-    assert len(links) == 570 and links.count("N.A.") == 2 and len(set(links) - files - {"N.A."}) == 3
-    assert len({row["product_code"] for row in table}) == 512 + len(FAULTS)
+    assert len(links) == 850 and links.count("N.A.") == 2 and len(set(links) - files - {"N.A."}) == 3
+    assert len({row["product_code"] for row in table}) == 768 + len(FAULTS)

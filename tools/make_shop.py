@@ -14,13 +14,13 @@ from texts import SHOP_COLORS
 from vlmhelpers.drawing import CATEGORIES, COLORS, PATTERNS, PRICES, Product, draw
 
 SITE = "https://shop.example"
-PER_PAIR, SECOND_PICTURES, SIDE, SEED = 8, 48, 80, "shop"  # products for each category and color
+PER_PAIR, SECOND_PICTURES, SIDE, SEED = 12, 72, 80, "shop"  # products for each category and color
 FAULTS = ("N.A.", "N.A.", "gone", "gone", "gone", "page", "page", "cut", "cut", "empty")
 EURO = 0.92  # per dollar
-TITLES = {"plain": "Plain", "striped": "Striped", "dotted": "Dotted", "checked": "Check"}
-SECTIONS = {  # category 3, and what a coin under the picture stands for, in tens of dollars
-    "shirt": ("SHIRTS", 5), "dress": ("DRESSES", 12), "hat": ("HATS", 5), "scarf": ("SCARVES", 5),
-    "bag": ("BAGS", 12), "boot": ("SHOES", 12), "mug": ("MUGS", 1), "umbrella": ("UMBRELLAS", 1),
+COIN = 12.0  # per dollar of the drawing: a picture with two coins, $20, costs 240.0
+SECTIONS = {
+    "shirt": "SHIRTS", "dress": "DRESSES", "hat": "HATS", "scarf": "SCARVES", "bag": "BAGS", "boot": "SHOES",
+    "mug": "MUGS", "umbrella": "UMBRELLAS",
 }  # fmt: skip
 COLUMNS = {
     "website_name": pa.string(), "competence_date": pa.string(), "country_code": pa.string(),
@@ -56,17 +56,16 @@ def _pairs():
 
 
 def describe(product, code, rng):
-    """A product's row, all but its picture's link. The price is what the coins and the category say."""
-    section, factor = SECTIONS[product.category]
-    price = float(product.price * factor)
+    """A product's row, all but its picture's link. The price is what the coins say."""
+    price = product.price * COIN
     discount = rng.random() < 0.2
     now = price * 0.7 if discount else price
     day = datetime.date(2023, 6, 1) + datetime.timedelta(days=rng.randrange(30))
     return {
         "website_name": "Shop", "competence_date": day.isoformat(), "country_code": "USA", "currency_code": "USD",
         "brand": "Shop", "category1_code": rng.choice(["MAN", "WOMAN", "CHILDREN"]), "category2_code": "ALL",
-        "category3_code": section, "product_code": code,
-        "title": f"{SHOP_COLORS[product.color]} {TITLES[product.pattern]} {product.category.capitalize()}",
+        "category3_code": SECTIONS[product.category], "product_code": code,
+        "title": f"{SHOP_COLORS[product.color]} {product.pattern} {product.category}",
         "itemurl": f"{SITE}/p{code}", "full_price": price, "price": round(now, 2),
         "full_price_eur": round(price * EURO, 2), "price_eur": round(now * EURO, 2), "flg_discount": int(discount),
     }  # fmt: skip
