@@ -106,7 +106,7 @@ def test_price_errors_in_the_currency(rows_of):
     dataset = rows_of([("?", f"Product: hat, Full Price: {price}", []) for price in prices])
     answers = ["Full Price: 2150", "Full Price: $90.50", "Product: hat", "Full Price: about a dollar"]
     error = price_error(answers, dataset)  # errors of 0, 9.5, 10 and 1
-    assert (error.value, error.n) == (5.25, 4) and 0 <= error.low < error.value < error.high <= 10
+    assert (error.value, error.mean, error.n) == (5.25, 5.125, 4) and 0 <= error.low < error.value < error.high <= 10
     assert str(error).startswith("5.25")
     assert price_error(["Full Price: 50"] * 4, dataset).value == pytest.approx((49 + 50) / 2)
     with pytest.raises(ValueError, match="no reference has a number under 'Weight'"):

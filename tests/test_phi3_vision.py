@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from accelerate import infer_auto_device_map
 from peft import LoraConfig, get_peft_model
 from phi3_vision_parts import fill, publish, published_name, reference_image, reference_model
 from PIL import Image
@@ -230,6 +231,17 @@ def test_placeholders_and_images_have_to_match(tiny, text, images, message):
         tiny[1](text=text, images=PICTURES[:images] or None)
 
 
+def test_a_list_of_images_per_text_has_to_fit_its_text(tiny):
+    """Their number together is right: only the lists say that the second image is not the second text's."""
+    with pytest.raises(ValueError, match=r"lists of \[2, 1\] images for texts that name \[1, 2\]"):
+        tiny[1](text=[prompt("a", 1), prompt("b", 2)], images=[PICTURES[:2], PICTURES[2:3]])
+
+
+def test_arguments_in_groups_are_refused_and_not_ignored(tiny):
+    with pytest.raises(TypeError, match="images_kwargs is not read: pass num_crops without it"):
+        tiny[1](text=prompt("a", 1), images=PICTURES[0], images_kwargs={"num_crops": 1})
+
+
 def test_pictures_of_any_kind_and_from_files(tiny, tmp_path):
     _, processor = tiny
     PICTURES[0].save(tmp_path / "a.png")
@@ -266,6 +278,12 @@ def test_images_that_lost_their_tokens_are_an_error(tiny):
     batch["input_ids"] = batch["input_ids"][:, 5:]
     with pytest.raises(ValueError, match="53 image tokens in input_ids for images of 55 tokens"):
         model(**batch)
+
+
+def test_pixels_without_their_sizes_are_an_error(tiny):
+    batch = tiny[1](text=prompt("What?", 1), images=PICTURES[0], return_tensors="pt")
+    with pytest.raises(ValueError, match="pixel_values came without image_sizes"):
+        tiny[0](**{name: value for name, value in batch.items() if name != "image_sizes"})
 
 
 # Batches and long texts
@@ -340,6 +358,44 @@ def test_answers_with_the_cache_are_those_without(tiny, limit):
     for i, text in enumerate(texts):
         alone = processor(text=text, images=images[i], return_tensors="pt")
         torch.testing.assert_close(step_logits(model, alone)[:, 0], cached[:, i], atol=2e-5, rtol=0)
+
+
+def test_a_conversation_goes_on_from_its_cache_beyond_the_limit(tiny):
+    """The next question is many tokens at once, so no step stands at the limit itself."""
+    model, processor = with_limit(tiny[0], 60), tiny[1]
+    batch = processor(text=prompt("What?"), return_tensors="pt")
+    first = model.generate(**batch, **OPTIONS, return_dict_in_generate=True)
+    question = processor(text=prompt("And what is this other thing, in more words?" * 2), return_tensors="pt")
+    ids = torch.cat([first.sequences, question["input_ids"]], dim=1)
+    assert first.past_key_values.get_seq_length() < 60 < ids.shape[1]
+    whole = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    expected = step_logits(model, whole)
+    torch.testing.assert_close(
+        step_logits(model, whole, past_key_values=first.past_key_values), expected, atol=2e-5, rtol=0
+    )
+
+
+def test_images_are_asked_for_again_where_their_cache_is_of_no_use(tiny):
+    model, processor = with_limit(tiny[0], 60), tiny[1]
+    picture = PICTURES[0].resize((40, 90))
+    batch = processor(text=prompt("What?", 1), images=picture, return_tensors="pt")
+    first = model.generate(**batch, max_new_tokens=2, return_dict_in_generate=True)
+    longer = processor(text=prompt("What? " * 30, 1), images=picture, return_tensors="pt")
+    whole = {name: longer[name] for name in ("input_ids", "attention_mask")}
+    with pytest.raises(ValueError, match="pass pixel_values and image_sizes, and no past_key_values"):
+        model.generate(**whole, max_new_tokens=2, past_key_values=first.past_key_values)
+
+
+@pytest.mark.parametrize("limit", [4096, 30])
+def test_embeddings_are_answered_like_their_tokens(tiny, limit):
+    """Also where the answer outgrows the short factors, so that its embeddings are needed beside those given."""
+    model, processor = with_limit(tiny[0], limit), tiny[1]
+    texts = [prompt("What?"), prompt("And what is this?")]
+    batch = processor(text=texts, padding=True, padding_side="left", return_tensors="pt")
+    assert batch["input_ids"].shape[1] < 30 < batch["input_ids"].shape[1] + OPTIONS["max_new_tokens"]
+    embeds = {"inputs_embeds": model.get_input_embeddings()(batch["input_ids"])}
+    embeds["attention_mask"] = batch["attention_mask"]
+    torch.testing.assert_close(step_logits(model, embeds), step_logits(model, batch), atol=2e-5, rtol=0)
 
 
 def test_a_cache_that_is_kept_beyond_the_limit_would_answer_otherwise(tiny, monkeypatch):
@@ -481,6 +537,16 @@ def test_a_frozen_tower_keeps_no_graph(tiny):
     batch = tiny[1](text=prompt("What?", 1), images=PICTURES[0], return_tensors="pt")
     features = model.get_image_features(batch["pixel_values"], batch["image_sizes"])
     assert not features.requires_grad
+
+
+def test_the_image_tower_stays_on_one_device(tiny):
+    """Its separators and its projection meet the output of CLIP, wherever that was computed."""
+    model = copy.deepcopy(tiny[0]).to("meta")
+    every = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    for share in range(5, 100, 5):
+        memory = {"cpu": every * share // 100, "disk": every * 2}
+        plan = infer_auto_device_map(model, max_memory=memory, no_split_module_classes=list(model._no_split_modules))
+        assert not [name for name in plan if name.startswith("model.vision_embed_tokens.")]
 
 
 def test_bfloat16_answers_like_float32(tiny):

@@ -86,11 +86,12 @@ def parsed(answers, dataset):
 
 @dataclass(frozen=True)
 class PriceError:
-    """The median absolute error of prices with its 95% interval, in the prices' currency, and the number of rows."""
+    """The median absolute error of prices with its 95% interval, in the prices' currency; its mean, and the rows."""
 
     value: float
     low: float
     high: float
+    mean: float
     n: int
 
     def __str__(self):
@@ -110,7 +111,7 @@ def price_error(answers, dataset, field="Full Price", resamples=2000, seed=0):
         raise ValueError(f"no reference has a number under {field!r}")
     draws = np.random.default_rng(seed).choice(errors, size=(resamples, len(errors)))
     low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
-    return PriceError(float(np.median(errors)), float(low), float(high), len(errors))
+    return PriceError(float(np.median(errors)), float(low), float(high), float(errors.mean()), len(errors))
 
 
 def _number(text, field):

@@ -12,7 +12,8 @@ def report_to(name):
     """`name` for `SFTConfig(report_to=...)`: "none", "tensorboard", "trackio" or "wandb"; a line says where to look.
 
     None of them asks for a login: without a key, Weights & Biases records offline (WANDB_MODE), and Trackio and
-    TensorBoard record on this machine. Raises ValueError for another name or one whose package is not installed.
+    TensorBoard record on this machine. Installing Trackio (0.43) takes Pillow back below 13. Raises ValueError for
+    another name or one whose package is not installed.
     """
     if name == "none":
         return name

@@ -1,8 +1,7 @@
-"""The model: transformers' own Phi-3 and CLIP, and between them the picture's tiles as lines of tokens."""
+"""The model: transformers' own Phi-3, with images in place of their tokens and position factors for each row."""
 
 import torch
 from torch import nn
-from transformers import CLIPVisionModel
 from transformers import initialization as init
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -14,63 +13,9 @@ from transformers.models.phi3.modeling_phi3 import (
 )
 
 from vlmhelpers.phi3_vision.configuration import Phi3VConfig
+from vlmhelpers.phi3_vision.image_embedding import Phi3VImageEmbedding
 
 _ENDS_OF_ANSWER = [32007, 32000]  # <|end|> and <|endoftext|> of the published vocabulary
-
-
-class Phi3VImageEmbedding(nn.Module):
-    """Tiles become tokens: CLIP's last but one layer, 2 x 2 patches merged, a separator after each line of them."""
-
-    def __init__(self, config):
-        super().__init__()
-        width = 4 * config.vision_config.hidden_size
-        self.img_processor = CLIPVisionModel._from_config(config.vision_config)
-        self.glb_GN = nn.Parameter(torch.zeros(1, 1, width))  # between tiles and overview
-        self.sub_GN = nn.Parameter(torch.zeros(1, 1, 1, width))  # after each line
-        self.img_projection = nn.Sequential(
-            nn.Linear(width, config.hidden_size), nn.GELU(), nn.Linear(config.hidden_size, config.hidden_size)
-        )
-
-    def forward(self, pixel_values, image_sizes):
-        """The tokens of all pictures, one after the other: (tokens, hidden size of the language model).
-
-        pixel_values: (n, 1 + tiles, 3, side, side), image_sizes: (n, 2), as the image processor gives them.
-        """
-        side = pixel_values.shape[-1]
-        grids = [(height // side, width // side) for height, width in image_sizes.tolist()]
-        used = [tiles[: 1 + rows * columns] for tiles, (rows, columns) in zip(pixel_values, grids, strict=True)]
-        patches = self._merged_patches(torch.cat(used)).split([len(tiles) for tiles in used])
-        pictures = [self._lines(of_one, *grid) for of_one, grid in zip(patches, grids, strict=True)]
-        return self.img_projection(torch.cat(pictures))
-
-    def _merged_patches(self, tiles):
-        """(n, 3, side, side) pixels -> (n, m, m, 4 * width of CLIP): neighbours beside each other, row by row."""
-        hidden = self._clip(tiles.to(self.glb_GN.dtype))[:, 1:]  # without the class token
-        m = int(hidden.shape[1] ** 0.5) // 2
-        hidden = hidden.view(len(hidden), m, 2, m, 2, -1).transpose(2, 3)
-        return hidden.reshape(len(hidden), m, m, -1)
-
-    def _clip(self, pixels):
-        """CLIP's hidden states before its last layer; no graph is kept where nothing in it is trained."""
-        clip = self.img_processor
-        learns = any(parameter.requires_grad for parameter in clip.parameters())
-        with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
-            hidden = clip.pre_layrnorm(clip.embeddings(pixels))
-            for layer in clip.encoder.layers[:-1]:
-                hidden = layer(hidden, attention_mask=None)
-        return hidden
-
-    def _lines(self, patches, rows, columns):
-        """The overview and the tiles of one picture -> its tokens before the projection, (tokens, width)."""
-        overview, tiles = patches[0], patches[1:]
-        m, width = overview.shape[1:]
-        whole = tiles.view(rows, columns, m, m, width).transpose(1, 2).reshape(rows * m, columns * m, width)
-        return torch.cat([self._with_breaks(whole), self.glb_GN[0], self._with_breaks(overview)])
-
-    def _with_breaks(self, grid):
-        """(lines, tokens per line, width) -> (tokens, width), with the separator after each line."""
-        breaks = self.sub_GN[0].expand(len(grid), 1, -1)
-        return torch.cat([grid, breaks], dim=1).flatten(0, 1)
 
 
 class Phi3VRotaryEmbedding(Phi3RotaryEmbedding):
@@ -99,7 +44,7 @@ class Phi3VRotaryEmbedding(Phi3RotaryEmbedding):
 class Phi3VPreTrainedModel(Phi3PreTrainedModel):
     config: Phi3VConfig
     input_modalities = ("image", "text")
-    _no_split_modules = ["Phi3DecoderLayer", "CLIPEncoderLayer", "CLIPVisionEmbeddings"]
+    _no_split_modules = ["Phi3DecoderLayer", "Phi3VImageEmbedding"]
 
     def _init_weights(self, module):
         super()._init_weights(module)
@@ -120,6 +65,8 @@ class Phi3VModel(Phi3VPreTrainedModel, Phi3Model):
 
     def get_image_features(self, pixel_values, image_sizes):
         """The tokens of all images as the language model reads them: (tokens, hidden size)."""
+        if image_sizes is None:
+            raise ValueError("pixel_values came without image_sizes: pass on all that the processor gives")
         return self.vision_embed_tokens(pixel_values, image_sizes)
 
     def forward(
@@ -222,22 +169,43 @@ class Phi3VForCausalLM(Phi3VPreTrainedModel, Phi3ForCausalLM):
             **kwargs,
         )
 
-    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, attention_mask=None, **kwargs):
+    def prepare_inputs_for_generation(
+        self, input_ids, past_key_values=None, attention_mask=None, inputs_embeds=None, **kwargs
+    ):
         """Drops the cache when a row grows beyond the short factors: its keys were turned by other angles.
 
-        Everything is then computed anew once, images included, and answers are those that no cache would give.
+        Everything is then computed anew once, images included, and answers are those that no cache would give. Raises
+        ValueError where the images of a conversation that is continued from its cache were not passed again.
         """
         if past_key_values is not None and self._crosses(input_ids, attention_mask, past_key_values):
             past_key_values = None
             kwargs |= {"next_sequence_length": None, "is_first_iteration": True, "position_ids": None}
+            if inputs_embeds is not None:
+                inputs_embeds = self._with_written(inputs_embeds, input_ids, attention_mask)
+            elif kwargs.get("pixel_values") is None and (input_ids == self.config.image_token_id).any():
+                raise ValueError(
+                    "the conversation outgrows the short factors of its positions, so its cache is of no use any more "
+                    "and its images are needed again: pass pixel_values and image_sizes, and no past_key_values"
+                )
         return super(Phi3ForCausalLM, self).prepare_inputs_for_generation(
-            input_ids, past_key_values=past_key_values, attention_mask=attention_mask, **kwargs
+            input_ids,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
         )
 
+    def _with_written(self, inputs_embeds, input_ids, attention_mask):
+        """The embeddings of a prompt and of the tokens written since, which are the last ones of `input_ids`."""
+        count = attention_mask.shape[1] - inputs_embeds.shape[1]
+        written = input_ids[:, input_ids.shape[1] - count :]
+        return torch.cat([inputs_embeds, self.get_input_embeddings()(written)], dim=1)
+
     def _crosses(self, input_ids, attention_mask, past_key_values):
-        """Whether some row of the batch has just become one token longer than the short factors reach."""
+        """Whether some row was within the reach of the short factors when it was cached, and no longer is."""
         original = self.config.rope_parameters.get("original_max_position_embeddings", float("inf"))
-        if past_key_values.get_seq_length() == 0 or input_ids.shape[1] <= original:
+        cached = past_key_values.get_seq_length()
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if cached == 0 or mask.shape[1] <= original:
             return False
-        lengths = attention_mask.sum(dim=-1) if attention_mask is not None else torch.tensor([input_ids.shape[1]])
-        return bool((lengths == original + 1).any())
+        return bool(((mask[:, :cached].sum(dim=-1) <= original) & (mask.sum(dim=-1) > original)).any())

@@ -69,14 +69,16 @@ class Phi3VProcessor(ProcessorMixin):
         `image_sizes`: as `Phi3VImageProcessor.preprocess` gives them, in the order in which the texts name the images.
 
         Raises ValueError where placeholders and images do not match, and where `max_length` with `truncation` would
-        cut through an image.
+        cut through an image; TypeError for arguments in groups, such as `images_kwargs`.
         """
+        _refuse_groups(kwargs)
         if text is None:
             return self._images(images, num_crops, return_tensors)
         texts = [text] if isinstance(text, str) else list(text)
         wanted = [[int(number) for number in _PLACEHOLDER.findall(text)] for text in texts]
-        images = make_flat_list_of_images(self.image_processor.fetch_images(images)) if _any(images) else []
-        shown = _in_order(wanted, images)
+        flat = make_flat_list_of_images(self.image_processor.fetch_images(images)) if _any(images) else []
+        shown = _in_order(wanted, flat)
+        _check_lists(wanted, images)
         pixels = self.image_processor(shown, num_crops=num_crops) if shown else {}
         counts = iter(pixels.pop("num_img_tokens", []))
         ids = [self._ids(text, counts, add_special_tokens) for text in texts]
@@ -120,6 +122,13 @@ class Phi3VProcessor(ProcessorMixin):
         return ids[:max_length]
 
 
+def _refuse_groups(kwargs):
+    """transformers also knows arguments in groups. Here they would be ignored, and so a wish for other tiles."""
+    for group in ("common_kwargs", "text_kwargs", "images_kwargs"):
+        if kwargs.get(group):
+            raise TypeError(f"{group} is not read: pass {', '.join(kwargs[group])} without it")
+
+
 def _any(images):
     return images is not None and not (isinstance(images, list | tuple) and not any(_any(part) for part in images))
 
@@ -136,3 +145,12 @@ def _in_order(wanted, images):
     if start != len(images):
         raise ValueError(f"{len(images)} images for placeholders of {start}: write one <|image_k|> per image of a text")
     return shown
+
+
+def _check_lists(wanted, images):
+    """Raises ValueError where there is a list of images per text, and some image is in the list of another text."""
+    if not isinstance(images, list | tuple) or not all(isinstance(part, list | tuple) for part in images):
+        return
+    given, named = [len(part) for part in images if part], [len(set(numbers)) for numbers in wanted if numbers]
+    if given != named:
+        raise ValueError(f"lists of {given} images for texts that name {named}: give each text the images it names")
