@@ -13,6 +13,7 @@ from misbehaving_server import GOOD, misbehaving_server
 from vlmhelpers import jsonl
 from vlmhelpers.__main__ import main
 from vlmhelpers.alpaca import read_alpaca
+from vlmhelpers.check import check_dataset
 from vlmhelpers.jsonl import read_jsonl
 from vlmhelpers.read import read_csv
 
@@ -114,6 +115,68 @@ def test_jsonl_of_messages_is_written_as_it_was(run, file):
     assert run("jsonl", "-i", "once.jsonl", "-o", "twice.jsonl")[0] == 0
     with open("once.jsonl") as once, open("twice.jsonl") as twice:
         assert once.read() == twice.read() != ""
+
+
+def test_conversations_become_messages(run, file, tmp_path):
+    (tmp_path / "bag.png").write_bytes(GOOD)
+    talk = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A bag."}]
+    file({"id": 1, "image": "bag.png", "conversations": talk})
+    assert run("jsonl", "-i", "input.json", "-o", "out.jsonl") == (0, "1 rows -> out.jsonl\n", [])
+    assert json.loads((tmp_path / "out.jsonl").read_text()) == {
+        "messages": [
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "A bag."}]},
+        ],
+        "images": ["bag.png"],
+    }
+
+
+# Downloads
+
+
+@pytest.fixture
+def server():
+    with misbehaving_server() as running:
+        yield running
+
+
+DOWNLOAD = ["--download", "--cache-dir", "cache/pictures", "--private-hosts", "127.0.0.1"]
+
+
+@pytest.mark.parametrize("also", [[], ["bag.png"]])
+def test_linked_pictures_are_downloaded_and_their_paths_start_where_it_says(run, file, server, tmp_path, also):
+    (tmp_path / "bag.png").write_bytes(GOOD)
+    file({"text": "What?", "image": [f"{server.url}/good", *also], "response": "A bag."})
+    code, printed, errors = run("jsonl", "-i", "input.json", "-o", "out.jsonl", *DOWNLOAD)
+    assert (code, errors) == (0, []) and printed.splitlines() == [
+        "1 linked pictures: 1 there",
+        "1 rows -> out.jsonl, image paths start at .",
+    ]
+    names = json.loads((tmp_path / "out.jsonl").read_text())["images"]
+    assert [os.path.dirname(name) for name in names] == ["cache/pictures", *[""] * len(also)]
+    assert [image.size for image in read_jsonl("out.jsonl")[0]["images"]] == [(32, 24)] * (1 + len(also))
+
+
+def test_paths_of_a_cache_elsewhere_start_at_it(run, file, server, tmp_path):
+    (tmp_path / "root").mkdir()
+    file({"text": "What?", "image": f"{server.url}/good", "response": "A bag."})
+    code, printed, _ = run("jsonl", "-i", "input.json", "-o", "out.jsonl", "--image-root", "root", *DOWNLOAD)
+    cache = tmp_path / "cache" / "pictures"
+    assert code == 0 and printed.endswith(f"1 rows -> out.jsonl, image paths start at {cache}\n")
+    assert read_jsonl("out.jsonl", image_root=cache)[0]["images"][0].size == (32, 24)
+
+
+def test_links_without_leave_and_failed_downloads_are_bad_rows(run, file, server, tmp_path):
+    rows = [{"text": "What?", "image": f"{server.url}/{name}", "response": "A bag."} for name in ("good", "unknown")]
+    file(*rows)
+    code, printed, errors = run("jsonl", "-i", "input.json", "-o", "out.jsonl")
+    assert (code, printed, len(errors)) == (1, "", 3) and not server.requests
+    assert errors[0].startswith("input.json, row 1: not a local file: ") and "--download" in errors[0]
+    code, printed, errors = run("jsonl", "-i", "input.json", "-o", "out.jsonl", *DOWNLOAD)
+    assert (code, printed) == (1, "2 linked pictures: 1 there, 1 not found\n")
+    assert errors[0].startswith("input.json, row 2: not found: HTTP 404") and not (tmp_path / "out.jsonl").exists()
+    assert run("jsonl", "-i", "input.json", "-o", "out.jsonl", "--rejected", "bad.csv", *DOWNLOAD)[0] == 0
+    assert len(read_jsonl("out.jsonl")) == 1
 
 
 # Products
@@ -303,6 +366,16 @@ def test_an_unknown_command_is_an_error(run, capsys):
             json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}),
         ),
         ("rows.jsonl", json.dumps({"image": "001.jpg", "text": "What?", "response": "An umbrella."})),
+        (
+            "rows.jsonl",
+            json.dumps(
+                {
+                    "instruction": "",
+                    "output": "",
+                    "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}],
+                }
+            ),
+        ),
         ("rows.CSV", "image_path,instruction,description\n001.jpg,What?,An umbrella.\n"),
     ],
 )
@@ -332,6 +405,67 @@ def test_the_doctor_finds_bad_rows_of_json(run, file):
     file(*ROWS, BAD)
     code, printed, _ = run("check", "input.json")
     assert code == 1 and "3 rows read: 2 kept, 1 rejected" in printed and "no field 'output'" in printed
+
+
+# The sample
+
+
+def written(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_sample_has_the_guides_fields_and_every_row_is_kept(run, tmp_path):
+    code, printed, errors = run("sample", "--output", "new/sample.jsonl", "--num-examples", "12")
+    assert (code, errors) == (0, [])
+    assert printed == "12 rows -> new/sample.jsonl, their pictures -> new/images\n"
+    rows = [json.loads(line) for line in (tmp_path / "new" / "sample.jsonl").read_text().splitlines()]
+    assert [list(row) for row in rows] == [["text", "image", "response"]] * 12
+    assert rows[0]["image"] == "images/sample-0001.png" and len(written(tmp_path)) == 13
+    report = check_dataset(read_jsonl("new/sample.jsonl"), progress=False)
+    assert (report.counts["read"], report.counts["kept"], report.repaired, report.warnings) == (12, 12, [], [])
+    assert report.dataset[11]["images"][0].size == (96, 96)
+
+
+def test_a_sample_is_the_same_again_and_other_with_another_seed(run, tmp_path):
+    for folder, seed in (("a", []), ("b", ["--seed", "0"]), ("c", ["--seed", "1"])):
+        assert run("sample", "-o", f"{folder}/s.jsonl", *seed)[1].startswith("10 rows -> ")
+    a, b, c = (written(tmp_path / folder) for folder in "abc")
+    assert a == b and a.keys() == c.keys() and not set(a.values()) & set(c.values())
+    assert run("sample", "-o", "a/s.jsonl")[0] == 0 and written(tmp_path / "a") == a
+
+
+def test_samples_of_other_names_share_a_folder(run, tmp_path):
+    for name in ("train", "test"):
+        assert run("sample", "-o", f"{name}.jsonl", "--num-examples", "3", "--seed", len(name))[0] == 0
+    assert len(written(tmp_path)) == 8
+
+
+@pytest.mark.parametrize("place", ["s.jsonl", "images/s-0002.png"])
+def test_a_file_with_other_content_is_not_overwritten_unless_forced(run, tmp_path, place):
+    (tmp_path / "images").mkdir()
+    (tmp_path / place).write_text("mine")
+    code, printed, errors = run("sample", "-o", "s.jsonl")
+    assert (code, printed, len(errors)) == (2, "", 1)
+    assert f"{place} would be overwritten" in errors[0] and "--force" in errors[0]
+    assert list(written(tmp_path).values()) == [b"mine"]
+    assert run("sample", "-o", "s.jsonl", "--force")[0] == 0
+    assert len(check_dataset(read_jsonl("s.jsonl"), progress=False).dataset) == 10
+
+
+def test_more_examples_keep_the_pictures_of_fewer(run, tmp_path):
+    run("sample", "-o", "s.jsonl", "--num-examples", "2")
+    code, _, errors = run("sample", "-o", "s.jsonl", "--num-examples", "3")
+    assert code == 2 and "s.jsonl would be overwritten" in errors[0]
+    before = written(tmp_path / "images")
+    assert run("sample", "-o", "s.jsonl", "--num-examples", "3", "--force")[0] == 0
+    assert before.items() < written(tmp_path / "images").items()
+
+
+@pytest.mark.parametrize("number", ["0", "-1"])
+def test_a_sample_has_at_least_one_example(run, tmp_path, number):
+    code, _, errors = run("sample", "-o", "s.jsonl", "--num-examples", number)
+    assert (code, errors) == (2, [f"vlmhelpers: num_examples is {number}. Ask for 1 or more."])
+    assert os.listdir(tmp_path) == []
 
 
 # As a program

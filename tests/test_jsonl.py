@@ -5,6 +5,7 @@ import os
 
 import pytest
 from datasets import Dataset, Image, List
+from misbehaving_server import misbehaving_server
 from PIL import Image as Pictures
 
 from vlmhelpers.check import check_dataset
@@ -161,7 +162,7 @@ def test_a_broken_row_keeps_its_place(read, value, reason):
     ("value", "advice"),
     [
         ({"Text": "What?", "answer": "A bag."}, "read_jsonl(..., text_field='Text', response_field='...')"),
-        ({"conversations": [1]}, "Its fields: conversations."),
+        ({"dialog": [1]}, "Its fields: dialog."),
         ({"data": [SOUND]}, "under 'data'"),
     ],
 )
@@ -254,6 +255,117 @@ def test_the_doctor_judges_messages_that_have_the_form(read, value, reason):
     assert dataset["problem"] == ["", ""]
     (record,) = check_dataset(dataset).rejected
     assert record["row"] == 2 and record["reason"].startswith(reason)
+
+
+# Links
+
+LOCAL = {"private_hosts": ("127.0.0.1",), "attempts": 2, "backoff": 0.01, "pause": 0, "read_timeout": 2}
+
+
+@pytest.fixture
+def server():
+    with misbehaving_server() as running:
+        yield running
+
+
+@pytest.fixture
+def fetch(read, folder):
+    """`read` with downloads, from 127.0.0.1 as well, into the folder cache."""
+
+    def download_and_read(*values):
+        return read(*values, download=True, cache_dir=folder / "cache", **LOCAL)
+
+    return download_and_read
+
+
+def with_parts(*places, **fields):
+    return {"messages": turns(*map(part, places), text_part("What?"))} | fields
+
+
+def conversation(text, **fields):
+    return {"conversations": [{"from": "human", "value": text}, {"from": "gpt", "value": "A bag."}]} | fields
+
+
+def test_pictures_behind_links_are_downloaded_in_every_form(fetch, server, folder, capsys):
+    link, other = f"{server.url}/good/1", f"{server.url}/jpeg/2"
+    dataset = fetch(
+        SOUND | {"image": link},
+        SOUND | {"image": ["images/bag.jpg", other]},
+        with_parts(link, None, images=["images/bag.jpg"]),
+        conversation("<image>\nand\n<image>", image=[other, link]),
+        {"messages": [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": "So."}], "images": link},
+    )
+    assert dataset["problem"] == [""] * 5
+    (one,), (bag, two), third, fourth, fifth = map(paths, dataset)
+    assert os.path.dirname(one) == os.path.dirname(two) == os.path.realpath(folder / "cache")
+    assert (third, fourth, fifth) == ([one, bag], [two, one], [one]) and bag.endswith("bag.jpg")
+    assert server.requests == {"/good/1": 1, "/jpeg/2": 1}
+    assert capsys.readouterr().out == "2 linked pictures: 2 there\n"
+    assert check_dataset(dataset, progress=False).counts["kept"] == 5
+
+
+def test_a_failed_download_is_the_problem_of_its_row(fetch, server, capsys):
+    good, gone, html = (f"{server.url}/{name}" for name in ("good", "unknown", "html"))
+    rows = [SOUND | {"image": image} for image in (good, gone, "images/bag.jpg", [good, html], "https://")]
+    dataset = fetch(*rows)
+    assert [reason_of(row) for row in dataset] == [
+        "",
+        f"not found: HTTP 404 Not Found ('{gone}')",
+        "",
+        f"not an image: it is a web page ('{html}')",
+        "not a URL: 'https://' ('https://')",
+    ]
+    assert [len(paths(row)) for row in dataset] == [1, 1, 1, 2, 1] and paths(dataset[1]) == [None]
+    assert capsys.readouterr().out == "4 linked pictures: 1 there, 1 not found, 1 not an image, 1 not a URL\n"
+    report = check_dataset(dataset, progress=False)
+    assert [record["row"] for record in report.rejected] == [2, 4, 5] and report.counts["kept"] == 2
+    assert all(record["remedy"] and record["fields"]["image"] for record in report.rejected)
+
+
+def test_links_of_rows_with_other_problems_are_not_asked_for(fetch, server):
+    link = f"{server.url}/good"
+    dataset = fetch(
+        SOUND | {"image": [link, "../bag.jpg"]},
+        {"text": "What?", "image": link},
+        conversation("<image>\nWhat?", images=[link, link]),
+        SOUND,
+    )
+    assert [reason_of(row).partition(":")[0] for row in dataset] == [
+        "path leaves the image root",
+        "no field 'response'",
+        "images do not match",
+        "",
+    ]
+    assert not server.requests
+
+
+@pytest.mark.parametrize("link", ["http://example.com/bag.jpg", "HTTPS://example.com/bag.jpg", "http:/example.com/a"])
+def test_without_leave_to_download_a_link_is_a_problem_that_names_the_argument(read, link, capsys):
+    dataset = read(SOUND, SOUND | {"image": link}, with_parts(link), conversation("<image>", images=[link]))
+    assert [reason_of(row) for row in dataset] == ["", *[f"not a local file: {link!r}"] * 3]
+    assert all("download=True" in split_problem(problem)[1] for problem in dataset["problem"][1:])
+    assert capsys.readouterr().out == ""
+
+
+def test_nothing_is_printed_or_made_where_there_are_no_links(fetch, folder, capsys):
+    assert fetch(SOUND | {"image": "images/bag.jpg"})["problem"] == [""]
+    assert capsys.readouterr().out == "" and not (folder / "cache").exists()
+
+
+def test_a_second_reading_takes_the_pictures_from_the_cache(fetch, server):
+    row = SOUND | {"image": f"{server.url}/good"}
+    assert paths(fetch(row)[0]) == paths(fetch(row)[0]) and server.requests.total() == 1
+
+
+def test_a_private_host_is_not_asked_without_leave(read, folder, server):
+    dataset = read(SOUND | {"image": f"{server.url}/good"}, download=True, cache_dir=folder / "cache")
+    assert reason_of(dataset[0]).startswith("address not allowed: 127.0.0.1 ") and not server.requests
+
+
+@pytest.mark.parametrize("download", [False, True])
+def test_a_rule_that_does_not_exist_is_an_error(read, download):
+    with pytest.raises(TypeError, match="imagefield"):
+        read(SOUND, download=download, imagefield="image")
 
 
 # Writing

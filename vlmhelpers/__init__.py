@@ -19,6 +19,7 @@ _HOMES = {
     "read_alpaca": "alpaca",
     "read_products": "products",
     "write_jsonl": "jsonl",
+    "write_sample": "sampling",
     "download_images": "download",
     "serve_folder": "serving",
     "check_dataset": "check",

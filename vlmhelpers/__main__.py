@@ -1,4 +1,4 @@
-"""The command line: `python -m vlmhelpers` converts files to JSONL and checks them.
+"""The command line: `python -m vlmhelpers` converts files to JSONL, checks them, and makes a sample.
 
 Exit codes: 0 for success, 1 where rows were found that cannot be used, 2 where the command could not do its work.
 """
@@ -16,14 +16,13 @@ _FIELDS = {  # the reader's arguments that name fields
     "products": ["image_field"],
 }
 _OF_PRODUCTS = {  # arguments of read_products: what they are, in the help
-    "cache_dir": ("FOLDER", "where downloaded pictures are kept (default: in the user's cache)"),
     "instruction": ("TEXT", "what the user asks in every row"),
     "response": ("TEMPLATE", "the answer, with columns in braces, like 'Product: {title}'"),
 }
 _HELP = {
     "alpaca": "convert Alpaca JSON or JSONL to JSONL of messages",
     "csv": "convert a CSV of image paths, questions and answers to JSONL of messages",
-    "jsonl": "convert JSONL of image paths, questions and answers to JSONL of messages",
+    "jsonl": "convert JSONL of image paths, questions and answers, or of conversations, to JSONL of messages",
     "products": "convert a CSV or parquet table of products to JSONL of messages, and download their pictures",
 }
 
@@ -51,6 +50,7 @@ def _parser():
     check.add_argument("--image-root", metavar="FOLDER", help="where image paths start (default: the file's folder)")
     check.add_argument("--rejected", metavar="FILE", help="save the rejected rows to this CSV")
     check.set_defaults(run=_check)
+    _add_sample(commands)
     return parser
 
 
@@ -65,15 +65,35 @@ def _add_converter(command, name):
     if name == "products":
         for option, (value, text) in _OF_PRODUCTS.items():
             command.add_argument(f"--{option.replace('_', '-')}", metavar=value, help=text)
-        command.add_argument("--private-hosts", nargs="+", metavar="HOST", help="hosts allowed in a private network")
+    if name == "jsonl":
+        text = "download the pictures that are named by URLs"
+        command.add_argument("--download", action="store_true", default=None, help=text)
+    if name in ("jsonl", "products"):
+        _add_downloads(command)
     command.set_defaults(run=_convert, reader=name)
+
+
+def _add_downloads(command):
+    text = "where downloaded pictures are kept (default: in the user's cache)"
+    command.add_argument("--cache-dir", metavar="FOLDER", help=text)
+    command.add_argument("--private-hosts", nargs="+", metavar="HOST", help="hosts allowed in a private network")
+
+
+def _add_sample(commands):
+    text = "write a JSONL file of drawn products and questions about them, to try the rest with"
+    sample = commands.add_parser("sample", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    sample.add_argument("-o", "--output", required=True, metavar="FILE", help="its pictures go to images/ beside it")
+    sample.add_argument("--num-examples", type=int, default=10, metavar="N", help="default: 10")
+    sample.add_argument("--seed", type=int, default=0, metavar="N", help="other seeds give other examples (default: 0)")
+    sample.add_argument("--force", action="store_true", help="overwrite files that are there with other content")
+    sample.set_defaults(run=_sample)
 
 
 def _convert(options):
     import vlmhelpers
 
     _refuse_same_files(options)
-    names = ["image_root", "private_hosts", *_FIELDS[options.reader], *_OF_PRODUCTS]
+    names = ["image_root", "download", "cache_dir", "private_hosts", *_FIELDS[options.reader], *_OF_PRODUCTS]
     given = {name: getattr(options, name, None) for name in names}
     read = getattr(vlmhelpers, f"read_{options.reader}")
     report = _report(read(options.input, **{name: value for name, value in given.items() if value is not None}))
@@ -88,10 +108,11 @@ def _convert(options):
         print(f"{options.input} has no row that can be used. Nothing was written.", file=sys.stderr)
         return 1
     root = given["image_root"] or Path(options.input).parent
-    if options.reader == "products":
+    with_links = options.reader == "products" or given["download"]
+    if with_links:
         root = _root_of_pictures(report.dataset, root)
     vlmhelpers.write_jsonl(report.dataset, options.output, root)
-    where = f", image paths start at {root}" if options.reader == "products" else ""
+    where = f", image paths start at {root}" if with_links else ""
     print(f"{len(report.dataset)} rows -> {options.output}{where}")
     return 0
 
@@ -138,6 +159,15 @@ def _list_rejected(records, source):
         print(f"... and {len(records) - _LINES} more", file=sys.stderr)
 
 
+def _sample(options):
+    from vlmhelpers import write_sample
+
+    write_sample(options.output, options.num_examples, options.seed, options.force)
+    pictures = Path(options.output).parent / "images"
+    print(f"{options.num_examples} rows -> {options.output}, their pictures -> {pictures}")
+    return 0
+
+
 def _check(options):
     from vlmhelpers import check_dataset
 
@@ -157,7 +187,8 @@ def _read_any(path, image_root):
     if suffix in (".csv", ".parquet"):
         return (read_csv if suffix == ".csv" else read_products)(path, image_root)
     first = next((record.value for record in read_objects(path) if isinstance(record.value, dict)), {})
-    if {"instruction", "output"} <= first.keys() and not {"messages", "image", "images"} & first.keys():
+    only_in_jsonl = {"messages", "conversations", "image", "images"}
+    if {"instruction", "output"} <= first.keys() and not only_in_jsonl & first.keys():
         return read_alpaca(path)
     return read_jsonl(path, image_root)
 

@@ -56,17 +56,17 @@ def _closest(name, argument, names):
 
 
 @contextmanager
-def whole_file(path, **open_options):
-    """A text file to write to, which becomes `path` in one step when the block ends.
+def whole_file(path, mode="w", **open_options):
+    """A file to write to, text by default, which becomes `path` in one step when the block ends.
 
     Until then it is a draft beside it, `path` with ".part" at its end. Folders are made. On any error, Ctrl-C
-    included, the draft is removed, and a file that was at `path` stays as it was. `open_options` are those of
-    `open`.
+    included, the draft is removed, and a file that was at `path` stays as it was. `mode` and `open_options` are
+    those of `open`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.part")
-    file = open(draft, "w", **open_options)
+    file = open(draft, mode, **open_options)
     try:
         with file:
             yield file

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from vlmhelpers.download import cached_images, download_images
 from vlmhelpers.files import explain_missing
+from vlmhelpers.links import is_link
 from vlmhelpers.rows import ImageRoot, finish_row, rows_to_dataset, source_column
 from vlmhelpers.schema import make_row
 from vlmhelpers.tables import open_table
@@ -64,7 +65,7 @@ def read_products(
         return (_judge(*record, response, fields, image_field) for record in table.records())
 
     links = [product.place for product in products() if product.place and not product.problems]
-    links = [place for place in links if _is_link(place)]
+    links = [place for place in links if is_link(place)]
     downloaded = download_images(links, cache_dir, **rules) if download else cached_images(links, cache_dir)
     kinds = Counter()
 
@@ -152,17 +153,13 @@ def _is_empty(value):
 # The picture
 
 
-def _is_link(place):
-    return re.match("https?:", place, re.IGNORECASE) is not None
-
-
 def _picture(place, root, downloaded):
     """The image of the schema or None, (reason, remedy) pairs and a note; `downloaded` is what download_images gave."""
-    if place is None or _is_link(place) and place not in downloaded:
+    if place is None or is_link(place) and place not in downloaded:
         return None, [], ""
     if not place:
         return None, [("empty image path", "write the picture's URL or path, or leave the row out")], ""
-    if not _is_link(place):
+    if not is_link(place):
         return _local_picture(place, root)
     found = downloaded[place]
     return (_image(found), [], "") if isinstance(found, str) else (None, [found], "")
