@@ -9,7 +9,7 @@ import random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from texts import SHOP_COLORS
+from texts import PLURALS, SHOP_COLORS
 
 from vlmhelpers.drawing import CATEGORIES, COLORS, PATTERNS, PRICES, Product, draw
 
@@ -18,10 +18,6 @@ PER_PAIR, SECOND_PICTURES, SIDE, SEED = 12, 72, 80, "shop"  # products for each 
 FAULTS = ("N.A.", "N.A.", "gone", "gone", "gone", "page", "page", "cut", "cut", "empty")
 EURO = 0.92  # per dollar
 COIN = 12.0  # per dollar of the drawing: a picture with two coins, $20, costs 240.0
-SECTIONS = {
-    "shirt": "SHIRTS", "dress": "DRESSES", "hat": "HATS", "scarf": "SCARVES", "bag": "BAGS", "boot": "SHOES",
-    "mug": "MUGS", "umbrella": "UMBRELLAS",
-}  # fmt: skip
 COLUMNS = {
     "website_name": pa.string(), "competence_date": pa.string(), "country_code": pa.string(),
     "currency_code": pa.string(), "brand": pa.string(), "category1_code": pa.string(), "category2_code": pa.string(),
@@ -64,7 +60,7 @@ def describe(product, code, rng):
     return {
         "website_name": "Shop", "competence_date": day.isoformat(), "country_code": "USA", "currency_code": "USD",
         "brand": "Shop", "category1_code": rng.choice(["MAN", "WOMAN", "CHILDREN"]), "category2_code": "ALL",
-        "category3_code": SECTIONS[product.category], "product_code": code,
+        "category3_code": PLURALS[product.category].capitalize(), "product_code": code,
         "title": f"{SHOP_COLORS[product.color]} {product.pattern} {product.category}",
         "itemurl": f"{SITE}/p{code}", "full_price": price, "price": round(now, 2),
         "full_price_eur": round(price * EURO, 2), "price_eur": round(now * EURO, 2), "flg_discount": int(discount),
