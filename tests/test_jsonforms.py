@@ -2,9 +2,10 @@
 
 import json
 import os
+from functools import partial
 
 import pytest
-from datasets import Image, List
+from jsonl_rows import reason_of, undecoded, write_and_read
 from PIL import Image as Pictures
 
 from vlmhelpers.check import check_dataset
@@ -56,24 +57,11 @@ def folder(tmp_path):
 def read(folder):
     """read_jsonl of objects, with images undecoded."""
 
-    def write_and_read(*values, **options):
-        path = folder / "rows.jsonl"
-        path.write_text("".join(f"{json.dumps(value)}\n" for value in values))
-        return undecoded(read_jsonl(path, **options))
-
-    return write_and_read
-
-
-def undecoded(dataset):
-    return dataset.cast_column("images", List(Image(decode=False)))
+    return partial(write_and_read, folder)
 
 
 def names(row):
     return [image and os.path.basename(image["path"]) for image in row["images"]]
-
-
-def reason_of(row):
-    return split_problem(row["problem"])[0]
 
 
 def talk(*texts, **fields):

@@ -65,7 +65,7 @@ def evaluate(answers, dataset):
     """
     if len(answers) != len(dataset):
         raise ValueError(f"{len(answers)} answers for {len(dataset)} rows: give one answer per row, in row order")
-    wanted = [answer_of({"messages": messages}) for messages in dataset.with_format(None)["messages"]]
+    wanted = _references(dataset)
     answers, references = ([split_thinking(text)[1] for text in texts] for texts in (answers, wanted))
     hits = [answer == reference for answer, reference in zip(answers, references, strict=True)]
     by_field = {}
@@ -79,9 +79,14 @@ def evaluate(answers, dataset):
 
 def parsed(answers, dataset):
     """The `Score` of answers in which every field of the reference's form can be read, right or wrong."""
-    references = [answer_of({"messages": messages}) for messages in dataset.with_format(None)["messages"]]
+    references = _references(dataset)
     pairs = zip(answers, references, strict=True)
     return share([parse_fields(reference).keys() <= parse_fields(answer).keys() for answer, reference in pairs])
+
+
+def _references(dataset):
+    """The answers that are expected, in row order; no picture is decoded."""
+    return [answer_of({"messages": messages}) for messages in dataset.with_format(None)["messages"]]
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ def price_error(answers, dataset, field="Full Price", resamples=2000, seed=0):
     An answer without a number counts as a price of 0. The interval is the percentile bootstrap of the median (Efron and
     Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13). Raises ValueError where no reference has a number.
     """
-    references = [answer_of({"messages": messages}) for messages in dataset.with_format(None)["messages"]]
+    references = _references(dataset)
     pairs = [(_number(a, field), _number(r, field)) for a, r in zip(answers, references, strict=True)]
     errors = np.array([abs((found or 0.0) - wanted) for found, wanted in pairs if wanted is not None])
     if not len(errors):
