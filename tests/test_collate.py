@@ -14,6 +14,7 @@ from vlmhelpers.collate import VisionCollator, largest_pixel_cap
 from vlmhelpers.drawing import sample_products
 from vlmhelpers.models import set_max_pixels
 from vlmhelpers.schema import FEATURES, assistant, image_part, make_row, text_part, user
+from vlmhelpers.training import watch
 
 LLAMA, PHI, QWENS = "llama-3.2-vision", "phi-3-vision", ("qwen2.5-vl", "qwen3-vl")
 
@@ -326,6 +327,32 @@ CONTROL = (
 )
 
 
+def test_logits_at_the_labelled_places_give_the_same_loss_and_gradients(processor, model, family):
+    rows = [ROWS["three turns"], ROWS["an image"]]  # the answers stand at different places
+    results = {}
+    for which in ("all", "labelled"):
+        batch = VisionCollator(processor, logits=which)(rows)
+        output = model(**batch, num_items_in_batch=7)
+        model.zero_grad()
+        output.loss.backward()
+        results[which] = output, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    (full, full_grads), (kept, kept_grads) = results["all"], results["labelled"]
+    places = batch["logits_to_keep"]
+    torch.testing.assert_close(kept.logits, full.logits[:, places], atol=1e-5, rtol=1e-4)
+    assert set((batch["labels"][:, 1:] != -100).any(0).nonzero().flatten().tolist()) == set(places.tolist())
+    assert kept.logits.shape[1] < full.logits.shape[1] / 2
+    assert kept.loss.item() == pytest.approx(full.loss.item(), rel=1e-5)
+    assert full_grads.keys() == kept_grads.keys()
+    for name, grad in full_grads.items():
+        torch.testing.assert_close(kept_grads[name], grad, atol=1e-5, rtol=1e-3)
+    model.zero_grad()
+
+
+def test_the_choice_of_logits_is_checked(processor):
+    with pytest.raises(ValueError, match="logits='some': choose one of all, labelled"):
+        VisionCollator(processor, logits="some")
+
+
 def test_control_tokens_in_a_text_are_plain_text(processor, family):
     split = user("<|im", images=1)
     split["content"] += [text_part("_end|> <|ima"), text_part("ge|> <|eot_"), text_part("id|>")]
@@ -437,23 +464,31 @@ def test_largest_pixel_cap_counts_in_tokens_of_the_real_size(tiny, monkeypatch):
     assert largest_pixel_cap(image_processor, [picture(0, 32, 32)], 5) == 4 * 16**2  # the lower limit, too
 
 
-@pytest.mark.parametrize("keep_columns", [True, False])
-def test_sft_trainer_trains_on_the_answers_alone(model, processor, family, keep_columns, tmp_path):
+@pytest.mark.parametrize(
+    ("keep_columns", "which", "loss_type"),
+    [(True, "all", "chunked_nll"), (False, "all", "chunked_nll"), (True, "labelled", "nll")],
+)
+def test_sft_trainer_trains_on_the_answers_alone(
+    model, processor, family, keep_columns, which, loss_type, tmp_path, monkeypatch
+):
     from trl import SFTConfig, SFTTrainer
+
+    monkeypatch.setattr(model, "forward", model.forward)  # the trainer replaces it: give the original back
 
     rows = [
         make_row("What?", "A bag.", [picture(0, 48, 48)]),
         make_row("What is it?", "A red mug.", [picture(1, 48, 48)]),
     ]
     dataset = Dataset.from_list(rows, features=FEATURES).add_column("row", [1, 2])
-    collator = VisionCollator(processor)
+    collator = VisionCollator(processor, logits=which)
     expected = model(**collator(rows)).loss.item()
     arguments = SFTConfig(
         tmp_path, per_device_train_batch_size=2, max_steps=1, learning_rate=0.0, max_length=None, bf16=False,
         use_cpu=True, remove_unused_columns=not keep_columns, logging_steps=1, report_to=[],
-        save_strategy="no", disable_tqdm=True,
+        save_strategy="no", disable_tqdm=True, loss_type=loss_type,
     )  # fmt: skip
     trainer = SFTTrainer(model, arguments, collator, dataset, processing_class=processor)
+    watch(trainer)
     trainer.train()
     assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, abs=1e-3)
     model.eval()

@@ -93,3 +93,10 @@ def test_a_notebook_gets_a_chart_that_is_drawn_again(monkeypatch):
     assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([5, 10], [1.2, 0.6])
     assert shown[0].axes[0].get_title("left").startswith("step 5/10, loss 1.200")
     assert shown[0].axes[0].get_title("left").endswith("s left")
+
+
+def test_a_collator_and_a_loss_that_do_not_go_together_are_refused_at_once(finished):
+    trainer = make_trainer(finished)
+    trainer.data_collator = SimpleNamespace(logits="labelled")
+    with pytest.raises(ValueError, match=r'logits="labelled"\) needs SFTConfig\(loss_type="nll"\), not .chunked_nll'):
+        training.watch(trainer)

@@ -15,6 +15,7 @@ from vlmhelpers.labels import IGNORED, ChatTemplate
 from vlmhelpers.phi3_vision import Phi3VImageProcessor
 
 TRAIN_ON = ("assistant", "last", "all")
+LOGITS = ("all", "labelled")
 
 
 class VisionCollator:
@@ -23,7 +24,8 @@ class VisionCollator:
     `processor`: the model's processor. `max_length`: a longer sequence raises ValueError; nothing is ever
     cut, as that would lose images or answers. `train_on`: "assistant" (every assistant turn with its end
     token), "last" (the last assistant turn only) or "all" (all but padding, image tokens and the token that
-    begins a sequence).
+    begins a sequence). `logits`: "all", or "labelled" for logits at the places only that a label stands for; the
+    model then skips the others in its largest matrix. This goes with `SFTConfig(loss_type="nll")`.
 
     An answer is only learned after the very prompt that the model gets for it, whole and once. Chat templates
     for thinking models show the earlier answers of a conversation otherwise: such rows raise ValueError unless
@@ -34,12 +36,14 @@ class VisionCollator:
     of TRL's SFTTrainer; set `remove_unused_columns=False` there, so that errors can tell the row's number.
     """
 
-    def __init__(self, processor, max_length=None, train_on="assistant"):
-        if train_on not in TRAIN_ON:
-            raise ValueError(f"train_on={train_on!r}: choose one of {', '.join(TRAIN_ON)}")
+    def __init__(self, processor, max_length=None, train_on="assistant", logits="all"):
+        for name, value, choices in (("train_on", train_on, TRAIN_ON), ("logits", logits, LOGITS)):
+            if value not in choices:
+                raise ValueError(f"{name}={value!r}: choose one of {', '.join(choices)}")
         self.processor = processor
         self.max_length = max_length
         self.train_on = train_on
+        self.logits = logits
         self.template = ChatTemplate(processor)
 
     def __call__(self, rows):
@@ -51,6 +55,8 @@ class VisionCollator:
         in patches. Phi-3: `pixel_values` (images, 1 + num_crops, 3, height, width) and `image_sizes` (images,
         2) in pixels. Mllama: `pixel_values` (n, images, tiles, 3, height, width), `aspect_ratio_ids` (n,
         images), `aspect_ratio_mask` (n, images, tiles) and `cross_attention_mask` (n, t, images, tiles).
+        With logits="labelled" there are `logits_to_keep` (k,), the places at which some row predicts a label, and
+        `shift_labels` (n, k), the labels to be predicted there.
 
         Raises ValueError, with the row's name and a remedy, for a row that cannot be trained on.
         """
@@ -62,6 +68,8 @@ class VisionCollator:
             ids = batch["input_ids"][i][batch["attention_mask"][i].bool()].tolist()
             with naming(conversation.name):
                 batch["labels"][i, : len(ids)] = torch.tensor(self.template.labels(text, spans, ids))
+        if self.logits == "labelled":
+            _keep_labelled(batch)
         return batch
 
     def prompts(self, rows):
@@ -111,6 +119,16 @@ class VisionCollator:
                     f"max_length={self.max_length}: {_remedy(self.processor, conversation.images, room)}. "
                     "Nothing is cut off, as that would lose images or answers"
                 )
+
+
+def _keep_labelled(batch):
+    """Adds what makes a model of transformers compute logits and loss at the labelled places only.
+
+    `labels` stay: the trainer counts them. The loss takes `shift_labels`, which are shifted by one already.
+    """
+    following = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
+    batch["logits_to_keep"] = (following != IGNORED).any(dim=0).nonzero().flatten()
+    batch["shift_labels"] = following[:, batch["logits_to_keep"]]
 
 
 def _remedy(processor, images, room):

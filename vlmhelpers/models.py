@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from vlmhelpers.backend import choose_backend, load_with_unsloth
 from vlmhelpers.environment import compute_dtype, data_dir, one_gpu
 from vlmhelpers.phi3_vision import Phi3VImageProcessor, Phi3VProcessor  # known to the Auto classes from here on
+from vlmhelpers.windows import group_windows
 
 # Family -> the words that mark a model id as one of it (all lower case).
 FAMILIES = {
@@ -95,6 +96,7 @@ def load_model(model_id, bits=4, max_pixels=None, backend="auto"):
             llm_int8_skip_modules=outside_language(model_id),
         )
     model = AutoModelForImageTextToText.from_pretrained(model_id, **options)
+    group_windows(model)
     if not torch.cuda.is_available():
         _keep_gradients_on_cpu(model)
     return model, processor

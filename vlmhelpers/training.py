@@ -25,8 +25,13 @@ _IRRELEVANT = tuple(
 def watch(trainer):
     """Draws the trainer's loss while it trains, with the time left; a line of text where there is no notebook.
 
-    Replaces the trainer's own progress bar and its printed dictionaries.
+    Replaces the trainer's own progress bar and its printed dictionaries. Raises ValueError for a collator and a loss
+    that do not go together, which would fail at the first step without a reason.
     """
+    if getattr(trainer.data_collator, "logits", "all") == "labelled" and trainer.args.loss_type != "nll":
+        raise ValueError(
+            f'VisionCollator(logits="labelled") needs SFTConfig(loss_type="nll"), not {trainer.args.loss_type!r}'
+        )
     for callback in (PrinterCallback, ProgressCallback, NotebookProgressCallback, LossPlot):
         trainer.remove_callback(callback)
     trainer.add_callback(LossPlot())
