@@ -95,3 +95,27 @@ def test_a_model_with_adapters_has_the_same_targets():
     chosen = lora_targets(model, vision=True)
     tuned = get_peft_model(model, LoraConfig(r=4, target_modules=lora_targets(model, from_layer=1)))
     assert lora_targets(tuned, vision=True) == lora_targets(model, vision=True) == chosen
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attention_and_mlp_are_chosen_apart(family):
+    model, _ = load_model(tiny_model(family), bits=None)
+    projector = linear_layers(model, "projector")
+    layers = {tower: linear_layers(model, tower) for tower in ("language", "vision")}
+    attention = {
+        tower: {name for name in names if "_attn." in name or ".attn." in name} for tower, names in layers.items()
+    }
+
+    def hit(**chosen):
+        pattern = lora_targets(model, **chosen)
+        return {name for name in linear_layers(model, "language", "vision", "projector") if re.fullmatch(pattern, name)}
+
+    assert set() != attention["language"] != layers["language"]
+    assert hit(mlp=False) == attention["language"]
+    assert hit(attention=False) == layers["language"] - attention["language"]
+    assert hit(language=False, vision=True, mlp=False) == attention["vision"] | projector
+    assert hit(language=False, vision=True, attention=False) == layers["vision"] - attention["vision"] | projector
+    assert hit(vision=True, attention=False, mlp=False) == projector != set()
+    assert hit(mlp=False, from_layer=1) == {name for name in attention["language"] if ".layers.0." not in name}
+    with pytest.raises(ValueError, match="nothing to adapt"):
+        lora_targets(model, attention=False, mlp=False)

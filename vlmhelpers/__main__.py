@@ -1,4 +1,4 @@
-"""The command line: `python -m vlmhelpers` converts files to JSONL, checks them, and makes a sample.
+"""The command line: `python -m vlmhelpers` converts files to JSONL, checks them, makes a sample, and trains.
 
 Exit codes: 0 for success, 1 where rows were found that cannot be used, 2 where the command could not do its work.
 """
@@ -41,7 +41,9 @@ def main(arguments=None):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(prog="python -m vlmhelpers", description="Convert and check training data.")
+    parser = argparse.ArgumentParser(
+        prog="python -m vlmhelpers", description="Convert and check data, and train on it."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, text in _HELP.items():
         _add_converter(commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}."), name)
@@ -51,6 +53,7 @@ def _parser():
     check.add_argument("--rejected", metavar="FILE", help="save the rejected rows to this CSV")
     check.set_defaults(run=_check)
     _add_sample(commands)
+    _add_train(commands)
     return parser
 
 
@@ -85,8 +88,24 @@ def _add_sample(commands):
     sample.add_argument("-o", "--output", required=True, metavar="FILE", help="its pictures go to images/ beside it")
     sample.add_argument("--num-examples", type=int, default=10, metavar="N", help="default: 10")
     sample.add_argument("--seed", type=int, default=0, metavar="N", help="other seeds give other examples (default: 0)")
+    text = "words (default): several questions in turn; json: one question, answered with a line of JSON"
+    sample.add_argument("--answers", choices=["words", "json"], default="words", help=text)
+    sample.add_argument("--size", type=int, default=96, metavar="PIXELS", help="of the pictures (default: 96)")
     sample.add_argument("--force", action="store_true", help="overwrite files that are there with other content")
     sample.set_defaults(run=_sample)
+
+
+def _add_train(commands):
+    train = commands.add_parser(
+        "train",
+        help="fine-tune a model as a JSON or YAML file says",
+        description="Fine-tune a model on a JSONL file. The same command goes on after an interruption.",
+        epilog="On several GPUs: accelerate launch --num_processes 2 -m vlmhelpers train CONFIG",
+    )
+    train.add_argument("config", metavar="CONFIG", help=".json or .yaml file of the settings of RunConfig")
+    text = "settings in place of the file's; paths among them start at the working directory"
+    train.add_argument("--set", nargs="+", default=[], action="extend", metavar="NAME=VALUE", help=text)
+    train.set_defaults(run=_train)
 
 
 def _convert(options):
@@ -162,10 +181,26 @@ def _list_rejected(records, source):
 def _sample(options):
     from vlmhelpers import write_sample
 
-    write_sample(options.output, options.num_examples, options.seed, options.force)
+    write_sample(options.output, options.num_examples, options.seed, options.answers, options.size, options.force)
     pictures = Path(options.output).parent / "images"
     print(f"{options.num_examples} rows -> {options.output}, their pictures -> {pictures}")
     return 0
+
+
+def _train(options):
+    from vlmhelpers.run import train
+    from vlmhelpers.runconfig import RunConfig
+
+    changes = dict(_name_and_value(text) for text in options.set)
+    train(RunConfig.read(options.config, **changes))
+    return 0
+
+
+def _name_and_value(text):
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise ValueError(f"--set {text}: write it as NAME=VALUE")
+    return name, value
 
 
 def _check(options):

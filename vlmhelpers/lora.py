@@ -13,23 +13,35 @@ TOWERS = ("vision", "projector", "language", "head")
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
-def lora_targets(model, language=True, vision=False, from_layer=0):
+def lora_targets(model, language=True, vision=False, from_layer=0, attention=True, mlp=True):
     """A regular expression for `LoraConfig(target_modules=...)` that hits the linear layers of the chosen towers only.
 
     The usual lists of names (`q_proj`, ..., `all-linear`) also hit layers of the vision tower. `vision=True` takes the
-    vision tower and its projector. `from_layer` leaves out the language layers before that number, counted from 0: on
-    text alone, adapters there cost the tiny model's picture answers most. Raises ValueError when nothing is chosen.
+    vision tower and its projector. Of either tower's layers, `attention` and `mlp` take those inside the attention and
+    all others; the projector is neither. `from_layer` leaves out the language layers before that number, counted from
+    0: on text alone, adapters there cost the tiny model's picture answers most. Raises ValueError when nothing is
+    chosen.
     """
     towers = ["language"] * language + ["vision", "projector"] * vision
-    layers = [_plain(name) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    layers = [name for name in dict.fromkeys(layers) if ".lora_" not in name]
+    linear = [_plain(name) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    linear = [name for name in dict.fromkeys(linear) if ".lora_" not in name]
+    layers = [name for name in linear if _is_wanted(name, attention, mlp)]
     groups = [[name for name in layers if tower_of(name) == tower] for tower in towers]
     if language and from_layer:
         groups[0] = [name for name in groups[0] if _layer(name) >= from_layer]
-    patterns = [_pattern(names) for names in groups if names]
+    patterns = [pattern for names in groups if names for pattern in _patterns(names, set(linear) - set(names))]
     if not patterns:
-        raise ValueError("nothing to adapt: choose language=True, vision=True, or both, of a model with linear layers")
+        raise ValueError(
+            "nothing to adapt: choose language=True, vision=True, or both, and attention=True, mlp=True, or both, of a "
+            "model with linear layers"
+        )
     return "|".join(patterns)
+
+
+def _is_wanted(name, attention, mlp):
+    if tower_of(name) == "projector":
+        return True
+    return attention if "attn" in name or "attention" in name else mlp
 
 
 def _plain(name):
@@ -43,11 +55,28 @@ def _layer(name):
     return int(found.group(1)) if found else -1
 
 
+def _patterns(names, others):
+    """Patterns that together hit all of `names` and none of `others`: one, or else one for each module inside."""
+    pattern = _pattern(names)
+    if not any(re.fullmatch(pattern, name) for name in others):
+        return [pattern]
+    start = len(_prefix(names)) + 1
+    inside = {}
+    for name in names:
+        inside.setdefault(name[start:].partition(".")[0], []).append(name)
+    return [pattern for part in inside.values() for pattern in _patterns(part, others)]
+
+
+def _prefix(names):
+    """The name of the module that all of `names` are in."""
+    return os.path.commonprefix(names).rpartition(".")[0]
+
+
 def _pattern(names):
     """One pattern for modules of one tower: their common prefix, their layers' numbers, one of their last names."""
     if len(names) == 1:
         return re.escape(names[0])
-    prefix, between = os.path.commonprefix(names).rpartition(".")[0], r"(?:.+\.)?"
+    prefix, between = _prefix(names), r"(?:.+\.)?"
     numbers = sorted({_layer(name) for name in names})
     if numbers[0] > 0:
         prefix = names[0].partition(".layers.")[0] + ".layers"

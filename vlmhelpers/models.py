@@ -86,13 +86,14 @@ def load_model(model_id, bits=4, max_pixels=None, backend="auto"):
         set_max_pixels(processor, max_pixels)
     if _runs_on_unsloth(backend, processor):
         return load_with_unsloth(model_id, bits, dtype), processor
-    options = {"dtype": dtype, "device_map": {"": _device()}}
+    options = {"dtype": dtype} if is_sharded() else {"dtype": dtype, "device_map": {"": _device()}}
     if bits == 4:
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_quant_storage=dtype if is_sharded() else torch.uint8,  # only numbers can be sharded
             llm_int8_skip_modules=outside_language(model_id),
         )
     model = AutoModelForImageTextToText.from_pretrained(model_id, **options)
@@ -109,6 +110,11 @@ def _runs_on_unsloth(backend, processor):
             raise ValueError('Unsloth does not have Phi-3-Vision: choose backend="auto" or backend="transformers"')
         return False
     return chosen == "unsloth"
+
+
+def is_sharded():
+    """Whether accelerate is to shard the model over the processes (FSDP), which then places its parts itself."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 def _device():

@@ -12,6 +12,7 @@ from transformers.utils.notebook import NotebookProgressCallback
 
 from vlmhelpers.files import whole_file
 from vlmhelpers.pictures import Chart
+from vlmhelpers.processes import on_main
 
 STAMP = "complete.json"  # written last into a checkpoint: what it was trained with, and the size of each file
 
@@ -49,7 +50,7 @@ class LossPlot(TrainerCallback):
         history = [entry for entry in state.log_history if "loss" in entry]  # of the run that this one goes on from
         self.steps, self.losses = [e["step"] for e in history], [e["loss"] for e in history]
         self.started, self.first_step = time.perf_counter(), state.global_step
-        self.display = _open_display()
+        self.display = _open_display() if state.is_world_process_zero else None
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" not in (logs or {}):
@@ -64,6 +65,8 @@ class LossPlot(TrainerCallback):
             self._show(state)
 
     def _show(self, state):
+        if not state.is_world_process_zero:
+            return
         self.last_drawn, self.drawn = time.perf_counter(), self.steps[-1]
         line = self._line(state)
         if self.display is None:
@@ -106,11 +109,16 @@ def resume_from(trainer):
     Looks in the trainer's `output_dir`, and marks the checkpoints that this trainer is about to write. A checkpoint
     counts only when it was written to its end and by the same settings (arguments, adapters, data, base model); each
     one that is skipped is printed with the reason. Raises RuntimeError when the model in memory is already partly
-    trained and there is nothing to go on from: a fresh start would then not be one.
+    trained and there is nothing to go on from: a fresh start would then not be one. Where there are several processes,
+    all of them have to call it, and the main one decides.
     """
     settings = _settings(trainer)
     trainer.remove_callback(_StampCheckpoints)
     trainer.add_callback(_StampCheckpoints(settings))
+    return on_main(lambda: _newest_whole(trainer, settings))
+
+
+def _newest_whole(trainer, settings):
     for folder in _checkpoints(trainer.args.output_dir):
         flaw = _flaw(folder, settings)
         if flaw is None:
@@ -133,9 +141,11 @@ class _StampCheckpoints(TrainerCallback):
 
     def on_save(self, args, state, control, **kwargs):
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        args.distributed_state.wait_for_everyone()  # each process writes some of the files
         if not state.is_world_process_zero or not folder.is_dir():
             return
-        sizes = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file() and file.name != STAMP}
+        files = [file for file in folder.rglob("*") if file.is_file() and file.name != STAMP]
+        sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
         with whole_file(folder / STAMP, encoding="utf-8") as file:
             json.dump({"settings": self.settings, "files": sizes}, file, indent=1)
 
@@ -165,6 +175,8 @@ def _settings(trainer):
     """What decides the weights that a run ends with, as JSON values by name."""
     settings = {k: v for k, v in trainer.args.to_dict().items() if not k.startswith(_IRRELEVANT)}
     model = trainer.model
+    if trainer.args.world_size > 1:
+        settings["number of processes"] = trainer.args.world_size
     settings["base model"] = model.config._name_or_path
     settings["trained parameters"] = _digest(
         (n, tuple(p.shape)) for n, p in model.named_parameters() if p.requires_grad
