@@ -13,6 +13,7 @@ import torch
 from vlmhelpers.conversation import naming, to_answer, to_train
 from vlmhelpers.labels import IGNORED, ChatTemplate
 from vlmhelpers.phi3_vision import Phi3VImageProcessor
+from vlmhelpers.pixels import for_pictures
 
 TRAIN_ON = ("assistant", "last", "all")
 LOGITS = ("all", "labelled")
@@ -96,9 +97,11 @@ class VisionCollator:
         crosses = "cross_attention_mask" in self.processor.model_input_names
         if crosses:
             _check_one_kind(conversations)
-        batch = self.processor(
+        images = [conversation.images for conversation in conversations if conversation.images]
+        processor = for_pictures(self.processor, [image for row in images for image in row])
+        batch = processor(
             text=texts,
-            images=[conversation.images for conversation in conversations if conversation.images] or None,
+            images=images or None,
             padding=True,
             padding_side=padding_side,
             add_special_tokens=False,
@@ -138,7 +141,7 @@ def _remedy(processor, images, room):
     has_tiles = isinstance(processor.image_processor, Phi3VImageProcessor)
     if not has_tiles and "longest_edge" not in dict(processor.image_processor.size):
         return "shorten its text or raise max_length; an image of this family takes as many tokens at any size"
-    largest = _largest_cap_in_tiles if has_tiles else largest_pixel_cap
+    largest = largest_cap_in_tiles if has_tiles else largest_pixel_cap
     cap = largest(processor.image_processor, images, room)
     if cap is None:
         return "its text leaves no room for its images, so shorten it or raise max_length"
@@ -171,7 +174,7 @@ def largest_pixel_cap(image_processor, images, room):
     return bisect_right(range(1, longest // pixels + 1), room, key=needed) * pixels or None
 
 
-def _largest_cap_in_tiles(image_processor, images, room):
+def largest_cap_in_tiles(image_processor, images, room):
     """The same for Phi-3-Vision, whose images grow by tiles: the pixels of the most tiles per image, or None."""
     tile = image_processor.size["height"] * image_processor.size["width"]
     for tiles in range(image_processor.num_crops, 0, -1):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from vlmhelpers.images import repair
+from vlmhelpers.pixels import as_pictures
 from vlmhelpers.schema import ROLES, escape_control_tokens, message_text, text_part
 
 _REMEDY = "run check_dataset and leave out the rows that it rejects"
@@ -51,7 +52,7 @@ def naming(name):
 
 def _conversation(row, place, messages, specials):
     name = _name(row, place)
-    images = row.get("images") or []
+    images = as_pictures(row.get("images") or [])
     with naming(name):
         _check_messages(messages)
         _check_images(messages, images)
