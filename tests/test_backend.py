@@ -7,8 +7,9 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 from peft import LoraConfig
+from PIL import Image
 
-from vlmhelpers.backend import add_lora, answering, choose_backend, use_unsloth
+from vlmhelpers.backend import add_lora, answering, choose_backend, unsloth_collator, use_unsloth
 from vlmhelpers.generation import generate
 from vlmhelpers.lora import describe_trainable, fingerprint, lora_targets
 from vlmhelpers.models import load_model, tiny_model
@@ -108,3 +109,20 @@ def test_a_fingerprint_shows_the_smallest_change():
     assert fingerprint(model, "projector") == projector
     with pytest.raises(ValueError, match="no weights in sound"):
         fingerprint(model, "vision", "sound")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Unsloth is installed on Linux only")
+def test_unsloths_own_collator_runs_here_and_trains_on_prompts():
+    before = set(sys.modules)
+    model, processor = load_model(tiny_model("qwen2.5-vl"), bits=None)
+    processor.image_processor.size = {"shortest_edge": 32**2, "longest_edge": 4096**2}
+    picture = Image.new("RGB", (1280, 960))
+    messages = [
+        {"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "What is it?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "A bag."}]},
+    ]
+    batch = unsloth_collator(model, processor)([{"messages": messages}])
+    labels = batch["labels"][0]
+    assert "What is it?" in processor.tokenizer.decode(labels[labels != -100])
+    assert (batch["image_grid_thw"][0] * processor.image_processor.patch_size).tolist()[1:] == [384, 512]
+    assert "unsloth_zoo" not in set(sys.modules) - before

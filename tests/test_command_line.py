@@ -16,6 +16,7 @@ from vlmhelpers.alpaca import read_alpaca
 from vlmhelpers.check import check_dataset
 from vlmhelpers.jsonl import read_jsonl
 from vlmhelpers.read import read_csv
+from vlmhelpers.runconfig import RunConfig
 
 TEXT = "Gr\u00f6\u00dfe \u540d\u524d \U0001f642"
 ROWS = [
@@ -426,6 +427,16 @@ def test_the_sample_has_the_guides_fields_and_every_row_is_kept(run, tmp_path):
     assert report.dataset[11]["images"][0].size == (96, 96)
 
 
+def test_a_sample_of_json_answers_in_larger_pictures(run, tmp_path):
+    assert run("sample", "-o", "s.jsonl", "--num-examples", "5", "--answers", "json", "--size", "144")[0] == 0
+    rows = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    assert {row["text"] for row in rows} == {"Describe this product as JSON."}
+    for row in rows:
+        assert list(json.loads(row["response"])) == ["color", "pattern", "category", "price"]
+    assert len({row["response"] for row in rows}) > 1
+    assert read_jsonl("s.jsonl")[0]["images"][0].size == (144, 144)
+
+
 def test_a_sample_is_the_same_again_and_other_with_another_seed(run, tmp_path):
     for folder, seed in (("a", []), ("b", ["--seed", "0"]), ("c", ["--seed", "1"])):
         assert run("sample", "-o", f"{folder}/s.jsonl", *seed)[1].startswith("10 rows -> ")
@@ -466,6 +477,58 @@ def test_a_sample_has_at_least_one_example(run, tmp_path, number):
     code, _, errors = run("sample", "-o", "s.jsonl", "--num-examples", number)
     assert (code, errors) == (2, [f"vlmhelpers: num_examples is {number}. Ask for 1 or more."])
     assert os.listdir(tmp_path) == []
+
+
+# Training
+
+
+@pytest.fixture
+def settings(run, tmp_path):
+    """Writes a run's settings and a sample, with `changes`."""
+
+    def write(**changes):
+        assert run("sample", "-o", "s.jsonl")[0] == 0
+        needed = {"model_id": "qwen2.5-vl", "dataset": "s.jsonl", "output_dir": "out", "bits": None, "max_steps": 1}
+        (tmp_path / "run.json").write_text(json.dumps(needed | changes))
+
+    return write
+
+
+def test_a_file_of_settings_trains_an_adapter(run, settings, tmp_path):
+    settings(batch_size=2)
+    code, printed, _ = run("train", "run.json", "--set", "output_dir=other", "gradient_accumulation_steps=1", "seed=3")
+    assert code == 0 and printed.endswith("1 steps on 10 rows -> other/adapter\n")
+    assert (tmp_path / "other" / "adapter" / "adapter_model.safetensors").is_file() and not (tmp_path / "out").exists()
+    saved = RunConfig.read(tmp_path / "other" / "run_config.yaml")
+    assert (saved.batch_size, saved.seed, saved.dataset) == (2, 3, str(tmp_path / "s.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gone.yaml"], "gone.yaml"),
+        (["s.jsonl"], "s.jsonl is no .json, .yaml or .yml file"),
+        (["run.json"], "run.json: there is no setting 'epoch'. Did you mean 'epochs'?"),
+        (["ok.json", "--set", "lora_rank=4"], "there is no setting 'lora_rank'"),
+        (["ok.json", "--set", "seed"], "--set seed: write it as NAME=VALUE"),
+        (["ok.json", "--set", "learning_rate=fast"], "learning_rate is 'fast': it should be a number"),
+        (["ok.json", "--set", "dataset=gone.jsonl"], "gone.jsonl"),
+        (["ok.json", "--set", "report_to=paper"], "report_to='paper'"),
+    ],
+)
+def test_an_error_in_the_settings_is_one_line(run, settings, tmp_path, arguments, message):
+    settings()
+    (tmp_path / "run.json").rename(tmp_path / "ok.json")
+    settings(epoch=1)
+    code, _, errors = run("train", *arguments)
+    assert code == 2 and errors[-1].startswith("vlmhelpers: ") and message.lower() in errors[-1].lower()
+    assert not (tmp_path / "out" / "adapter").exists()
+
+
+def test_the_help_says_how_to_train_on_several_gpus(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--help"])
+    assert end.value.code == 0 and "accelerate launch --num_processes 2 -m vlmhelpers train" in capsys.readouterr().out
 
 
 # As a program

@@ -24,6 +24,14 @@ def test_fields_are_read_from_lines_and_commas():
     assert parse_fields("A red hat for $20.") == {}
 
 
+def test_fields_are_read_from_a_json_object():
+    assert parse_fields('{"Product": "Red Hat", "sizes": [1, 2], "price": 20}') == {
+        "Product": "Red Hat", "sizes": "[1, 2]", "price": "20",
+    }  # fmt: skip
+    assert parse_fields('["Red Hat"]') == parse_fields('{"Product": ') == {}
+    assert parse_fields("12") == {}
+
+
 @pytest.mark.parametrize("right, n", [(0, 200), (200, 200), (190, 200), (1, 2)])
 def test_wilson_interval_solves_its_equation(right, n):
     score = share([True] * right + [False] * (n - right))

@@ -1,6 +1,8 @@
 """Which library runs the model: Unsloth where an accelerator is present, transformers with peft elsewhere."""
 
+import importlib.util
 import sys
+import types
 from contextlib import contextmanager
 
 _MARK = "_vlmhelpers_backend"  # on a model: the backend that loaded it
@@ -79,6 +81,28 @@ def add_lora(model, lora):
     )
     setattr(tuned, _MARK, "unsloth")
     return tuned
+
+
+def unsloth_collator(model, processor):
+    """Unsloth's own `UnslothVisionDataCollator` with its defaults, to look at what it does.
+
+    The module that it lives in works without a GPU, though Unsloth refuses to be imported there: so it is loaded by
+    itself. Raises ImportError where unsloth_zoo is not installed.
+    """
+    package = sys.modules.get("unsloth_zoo")
+    if package is None:
+        spec = importlib.util.find_spec("unsloth_zoo")
+        if spec is None:
+            raise ImportError("unsloth_zoo is not installed: pip install unsloth (Linux only)")
+        package = sys.modules["unsloth_zoo"] = types.ModuleType("unsloth_zoo")
+        package.__path__ = list(spec.submodule_search_locations)
+        try:
+            from unsloth_zoo.vision_utils import UnslothVisionDataCollator
+        finally:
+            del sys.modules["unsloth_zoo"]
+    else:
+        from unsloth_zoo.vision_utils import UnslothVisionDataCollator
+    return UnslothVisionDataCollator(model, processor)
 
 
 @contextmanager

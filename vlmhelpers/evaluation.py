@@ -1,5 +1,6 @@
 """Scores of generated answers, with intervals, and two models compared on the same rows."""
 
+import json
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -15,7 +16,16 @@ _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 def parse_fields(text):
-    """The `Key: value` pairs of an answer as a dict: `"Product: hat, Price: $20"` has the keys Product and Price."""
+    """The fields of an answer as a dict of strings.
+
+    `"Product: hat, Price: $20"` has the keys Product and Price, and so has the JSON object with these keys.
+    """
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        fields = None
+    if isinstance(fields, dict):
+        return {name: value if isinstance(value, str) else json.dumps(value) for name, value in fields.items()}
     return dict(_FIELD.findall(text))
 
 
