@@ -1,5 +1,6 @@
 """`import vlmhelpers` is cheap, and every public name is there."""
 
+import pkgutil
 import subprocess
 import sys
 
@@ -48,3 +49,9 @@ def test_public_names_are_offered_for_completion():
 def test_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'read_xml'"):
         vlmhelpers.read_xml  # noqa: B018
+
+
+def test_no_public_name_is_a_module_too():
+    """Else what the name stands for would depend on which of the two was loaded last."""
+    modules = {module.name for module in pkgutil.iter_modules(vlmhelpers.__path__)}
+    assert not modules & set(vlmhelpers.__all__)

@@ -13,7 +13,7 @@ from vlmhelpers.collate import VisionCollator
 from vlmhelpers.counting import count_rows
 from vlmhelpers.images import repair
 from vlmhelpers.models import FAMILIES, tiny_model
-from vlmhelpers.preflight import preflight, propose_cap, with_cap
+from vlmhelpers.preflight_check import preflight, propose_cap, with_cap
 from vlmhelpers.preflight_report import as_seen
 from vlmhelpers.schema import FEATURES, make_row
 
