@@ -75,6 +75,8 @@ def test_comparison_is_paired(rows_of):
     change = np.array(tuned.hits, float) - np.array(base.hits, float)
     half = 1.96 * change.std() / 10
     assert (found.low, found.high) == pytest.approx((0.48 - half, 0.48 + half), abs=0.015)
+    assert repr(found).startswith("tuned minus base: +48.0% [")
+    assert repr(compare(base, tuned, names=("one", "other"))).startswith("other minus one: +48.0% [")
     assert compare(base, base).difference == compare(base, base).high == 0.0
     with pytest.raises(ValueError, match="100 rows against 1"):
         compare(base, evaluate(["0"], dataset.select([0])))

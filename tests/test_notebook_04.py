@@ -87,7 +87,7 @@ def test_every_flag_is_in_the_file_for_the_command_line(changed):
     settings, output = changed
     written = yaml.safe_load((output / "run.yaml").read_text())
     written |= {name: str((output / written[name]).resolve()) for name in ("dataset", "output_dir")}
-    expected = settings | {name: str(Path(settings[name]).resolve()) for name in ("dataset", "output_dir")}
+    expected = settings | {"dataset": str(Path(settings["dataset"]).resolve()), "output_dir": str(output / "again")}
     assert {name: written[name] for name in settings} == expected
 
 

@@ -59,10 +59,11 @@ def load_with_unsloth(model_id, bits, dtype):
     return model
 
 
-def add_lora(model, lora):
+def add_lora(model, lora, seed=3407):
     """`model` with the adapters that a peft `LoraConfig` describes, whichever backend loaded it.
 
-    Unsloth's trainers ignore `SFTTrainer(peft_config=...)`, so the adapters go on before the trainer is made.
+    Unsloth's trainers ignore `SFTTrainer(peft_config=...)`, so the adapters go on before the trainer is made. `seed`:
+    of the adapters' random start with Unsloth, which sets its own; elsewhere `transformers.set_seed` decides.
     """
     if getattr(model, _MARK, None) != "unsloth":
         from peft import get_peft_model
@@ -78,6 +79,7 @@ def add_lora(model, lora):
         bias=lora.bias,
         target_modules=lora.target_modules,
         use_rslora=lora.use_rslora,
+        random_state=seed,
     )
     setattr(tuned, _MARK, "unsloth")
     return tuned

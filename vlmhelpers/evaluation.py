@@ -147,16 +147,17 @@ class Comparison:
     high: float
     gained: tuple
     lost: tuple
+    names: tuple = ("base", "tuned")
 
     def __repr__(self):
         return (
-            f"tuned minus base: {self.difference:+.1%} [{self.low:+.1%}, {self.high:+.1%}]; "
+            f"{self.names[1]} minus {self.names[0]}: {self.difference:+.1%} [{self.low:+.1%}, {self.high:+.1%}]; "
             f"{len(self.gained)} rows gained, {len(self.lost)} lost"
         )
 
 
-def compare(base, tuned, resamples=10_000, seed=0):
-    """A `Comparison` of two `Evaluation`s of the same rows, by the paired bootstrap.
+def compare(base, tuned, resamples=10_000, seed=0, names=("base", "tuned")):
+    """A `Comparison` of two `Evaluation`s of the same rows, by the paired bootstrap; `names` are for its text.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13: percentile intervals.
     """
@@ -169,7 +170,7 @@ def compare(base, tuned, resamples=10_000, seed=0):
     draws = np.random.default_rng(seed).multinomial(n, shares, size=resamples)
     low, high = np.quantile((draws[:, 0] - draws[:, 2]) / n, [0.025, 0.975])
     gained, lost = (tuple(np.flatnonzero(change == sign).tolist()) for sign in (1, -1))
-    return Comparison(float(change.mean()), float(low), float(high), gained, lost)
+    return Comparison(float(change.mean()), float(low), float(high), gained, lost, tuple(names))
 
 
 def word_shift(before, after, top=10):

@@ -107,7 +107,7 @@ def make_trainer(config, args, rows):
     set_seed(config.seed)  # the adapters start at random, before the trainer sets its own seed
     args.ddp_find_unused_parameters = _some_get_no_gradient(config, rows)
     trainer = SFTTrainer(
-        model=add_lora(model, adapters(config, model)),
+        model=add_lora(model, adapters(config, model), config.seed),
         args=args,
         train_dataset=rows,
         data_collator=VisionCollator(processor, config.max_length, logits="all" if unsloth else "labelled"),

@@ -19,7 +19,7 @@ STAMP = "complete.json"  # written last into a checkpoint: what it was trained w
 # Training arguments that change where and how often something is written, not what is learned.
 _IRRELEVANT = tuple(
     "output_dir run_name report_to logging log_ save eval disable_tqdm hub push_ dataloader_num dataloader_pin "
-    "dataloader_pre dataloader_per resume project trackio include_ metric load_best greater_is".split()
+    "ddp_timeout dataloader_pre dataloader_per resume project trackio include_ metric load_best greater_is".split()
 )
 
 
