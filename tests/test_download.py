@@ -568,13 +568,13 @@ def test_an_interrupted_download_ends_at_once_and_goes_on_where_it_was(server, c
     command = [sys.executable, "-c", SCRIPT, server.url, str(cache)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
-    wait_for(lambda: cache.is_dir() and len(os.listdir(cache)) > 20)
+    wait_for(lambda: cache.is_dir() and len(finished(cache)) > 20)
     sent = time.monotonic()
     process.send_signal(signal_number)
     printed, errors = process.communicate(timeout=20)
     assert time.monotonic() - sent < 10  # the hanging request takes twice that
     assert (printed == "interrupted\n") == (signal_number == signal.SIGINT) and "Traceback" not in errors
-    pictures = [path for path in cache.iterdir() if path.suffix != ".part"]
+    pictures = finished(cache)
     assert len(pictures) > 20 and all(map(is_whole, pictures))
 
     before = server.requests.total()
@@ -582,6 +582,11 @@ def test_an_interrupted_download_ends_at_once_and_goes_on_where_it_was(server, c
     results = download_images(urls, cache, **PATIENT)
     assert all(isinstance(path, str) and is_whole(path) for path in results.values())
     assert server.requests.total() - before == 199 - len(pictures)
+
+
+def finished(cache):
+    """The pictures in the cache that are no drafts any more."""
+    return [path for path in cache.iterdir() if path.suffix != ".part"]
 
 
 def wait_for(condition):
