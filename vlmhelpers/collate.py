@@ -94,7 +94,7 @@ class VisionCollator:
     def _tensors(self, conversations, texts, padding_side):
         """One call of the processor for the whole batch; the texts begin with the token that they need."""
         counts = [len(conversation.images) for conversation in conversations]
-        crosses = "cross_attention_mask" in self.processor.model_input_names
+        crosses = crosses_attention(self.processor)
         if crosses:
             _check_one_kind(conversations)
         images = [conversation.images for conversation in conversations if conversation.images]
@@ -124,6 +124,11 @@ class VisionCollator:
                 )
 
 
+def crosses_attention(processor):
+    """Whether it is Llama 3.2 Vision's, whose images take no tokens: the text looks at them through cross-attention."""
+    return "cross_attention_mask" in processor.model_input_names
+
+
 def _keep_labelled(batch):
     """Adds what makes a model of transformers compute logits and loss at the labelled places only.
 
@@ -141,11 +146,19 @@ def _remedy(processor, images, room):
     has_tiles = isinstance(processor.image_processor, Phi3VImageProcessor)
     if not has_tiles and "longest_edge" not in dict(processor.image_processor.size):
         return "shorten its text or raise max_length; an image of this family takes as many tokens at any size"
-    largest = largest_cap_in_tiles if has_tiles else largest_pixel_cap
-    cap = largest(processor.image_processor, images, room)
+    cap = largest_cap(processor.image_processor, images, room)
     if cap is None:
         return "its text leaves no room for its images, so shorten it or raise max_length"
     return f"load_model(..., max_pixels={cap}) makes it fit"
+
+
+def largest_cap(image_processor, images, room):
+    """The largest `max_pixels` per image that brings `images` down to `room` tokens, by the family's own rule, or None.
+
+    For image processors whose tokens depend on the size of an image: Qwen2.5-VL's, Qwen3-VL's, Phi-3-Vision's.
+    """
+    by_tiles = isinstance(image_processor, Phi3VImageProcessor)
+    return (_largest_cap_in_tiles if by_tiles else largest_pixel_cap)(image_processor, images, room)
 
 
 def largest_pixel_cap(image_processor, images, room):
@@ -174,7 +187,7 @@ def largest_pixel_cap(image_processor, images, room):
     return bisect_right(range(1, longest // pixels + 1), room, key=needed) * pixels or None
 
 
-def largest_cap_in_tiles(image_processor, images, room):
+def _largest_cap_in_tiles(image_processor, images, room):
     """The same for Phi-3-Vision, whose images grow by tiles: the pixels of the most tiles per image, or None."""
     tile = image_processor.size["height"] * image_processor.size["width"]
     for tiles in range(image_processor.num_crops, 0, -1):

@@ -8,10 +8,11 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers.image_utils import make_flat_list_of_images
 
-from vlmhelpers.collate import VisionCollator
+from vlmhelpers.collate import VisionCollator, crosses_attention
 from vlmhelpers.images import repair
 from vlmhelpers.labels import IGNORED
 from vlmhelpers.phi3_vision import Phi3VImageProcessor
+from vlmhelpers.pixels import SizedPicture, StandIn
 
 
 class Count(NamedTuple):
@@ -25,11 +26,6 @@ class Count(NamedTuple):
     image: int
     labelled: int
     sized: dict
-
-
-def crosses_attention(processor):
-    """Whether it is Llama 3.2 Vision's, whose images take no tokens: the text looks at them through cross-attention."""
-    return "cross_attention_mask" in processor.model_input_names
 
 
 def count_rows(dataset, places, processor, **options):
@@ -73,26 +69,12 @@ def _counting_collator(processor, options):
 
 def _without_pixels(row, processor):
     """The row with a stand-in for each picture. Llama 3.2 Vision's tokens are the same for a picture of any size."""
-    blank = (lambda size: Image.new("RGB", (8, 8))) if crosses_attention(processor) else _SizedPicture
+    blank = (lambda size: Image.new("RGB", (8, 8))) if crosses_attention(processor) else SizedPicture
     return row | {"images": [blank(repair(image).size) for image in row["images"]]}
 
 
-class _SizedPicture(Image.Image):
-    """A picture of known size without pixels."""
-
-    def __init__(self, size):
-        super().__init__()
-        self._mode, self._size = "RGB", size
-
-
-class _Sizes:
-    """Stands in for an image processor: says by that one's own rules how many tokens pictures take; no pixels."""
-
-    def __init__(self, image_processor):
-        self.image_processor = image_processor
-
-    def __getattr__(self, name):
-        return getattr(self.image_processor, name)
+class _Sizes(StandIn):
+    """Says by the image processor's own rules how many tokens pictures take; no pixels."""
 
     def __call__(self, images, **_):
         own, pictures = self.image_processor, make_flat_list_of_images(images)

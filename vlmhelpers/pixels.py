@@ -33,12 +33,19 @@ _LIBRARIES = ("torch", "torchvision", "transformers", "pillow")  # what decides 
 _ZEROS, _BYTES, _FLOATS = range(3)  # how three planes of pixels are stored
 
 
-class StoredPicture(Image.Image):
-    """A picture of known size whose tensors lie on disk: a processor takes it for a picture, but it has no pixels."""
+class SizedPicture(Image.Image):
+    """A picture of known size (width, height) without pixels, which a processor takes for a picture."""
+
+    def __init__(self, size):
+        super().__init__()
+        self._mode, self._size = "RGB", size
+
+
+class StoredPicture(SizedPicture):
+    """A picture whose tensors lie on disk."""
 
     def __init__(self, reference):
-        super().__init__()
-        self._mode, self._size = "RGB", (reference["width"], reference["height"])
+        super().__init__((reference["width"], reference["height"]))
         self.file, self.settings = reference["pixels"], reference["settings"]
 
 
@@ -75,14 +82,18 @@ def for_pictures(processor, images):
     return reading
 
 
-class _ReadsPixels:
-    """Stands in for an image processor: gives what that one gave for the stored pictures; the rest is its own."""
+class StandIn:
+    """Stands in for an image processor: what a subclass does not do itself is that one's own."""
 
     def __init__(self, image_processor):
         self.image_processor = image_processor
 
     def __getattr__(self, name):
         return getattr(self.image_processor, name)
+
+
+class _ReadsPixels(StandIn):
+    """Gives what the image processor gave for the stored pictures."""
 
     def __call__(self, images, **_):
         """The tensors of `images`: StoredPictures, flat or in a list per row."""

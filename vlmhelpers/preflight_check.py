@@ -4,11 +4,10 @@ import copy
 import random
 from statistics import mean
 
-from vlmhelpers.collate import largest_cap_in_tiles, largest_pixel_cap
-from vlmhelpers.counting import count_again, count_rows, crosses_attention
+from vlmhelpers.collate import crosses_attention, largest_cap
+from vlmhelpers.counting import count_again, count_rows
 from vlmhelpers.memory import estimate_memory
 from vlmhelpers.models import set_max_pixels
-from vlmhelpers.phi3_vision import Phi3VImageProcessor
 from vlmhelpers.preflight_report import Preflight
 from vlmhelpers.published import find_config
 from vlmhelpers.skeleton import states_per_image
@@ -78,10 +77,8 @@ def propose_cap(processor, counts, max_length):
     """
     if crosses_attention(processor):
         return None
-    image_processor = processor.image_processor
-    largest = largest_cap_in_tiles if isinstance(image_processor, Phi3VImageProcessor) else largest_pixel_cap
     long = [count for count in counts if count.total > max_length and count.image]
-    caps = [largest(image_processor, c.sized["images"], max_length - (c.total - c.image)) for c in long]
+    caps = [largest_cap(processor.image_processor, c.sized["images"], max_length - (c.total - c.image)) for c in long]
     return min(filter(None, caps), default=None)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from vlmhelpers.cards import CARDS, as_duration, estimate_time
-from vlmhelpers.counting import crosses_attention
+from vlmhelpers.collate import crosses_attention
 from vlmhelpers.evaluation import share
 from vlmhelpers.images import repair
 from vlmhelpers.memory import NOTE
