@@ -30,6 +30,8 @@ _HOMES = {
     "memory_table": "memory",
     "estimate_time": "cards",
     "precompute": "precomputing",
+    "remember_features": "features",
+    "forget_features": "features",
     "tokenize_rows": "packing",
     "one_answer_per_row": "turns",
     "split_thinking": "turns",
