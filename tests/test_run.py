@@ -112,6 +112,21 @@ def test_the_adapter_opens_on_its_base(alone, rows_of, picture):
         assert torch.equal(loaded[name.replace(".weight", ".default.weight")], tensor)
 
 
+@pytest.mark.parametrize("cache", ["pixels", "features"])
+def test_what_is_kept_on_disk_does_not_change_the_run(alone, config_of, tmp_path, cache):
+    assert_same(alone, train(config_of(tmp_path, cache=cache)))
+    kept = {name: len(list((tmp_path / name).rglob("*.safetensors"))) for name in ("pixels", "features")}
+    assert kept == {"pixels": 48, "features": 48 if cache == "features" else 0}
+
+
+def test_features_are_not_kept_of_a_tower_that_is_trained_or_sharded(config_of, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="vision is true.*'pixels'"):
+        config_of(tmp_path, cache="features", vision=True)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match='with FSDP choose cache="pixels"'):
+        training_arguments(config_of(tmp_path, cache="features"))
+
+
 def test_another_seed_ends_elsewhere_and_other_batches_do_not(alone, config_of, tmp_path):
     parts = train(config_of(tmp_path / "parts", batch_size=2, gradient_accumulation_steps=4))
     assert_same(alone, parts)

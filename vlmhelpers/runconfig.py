@@ -14,7 +14,8 @@ from vlmhelpers.files import whole_file
 _PATHS = ("dataset", "output_dir", "image_root")  # in a file they start at the file's folder
 _LEAST = dict.fromkeys("batch_size gradient_accumulation_steps lora_r lora_alpha logging_steps save_steps".split(), 1)
 _LEAST |= {"test_rows": 0, "warmup_steps": 0, "learning_rate": 0, "epochs": 0, "max_length": 1, "max_pixels": 1}
-_CHOICES = {"bits": (4, None), "backend": ("auto", "transformers", "unsloth")}
+_CHOICES = {"bits": (4, None), "backend": ("auto", "transformers", "unsloth"),
+            "cache": ("none", "pixels", "features")}  # fmt: skip
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _KINDS = {str: "a text (in quotes, where it looks like a number)", int: "a whole number", float: "a number",
           bool: "true or false"}  # fmt: skip
@@ -62,6 +63,7 @@ class RunConfig:
     adam_beta2: float = 0.999
     max_grad_norm: float = 1.0
     gradient_checkpointing: bool | None = None  # memory for time; None: on a GPU
+    cache: str = "none"  # on disk, under output_dir: "pixels", or "features" of a frozen vision tower as well
     seed: int = 0  # the split, the order of the rows, the start of the adapters
 
     # What is written
@@ -77,6 +79,10 @@ class RunConfig:
             raise ValueError(f"max_steps is {self.max_steps}: a number of steps, or -1 to train by epochs")
         if not (self.language or self.vision):
             raise ValueError("language and vision are both false: nothing would be trained")
+        if self.vision and self.cache == "features":
+            raise ValueError(
+                "cache is 'features', but vision is true: a tower that is trained sees anew; choose 'pixels'"
+            )
 
     @classmethod
     def read(cls, path, **changes):

@@ -13,9 +13,11 @@ from vlmhelpers.backend import add_lora, choose_backend
 from vlmhelpers.check import check_dataset
 from vlmhelpers.collate import VisionCollator
 from vlmhelpers.environment import compute_dtype
+from vlmhelpers.features import remember_features
 from vlmhelpers.jsonl import read_jsonl
 from vlmhelpers.lora import keep_adapters_float32, lora_targets
 from vlmhelpers.models import choose_model, is_sharded, load_model
+from vlmhelpers.precomputing import precompute
 from vlmhelpers.processes import on_main
 from vlmhelpers.run import ADAPTER, CONFIG, REJECTED, RunResult
 from vlmhelpers.splitting import split
@@ -36,6 +38,8 @@ def run(config):
 def training_arguments(config):
     """The `SFTConfig` of a run. Making it joins the processes, where there are several."""
     _refuse_empty_adapters()
+    if config.cache == "features" and is_sharded():
+        raise ValueError('cache="features" is for models that are whole on each GPU: with FSDP choose cache="pixels"')
     dtype, gpu = compute_dtype(), torch.cuda.is_available()
     if not gpu:
         os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")  # else "cpu:0", where torch loads no checkpoint to
@@ -109,7 +113,7 @@ def make_trainer(config, args, rows):
     trainer = SFTTrainer(
         model=add_lora(model, adapters(config, model), config.seed),
         args=args,
-        train_dataset=rows,
+        train_dataset=_with_pixels(config, rows, processor),
         data_collator=VisionCollator(processor, config.max_length, logits="all" if unsloth else "labelled"),
         processing_class=processor,
     )
@@ -118,8 +122,19 @@ def make_trainer(config, args, rows):
         # that they cannot (accepts_loss_kwargs), though they hand the count on to transformers' own loss, which can.
         trainer.model_accepts_loss_kwargs = True
     keep_adapters_float32(trainer.model)
+    if config.cache == "features":
+        remember_features(trainer.model, Path(config.output_dir) / "features")
     watch(trainer)
     return trainer
+
+
+def _with_pixels(config, rows, processor):
+    """The rows to train on: with the pixels of their pictures on disk, where the run asks for that."""
+    if config.cache == "none":
+        return rows
+    folder = Path(config.output_dir) / "pixels"
+    on_main(lambda: len(precompute(rows, processor, folder)))  # the other processes find all of them there
+    return precompute(rows, processor, folder, progress=False)
 
 
 def adapters(config, model):
