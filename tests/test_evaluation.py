@@ -2,11 +2,8 @@
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from vlmhelpers.evaluation import (
-    blank_images,
-    compare,
     evaluate,
     parse_fields,
     parsed,
@@ -14,6 +11,7 @@ from vlmhelpers.evaluation import (
     share,
     word_shift,
 )
+from vlmhelpers.metrics import METRICS
 
 GOOD = "Product: Red Hat, Color: Navy, Full Price: $20.00"
 
@@ -30,6 +28,37 @@ def test_fields_are_read_from_a_json_object():
     }  # fmt: skip
     assert parse_fields('["Red Hat"]') == parse_fields('{"Product": ') == {}
     assert parse_fields("12") == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '```json\n{"Product": "Red Hat", "price": 20}\n```',
+        'Sure: here is the JSON.\n{"Product": "Red Hat", "price": 20.0}\nAnything else?',
+        'As {asked}:\n{\n  "Product": "Red Hat",\n  "price": 2e1\n}\n{"Product": "other"}',
+    ],
+)
+def test_fields_are_read_from_json_inside_other_text(text):
+    assert parse_fields(text) == {"Product": "Red Hat", "price": "20"}
+
+
+def test_json_values_are_compared_as_values():
+    one = parse_fields('{"size": {"w": 1.0, "h": 2.50}, "tags": ["é", 1], "new": true, "sku": "20.0"}')
+    other = parse_fields('{"size": {"h": 2.5, "w": 1}, "tags": ["é", 1.0], "new": true, "sku": "20"}')
+    assert one == {"size": '{"h": 2.5, "w": 1}', "tags": '["é", 1]', "new": "true", "sku": "20.0"}
+    assert one | {"sku": "20"} == other  # a string is not a number
+    assert parse_fields('{"tags": [1, 2]}') != parse_fields('{"tags": [2, 1]}')
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": {"b": 1}', '[{"a": 1}, {"a": 2}]', "[[" * 100_000, '{"a": ' * 100_000, "{}", '{"a": 1e']
+)
+def test_json_that_is_cut_off_or_no_object_has_no_fields(text):
+    assert parse_fields(text) == {}
+
+
+def test_fields_may_hold_lists():
+    assert parse_fields('Product: hat, Sizes: ["S", "M"]') == {"Product": "hat", "Sizes": '["S", "M"]'}
 
 
 @pytest.mark.parametrize("right, n", [(0, 200), (200, 200), (190, 200), (1, 2)])
@@ -59,36 +88,87 @@ def test_exact_match_overall_and_by_field(rows_of):
     assert "66.7%" in repr(found)
 
 
+def test_every_score_that_is_a_mean_has_its_values_by_row(rows_of):
+    dataset = rows_of([("?", GOOD, []), ("?", "red hat", []), ("?", "Color: Navy", [])])
+    found = evaluate([GOOD, "A red hat.", "Color: Rose"], dataset, metrics=("exact match", "normalised match", "ANLS"))
+    assert list(found.scores) == ["exact match", "Product", "Color", "Full Price", "normalised match", "ANLS"]
+    assert found.values["exact match"] == found.hits == (True, False, False)
+    assert found.values["Product"] == (True, None, None) and found.values["Color"] == (True, None, False)
+    assert found.values["normalised match"] == (True, True, False)
+    assert found.values["ANLS"] == pytest.approx((1, 7 / 10, 7 / 11))
+    assert found.scores["normalised match"] == share([True, True, False])
+    assert found.scores["ANLS"].value == pytest.approx((1 + 7 / 10 + 7 / 11) / 3)
+    assert found.scores["ANLS"].low < found.scores["ANLS"].value < found.scores["ANLS"].high
+
+
+def test_all_scores_have_an_interval_and_the_default_ones_stay(rows_of):
+    dataset = rows_of([("?", text, []) for text in [GOOD, "a red hat", "a blue bag", "20"] * 3])
+    answers = [GOOD, "a red bag", "the blue bag", "20.5"] * 3
+    plain, full = evaluate(answers, dataset), evaluate(answers, dataset, metrics="all")
+    assert list(full.scores) == [*plain.scores, *METRICS]
+    assert full.hits == plain.hits and full.scores | plain.scores == full.scores
+    for name, score in full.scores.items():
+        assert score.low <= score.value <= score.high and score.n == (12 if name in METRICS else plain.scores[name].n)
+    assert {*full.scores} - {*full.values} == {"BLEU", "chrF", "CER"}
+    assert all(len(of_rows) == 12 for of_rows in full.values.values())
+    assert evaluate(answers, dataset, metrics="CER").scores["CER"] == full.scores["CER"]
+    assert len(repr(full).splitlines()) == len(full.scores)
+
+
+def test_an_unknown_metric_is_refused_with_the_names_there_are(rows_of):
+    with pytest.raises(ValueError, match="unknown metric 'anls': choose \"all\" or some of normalised match, ANLS, "):
+        evaluate(["a"], rows_of([("?", "a", [])]), metrics=["anls"])
+
+
+def test_reasoning_is_scored_by_no_metric(rows_of):
+    found = evaluate(["<think>hat, hat</think>bag"], rows_of([("?", "bag", [])]), metrics="all")
+    assert found.scores["token F1"].value == 1 and found.scores["CER"].value == 0
+
+
+def test_a_judge_sees_the_row_and_its_mean_is_a_score(rows_of, picture):
+    seen = []
+
+    def judge(*row):
+        seen.append(row)
+        return 0.25 * len(seen)
+
+    dataset = rows_of([("What is it?", "a hat", [picture]), ("And this?", "a bag", [])])
+    found = evaluate(["<think>hm</think>hat", "bag"], dataset, judge=judge)
+    assert [(prompt, expected, answer) for prompt, _, expected, answer in seen] == [
+        ("What is it?", "a hat", "hat"),
+        ("And this?", "a bag", "bag"),
+    ]
+    assert [image.size for image in seen[0][1]] == [picture.size] and seen[1][1] == []
+    assert found.values["judge"] == (0.25, 0.5) and found.scores["judge"].value == 0.375
+    agreed = evaluate(["hat", "bag"], dataset, judge=lambda prompt, images, expected, answer: answer in expected)
+    assert agreed.scores["judge"] == share([True, True])
+    assert "judge" not in evaluate(["hat", "bag"], dataset).scores
+
+
+@pytest.mark.parametrize("verdict", [None, "yes", 1.5, -1, float("nan")])
+def test_a_judge_that_gives_no_score_is_named_with_its_row(rows_of, verdict):
+    with pytest.raises(ValueError, match=r"the judge gave .* for row 1 \(counted from 0\)"):
+        evaluate(
+            ["a", "b"], rows_of([("?", "a", []), ("?", "c", [])]), judge=lambda *row: 1 if row[3] == "a" else verdict
+        )
+
+
+def test_a_judge_that_fails_is_named_with_its_row(rows_of):
+    with pytest.raises(
+        RuntimeError, match=r"the judge failed on row 0 \(counted from 0\): ZeroDivisionError"
+    ) as caught:
+        evaluate(["a"], rows_of([("?", "a", [])]), judge=lambda *row: 1 / 0)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_no_rows_are_refused(rows_of):
+    with pytest.raises(ValueError, match="no rows to score"):
+        evaluate([], rows_of([("?", "a", [])]).select([]), metrics="all")
+
+
 def test_a_missing_answer_is_refused(rows_of):
     with pytest.raises(ValueError, match="1 answers for 2 rows"):
         evaluate([GOOD], rows_of([("?", GOOD, []), ("?", GOOD, [])]))
-
-
-def test_comparison_is_paired(rows_of):
-    dataset = rows_of([("?", str(i % 2), []) for i in range(100)])
-    base = evaluate(["0"] * 100, dataset)
-    tuned = evaluate(["1"] + ["0"] + [str(i % 2) for i in range(2, 100)], dataset)
-    found = compare(base, tuned)
-    assert found.gained == tuple(range(3, 100, 2)) and found.lost == (0,)
-    assert found.difference == pytest.approx(0.48)
-    # the normal approximation of a paired difference
-    change = np.array(tuned.hits, float) - np.array(base.hits, float)
-    half = 1.96 * change.std() / 10
-    assert (found.low, found.high) == pytest.approx((0.48 - half, 0.48 + half), abs=0.015)
-    assert repr(found).startswith("tuned minus base: +48.0% [")
-    assert repr(compare(base, tuned, names=("one", "other"))).startswith("other minus one: +48.0% [")
-    assert compare(base, base).difference == compare(base, base).high == 0.0
-    with pytest.raises(ValueError, match="100 rows against 1"):
-        compare(base, evaluate(["0"], dataset.select([0])))
-
-
-def test_blank_pictures_keep_size_and_text(rows_of):
-    dataset = rows_of([("?", "a", [Image.new("RGB", (30, 20), "red")]), ("?", "b", [])])
-    blank = blank_images(dataset)
-    assert blank[0]["images"][0].size == (30, 20)
-    assert blank[0]["images"][0].getcolors() == [(600, (128, 128, 128))]
-    assert blank[1]["images"] == [] and blank[0]["messages"] == dataset[0]["messages"]
-    assert evaluate(["a", "b"], blank).scores["exact match"].value == 1.0
 
 
 def test_words_that_came_and_went_are_counted_once_per_answer():
@@ -119,6 +199,8 @@ def test_price_errors_in_the_currency(rows_of):
     assert (error.value, error.mean, error.n) == (5.25, 5.125, 4) and 0 <= error.low < error.value < error.high <= 10
     assert str(error).startswith("5.25")
     assert price_error(["Full Price: 50"] * 4, dataset).value == pytest.approx((49 + 50) / 2)
+    thought = [f"<think>Full Price: 1</think>{answer}" for answer in answers]
+    assert price_error(thought, dataset) == error  # the reasoning's price is not the answer's
     with pytest.raises(ValueError, match="no reference has a number under 'Weight'"):
         price_error(answers, dataset, field="Weight")
 

@@ -17,7 +17,7 @@ from vlmhelpers import pixels as pixels_module
 from vlmhelpers import precompute
 from vlmhelpers.collate import VisionCollator
 from vlmhelpers.drawing import sample_products
-from vlmhelpers.evaluation import blank_images
+from vlmhelpers.looking import blank_images
 from vlmhelpers.models import FAMILIES, set_max_pixels, tiny_model
 from vlmhelpers.pixels import pack, unpack
 from vlmhelpers.schema import FEATURES, make_row

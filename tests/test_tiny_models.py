@@ -5,8 +5,9 @@ from texts import known_facts
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from vlmhelpers.drawing import QUESTIONS, sample_products
-from vlmhelpers.evaluation import blank_images, evaluate
+from vlmhelpers.evaluation import evaluate
 from vlmhelpers.generation import generate
+from vlmhelpers.looking import blank_images
 from vlmhelpers.models import FAMILIES, tiny_model
 
 CLASSES = {

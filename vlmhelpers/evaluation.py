@@ -1,96 +1,158 @@
-"""Scores of generated answers, with intervals, and two models compared on the same rows."""
+"""Scores of generated answers, with intervals."""
 
 import json
 import re
 from collections import Counter
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
-from PIL import Image
 
-from vlmhelpers.schema import answer_of
+from vlmhelpers.intervals import Score, bootstrap, mean, share
+from vlmhelpers.metrics import METRICS, measure
+from vlmhelpers.schema import answer_of, message_text
 from vlmhelpers.turns import split_thinking
+
+__all__ = [
+    "Evaluation", "PriceError", "Score", "evaluate", "parse_fields", "parsed", "price_error", "share", "word_shift",
+]  # fmt: skip
 
 _FIELD = re.compile(r"(?:^|, |\n)([A-Z][\w ]*): (.*?)(?=, [A-Z][\w ]*: |\n|$)")
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+_JSON = re.compile(r'[{\[]\s*["{\[]')  # where an object, or a list of objects, texts or lists, may begin
 
 
 def parse_fields(text):
     """The fields of an answer as a dict of strings.
 
-    `"Product: hat, Price: $20"` has the keys Product and Price, and so has the JSON object with these keys.
+    `"Product: hat, Price: $20"` has the keys Product and Price, and so has the JSON object with these keys, also inside
+    other text or a fenced block. Of several objects, the first counts; a list of objects has no fields.
+
+    Values of JSON that are no strings become their JSON text: 20 and 20.0 both become "20", nested objects have sorted
+    keys, lists keep their order. Strings stay as they are: "20.0" is not "20".
     """
+    fields = _json_of(text)
+    if not isinstance(fields, dict):
+        return dict(_FIELD.findall(text))
+    return {name: value if isinstance(value, str) else _json_text(value) for name, value in fields.items()}
+
+
+def _json_of(text):
+    """The first JSON object or list in a text, or None; an object that is cut off gives None, not an inner one."""
+    start = _JSON.search(text)
     try:
-        fields = json.loads(text)
-    except ValueError:
-        fields = None
-    if isinstance(fields, dict):
-        return {name: value if isinstance(value, str) else json.dumps(value) for name, value in fields.items()}
-    return dict(_FIELD.findall(text))
+        return _DECODER.raw_decode(text, start.start())[0] if start else None
+    except (ValueError, RecursionError):
+        return None
 
 
-@dataclass(frozen=True)
-class Score:
-    """A share of correct rows with its 95% interval, all in 0..1, and the number of rows."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def __str__(self):
-        return f"{self.value:6.1%}   [{self.low:.1%}, {self.high:.1%}]   n={self.n}"
+def _json_text(value):
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
-def share(hits):
-    """The `Score` of a list of booleans, with Wilson's interval (Wilson 1927, JASA 22:209), fit for 0% and 100%."""
-    n, z = len(hits), 1.959964
-    if n == 0:
-        raise ValueError("no rows to score")
-    value = float(np.mean(hits))
-    center = (value + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * (value * (1 - value) / n + z * z / (4 * n * n)) ** 0.5
-    low, high = min(value, center - half), max(value, center + half)  # rounding aside, the share lies inside
-    return Score(value, max(0.0, low), min(1.0, high), n)
+def _float(digits):
+    """A JSON number with a point or an exponent, as an int where it is whole."""
+    number = float(digits)
+    return int(number) if number.is_integer() else number
+
+
+_DECODER = json.JSONDecoder(parse_float=_float)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found: `scores` by name ("exact match", then each field), and `hits`, a boolean per row."""
+    """What `evaluate` found: `scores` by name ("exact match", then each field, then what else was asked for).
+
+    `hits` says of each row whether it matches exactly. `values` has the rows' values of every score that is a mean of
+    them, by name: a tuple with a bool or a number per row, and None where the reference lacks that field.
+    """
 
     scores: dict
     hits: tuple
+    values: dict
 
     def __repr__(self):
         width = max(map(len, self.scores))
         return "\n".join(f"{name:<{width}}  {score}" for name, score in self.scores.items())
 
 
-def evaluate(answers, dataset):
-    """Exact match of `answers` with the dataset's own last assistant turns, overall and per field of the reference.
+def evaluate(answers, dataset, metrics=None, judge=None):
+    """Scores of `answers` against the dataset's own last assistant turns, each with its n and its 95% interval.
 
     `answers` are n strings in row order, as `generate` gives them. Of a thinking model's answers and of the references,
-    only what follows the reasoning is compared (see `split_thinking`). A field counts as right when the answer has the
-    same value under the same key; fields are scored over the rows whose reference has them.
+    only what follows the reasoning is compared (see `split_thinking`). There is always "exact match", and a score for
+    each field of the references (see `parse_fields`): a field counts as right when the answer has the same value under
+    the same key, and it is scored over the rows whose reference has it. `metrics` adds one or several of
+    `vlmhelpers.metrics.METRICS` by name, or "all" of them; that module says what each is. In dollars, there is
+    `price_error`.
+
+    `judge` scores a row as a function of (prompt, images, expected, answer): the text before the answer, a list of PIL
+    images and two strings. It gives a bool or a number in 0..1, and their mean is the score "judge". It may ask any
+    model, such as one that is loaded already:
+
+        def judge(prompt, images, expected, answer):
+            question = f"{prompt}\\nIs {answer!r} as good an answer as {expected!r}? Answer yes or no."
+            row = Dataset.from_list([make_row(question, "", images)], features=FEATURES)
+            return generate(model, processor, row, progress=False)[0].lower().startswith("yes")
+
+    Raises ValueError for too few or too many answers, an unknown metric, or a judge's value that is no number in 0..1,
+    and RuntimeError where the judge itself fails, with the row's place in the dataset.
     """
+    names = _chosen(metrics)
+    answers, references = _texts(answers, dataset)
+    hits = tuple(answer == reference for answer, reference in zip(answers, references, strict=True))
+    values = {"exact match": hits} | _field_hits(answers, references)
+    scores = {name: mean(of_rows) for name, of_rows in values.items()}
+    for name in names:
+        scores[name], of_rows = measure(name, answers, references)
+        values |= {name: of_rows} if of_rows else {}
+    if judge:
+        values["judge"] = tuple(_verdict(judge, dataset[i], i, answers[i], references[i]) for i in range(len(hits)))
+        scores["judge"] = mean(values["judge"])
+    return Evaluation(scores, hits, values)
+
+
+def _chosen(metrics):
+    if metrics == "all":
+        return METRICS
+    names = [metrics] if isinstance(metrics, str) else metrics or ()
+    names = [name for name in names if name != "exact match"]  # which is always there
+    unknown = [name for name in names if name not in METRICS]
+    if unknown:
+        raise ValueError(f'unknown metric {unknown[0]!r}: choose "all" or some of {", ".join(METRICS)}')
+    return names
+
+
+def _texts(answers, dataset):
+    """The answers and the references, both without their reasoning."""
     if len(answers) != len(dataset):
         raise ValueError(f"{len(answers)} answers for {len(dataset)} rows: give one answer per row, in row order")
-    wanted = _references(dataset)
-    answers, references = ([split_thinking(text)[1] for text in texts] for texts in (answers, wanted))
-    hits = [answer == reference for answer, reference in zip(answers, references, strict=True)]
-    by_field = {}
-    for answer, reference in zip(answers, references, strict=True):
-        found = parse_fields(answer)
-        for key, value in parse_fields(reference).items():
-            by_field.setdefault(key, []).append(found.get(key) == value)
-    scores = {"exact match": share(hits)} | {key: share(values) for key, values in by_field.items()}
-    return Evaluation(scores, tuple(hits))
+    return tuple([split_thinking(text)[1] for text in texts] for texts in (answers, _references(dataset)))
+
+
+def _field_hits(answers, references):
+    """Field -> whether each answer has the reference's value there, None where the reference lacks the field."""
+    found, wanted = ([parse_fields(text) for text in texts] for texts in (answers, references))
+    return {
+        key: tuple(f.get(key) == w[key] if key in w else None for f, w in zip(found, wanted, strict=True))
+        for key in dict.fromkeys(key for fields in wanted for key in fields)
+    }
+
+
+def _verdict(judge, row, place, answer, reference):
+    prompt = "\n".join(filter(None, map(message_text, row["messages"][:-1])))
+    try:
+        verdict = judge(prompt, row["images"], reference, answer)
+    except Exception as error:
+        raise RuntimeError(f"the judge failed on row {place} (counted from 0): {error!r}") from error
+    if not (isinstance(verdict, Real) and 0 <= verdict <= 1):
+        raise ValueError(f"the judge gave {verdict!r} for row {place} (counted from 0): let it give a number in 0..1")
+    return verdict
 
 
 def parsed(answers, dataset):
     """The `Score` of answers in which every field of the reference's form can be read, right or wrong."""
-    references = _references(dataset)
-    pairs = zip(answers, references, strict=True)
+    pairs = zip(*_texts(answers, dataset), strict=True)
     return share([parse_fields(reference).keys() <= parse_fields(answer).keys() for answer, reference in pairs])
 
 
@@ -116,61 +178,22 @@ class PriceError:
 def price_error(answers, dataset, field="Full Price", resamples=2000, seed=0):
     """The `PriceError` of the number that `answers` give under `field`, over the rows whose reference has one there.
 
-    An answer without a number counts as a price of 0. The interval is the percentile bootstrap of the median (Efron and
-    Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13). Raises ValueError where no reference has a number.
+    An answer without a number counts as a price of 0. The interval is the percentile `bootstrap` of the median. Raises
+    ValueError where no reference has a number.
     """
-    references = _references(dataset)
-    pairs = [(_number(a, field), _number(r, field)) for a, r in zip(answers, references, strict=True)]
-    errors = np.array([abs((found or 0.0) - wanted) for found, wanted in pairs if wanted is not None])
+    found, wanted = ([_number(text, field) for text in texts] for texts in _texts(answers, dataset))
+    pairs = zip(found, wanted, strict=True)
+    errors = np.array([abs((given or 0.0) - price) for given, price in pairs if price is not None])
     if not len(errors):
         raise ValueError(f"no reference has a number under {field!r}")
-    draws = np.random.default_rng(seed).choice(errors, size=(resamples, len(errors)))
-    low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
-    return PriceError(float(np.median(errors)), float(low), float(high), float(errors.mean()), len(errors))
+    score = bootstrap(errors, lambda draws: np.median(draws, axis=1), resamples, seed)
+    return PriceError(score.value, score.low, score.high, float(errors.mean()), score.n)
 
 
 def _number(text, field):
     """The number under a field of an answer (`$2,150.00` is 2150.0), or None."""
     found = _NUMBER.search(parse_fields(text).get(field, ""))
     return float(found[0].replace(",", "")) if found else None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Exact match of two models on the same rows: `difference` (tuned minus base) with its 95% interval, in 0..1.
-
-    `gained` and `lost` are the row numbers (0-based places in the dataset) that only one of the two answers exactly.
-    """
-
-    difference: float
-    low: float
-    high: float
-    gained: tuple
-    lost: tuple
-    names: tuple = ("base", "tuned")
-
-    def __repr__(self):
-        return (
-            f"{self.names[1]} minus {self.names[0]}: {self.difference:+.1%} [{self.low:+.1%}, {self.high:+.1%}]; "
-            f"{len(self.gained)} rows gained, {len(self.lost)} lost"
-        )
-
-
-def compare(base, tuned, resamples=10_000, seed=0, names=("base", "tuned")):
-    """A `Comparison` of two `Evaluation`s of the same rows, by the paired bootstrap; `names` are for its text.
-
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13: percentile intervals.
-    """
-    if len(base.hits) != len(tuned.hits):
-        raise ValueError(f"{len(base.hits)} rows against {len(tuned.hits)}: compare answers to the same rows")
-    change = np.array(tuned.hits, dtype=int) - np.array(base.hits, dtype=int)
-    n = len(change)
-    # A resample of n rows holds so many gained, unchanged and lost ones: a multinomial draw.
-    shares = [np.mean(change == 1), np.mean(change == 0), np.mean(change == -1)]
-    draws = np.random.default_rng(seed).multinomial(n, shares, size=resamples)
-    low, high = np.quantile((draws[:, 0] - draws[:, 2]) / n, [0.025, 0.975])
-    gained, lost = (tuple(np.flatnonzero(change == sign).tolist()) for sign in (1, -1))
-    return Comparison(float(change.mean()), float(low), float(high), gained, lost, tuple(names))
 
 
 def word_shift(before, after, top=10):
@@ -190,13 +213,3 @@ def word_shift(before, after, top=10):
 
 def _words(text):
     return set(re.findall(r"[^\W\d_]+", text.lower()))
-
-
-def blank_images(dataset):
-    """The same rows with every picture replaced by plain grey of its size: what can be answered without looking."""
-
-    def blanked(batch):
-        batch["images"] = [[Image.new("RGB", image.size, "grey") for image in row] for row in batch["images"]]
-        return batch
-
-    return dataset.with_transform(blanked)

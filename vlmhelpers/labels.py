@@ -27,6 +27,7 @@ _NO_PROMPT = (
     "is not written after the prompt that the model gets there",
     "the chat template is not made for training, so give the processor another chat_template",
 )
+_MOST_KNOWN = 10_000  # pieces of text
 _NUMBERED_IMAGE = r"<\|image_\d+\|>"  # how Phi-3-Vision's chat form writes its images
 
 
@@ -46,6 +47,7 @@ class ChatTemplate:
         self.specials = added | set(tokenizer.all_special_tokens)
         self._image = re.compile(f"{re.escape(processor.image_token)}|{_NUMBERED_IMAGE}")
         self._not_text = {processor.image_token_id, tokenizer.bos_token_id} - {tokenizer.eos_token_id}
+        self._known = {}  # piece of text -> its tokens
 
     def text(self, messages, prompt=False):
         """The conversation as text, one placeholder per image; `prompt` adds the header of the next answer.
@@ -119,12 +121,19 @@ class ChatTemplate:
         """(id, first character) of every token of `text`, without images and tokens that begin a sequence."""
         tokens, start = [], 0
         for stop, after in [*(match.span() for match in self._image.finditer(text)), (len(text), None)]:
-            piece = self.tokenizer(text[start:stop], add_special_tokens=False, return_offsets_mapping=True)
-            for token, (first, _) in zip(piece["input_ids"], piece["offset_mapping"], strict=True):
-                if token not in self._not_text:
-                    tokens.append((token, start + first))
+            tokens += [(token, start + first) for token, first in self._tokens_of(text[start:stop])]
             start = after
         return tokens
+
+    def _tokens_of(self, piece):
+        """The same of a piece without images; kept, as prompts repeat from row to row and all else in every epoch."""
+        if piece not in self._known:
+            if len(self._known) == _MOST_KNOWN:
+                self._known.clear()
+            found = self.tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
+            pairs = zip(found["input_ids"], found["offset_mapping"], strict=True)
+            self._known[piece] = [(token, first) for token, (first, _) in pairs if token not in self._not_text]
+        return self._known[piece]
 
     def labels(self, text, spans, ids):
         """The label of every id: the id itself inside the `spans` of `text`, IGNORED elsewhere.

@@ -1,0 +1,80 @@
+"""What a model says to some rows, and what its processor makes of them: in this process or in a fresh one."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from datasets import Dataset, load_from_disk
+
+from vlmhelpers.backend import answering
+from vlmhelpers.collate import VisionCollator
+from vlmhelpers.environment import quiet
+from vlmhelpers.generation import generate
+from vlmhelpers.models import load_model
+from vlmhelpers.schema import FEATURES
+
+
+def fixed_rows(dataset, rows):
+    """The rows at these places with their pictures as they are now, whatever transform makes them."""
+    chosen = [dataset[i] for i in rows]
+    return Dataset.from_list([{name: row[name] for name in FEATURES} for row in chosen], features=FEATURES)
+
+
+def probe(model, processor, dataset, max_new_tokens):
+    """What is compared of two models, as a dict that JSON can hold.
+
+    `answers`: a string per row. `first`: the probabilities of the first answer token, a list over the vocabulary per
+    row. `inputs`: a digest of the processor's tensors per row. `settings`: those of the image processor, as strings.
+    """
+    collator = VisionCollator(processor)
+    batches = [collator.prompts([row]) for row in dataset]
+    with answering(model), torch.inference_mode():
+        logits = [model(**batch.to(model.device)).logits[0, -1].float() for batch in batches]
+    return {
+        "answers": generate(model, processor, dataset, batch_size=1, max_new_tokens=max_new_tokens, progress=False),
+        "first": [row.softmax(-1).cpu().tolist() for row in logits],
+        "inputs": [_digest(batch) for batch in batches],
+        "settings": {name: str(value) for name, value in processor.image_processor.to_dict().items()},
+    }
+
+
+def _digest(batch):
+    digest = hashlib.sha256()
+    for name in sorted(batch):
+        digest.update(name.encode() + batch[name].cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def probe_in_fresh_process(folder, dataset, max_new_tokens):
+    """`probe` of the model in `folder`, loaded from there alone by a Python of its own, without the hub.
+
+    Raises RuntimeError with the last lines that it printed when it fails.
+    """
+    package = Path(__file__).parents[1]
+    paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    with tempfile.TemporaryDirectory() as scratch:
+        rows, out = Path(scratch) / "rows", Path(scratch) / "probe.json"
+        dataset.save_to_disk(rows)
+        command = [sys.executable, "-m", "vlmhelpers.probing", str(folder), str(rows), str(out), str(max_new_tokens)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            last = "\n".join(done.stderr.strip().splitlines()[-3:])
+            raise RuntimeError(f"{folder} does not load and answer in a fresh process: {last}")
+        return json.loads(out.read_text(encoding="utf-8"))
+
+
+def _main(folder, rows, out, max_new_tokens):
+    quiet()
+    model, processor = load_model(folder, bits=None, backend="transformers")
+    found = probe(model, processor, load_from_disk(rows), int(max_new_tokens))
+    Path(out).write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
