@@ -33,10 +33,20 @@ def test_comparison_is_paired(rows_of):
     assert repr(found).startswith("tuned minus base: +48.0 points [")
     assert repr(found).endswith("], p < 0.001; 49 rows gained, 1 lost")
     assert repr(compare(base, tuned, names=("one", "other"))).startswith("other minus one: +48.0 points [")
-    assert compare(base, base).difference == compare(base, base).high == 0.0
+    assert compare(base, base).difference == 0.0
     assert compare(base, base).p_value == compare(base, base).mcnemar == 1.0
     with pytest.raises(ValueError, match="100 rows against 1"):
         compare(base, evaluate(["0"], dataset.select([0])))
+
+
+@pytest.mark.parametrize("before, after, ends", [(0, 0, (-1, 1)), (0, 1, (0, 1)), (1, 0, (-1, 0))])
+def test_where_all_rows_changed_alike_the_interval_still_has_a_width(before, after, ends):
+    found = compare(of_hits([bool(before)] * 50), of_hits([bool(after)] * 50))
+    unseen = share([False] * 50).high
+    change = after - before
+    assert found.difference == change and 0.05 < unseen < 0.1
+    assert (found.low, found.high) == pytest.approx((max(-1, change - unseen), min(1, change + unseen)))
+    assert ends[0] <= found.low < found.high <= ends[1]
 
 
 @pytest.mark.parametrize("gained, lost", [(9, 2), (2, 9), (5, 5), (12, 0), (1, 0), (30, 14)])

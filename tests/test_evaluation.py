@@ -8,6 +8,7 @@ from vlmhelpers.evaluation import (
     parse_fields,
     parsed,
     price_error,
+    says_all,
     share,
     word_shift,
 )
@@ -143,6 +144,18 @@ def test_a_judge_sees_the_row_and_its_mean_is_a_score(rows_of, picture):
     agreed = evaluate(["hat", "bag"], dataset, judge=lambda prompt, images, expected, answer: answer in expected)
     assert agreed.scores["judge"] == share([True, True])
     assert "judge" not in evaluate(["hat", "bag"], dataset).scores
+
+
+def test_the_judge_of_content_goes_by_the_values_and_not_by_the_form(rows_of):
+    expected = '{"color": "blue", "category": "shirt", "price": "$40"}'
+    answers = [expected, "A Blue shirt for $40.", "A blue boot for $40.", ""]
+    found = evaluate(answers, rows_of([("?", expected, [])] * 4), judge=says_all)
+    assert found.values["judge"] == (True, True, False, False) and found.hits == (True, False, False, False)
+
+
+def test_a_judge_may_answer_with_numbers_of_numpy(rows_of):
+    judge = lambda *row: np.bool_(row[3] == "a")  # noqa: E731
+    assert evaluate(["a", "b"], rows_of([("?", "a", [])] * 2), judge=judge).scores["judge"] == share([True, False])
 
 
 @pytest.mark.parametrize("verdict", [None, "yes", 1.5, -1, float("nan")])

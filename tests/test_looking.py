@@ -109,7 +109,7 @@ def test_a_model_whose_answers_stay_the_same(rows_of):
 
 def test_a_model_that_is_always_wrong_may_look_or_not(rows_of):
     verdict = judged(rows_of, 100, 0, 0).verdict
-    assert verdict.startswith("Whether it looks at the picture cannot be told from its scores: 0.0%")
+    assert verdict.startswith("Its scores show no sign of looking at the picture: 0.0%")
     assert verdict.endswith("given to every row, is right for 50.0%.")
 
 

@@ -62,6 +62,7 @@ _HOMES = {
     "worst_rows": "slices",
     "browse": "browser",
     "parsed": "evaluation",
+    "says_all": "evaluation",
     "price_error": "evaluation",
     "blank_images": "looking",
     "shuffled_images": "looking",

@@ -78,8 +78,8 @@ class AnswersFile:
 
 
 def _line(value):
-    """As a line of JSON. Separators within strings are escaped, so that lines stay lines."""
-    return (json.dumps(value, default=str) + "\n").encode()
+    """As a line of JSON; of objects the name of their class. Separators in strings are escaped: lines stay lines."""
+    return (json.dumps(value, default=lambda value: type(value).__name__) + "\n").encode()
 
 
 def row_keys(dataset):

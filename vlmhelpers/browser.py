@@ -5,7 +5,7 @@ import html
 import re
 from importlib.util import find_spec
 
-from vlmhelpers.comparison import expected_answers
+from vlmhelpers.evaluation import expected_answers
 from vlmhelpers.pictures import thumbnail
 from vlmhelpers.schema import message_text
 from vlmhelpers.turns import split_thinking

@@ -7,7 +7,6 @@ import numpy as np
 
 from vlmhelpers.paired import mcnemar, paired_interval, permutation
 from vlmhelpers.pictures import Chart
-from vlmhelpers.schema import answer_of
 
 EXACT = "exact match"
 NAMES = ("base", "tuned", "prompted")
@@ -146,11 +145,6 @@ def _sentence(pair):
         f"{_title(pair)}: {100 * pair.difference:+.1f} points{metric} {bounds(pair)}, {_p(pair.p_value, 'p ')}; "
         f"{len(pair.gained)} rows gained, {len(pair.lost)} lost"
     )
-
-
-def expected_answers(dataset):
-    """The dataset's own last assistant turns, in row order: n strings. No picture is decoded."""
-    return [answer_of({"messages": messages}) for messages in dataset.with_format(None)["messages"]]
 
 
 def bounds(interval):

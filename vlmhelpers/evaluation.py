@@ -127,7 +127,7 @@ def _texts(answers, dataset):
     """The answers and the references, both without their reasoning."""
     if len(answers) != len(dataset):
         raise ValueError(f"{len(answers)} answers for {len(dataset)} rows: give one answer per row, in row order")
-    return tuple([split_thinking(text)[1] for text in texts] for texts in (answers, _references(dataset)))
+    return tuple([split_thinking(text)[1] for text in texts] for texts in (answers, expected_answers(dataset)))
 
 
 def _field_hits(answers, references):
@@ -145,9 +145,18 @@ def _verdict(judge, row, place, answer, reference):
         verdict = judge(prompt, row["images"], reference, answer)
     except Exception as error:
         raise RuntimeError(f"the judge failed on row {place} (counted from 0): {error!r}") from error
+    verdict = verdict.item() if hasattr(verdict, "item") else verdict  # of numpy or torch
     if not (isinstance(verdict, Real) and 0 <= verdict <= 1):
         raise ValueError(f"the judge gave {verdict!r} for row {place} (counted from 0): let it give a number in 0..1")
     return verdict
+
+
+def says_all(prompt, images, expected, answer):
+    """A judge for `evaluate` that asks no model: whether `answer` holds every value of the expected answer's fields.
+
+    Words in whichever order and form count, without case. It tells what a model knows from the form that it writes.
+    """
+    return all(value.lower() in answer.lower() for value in parse_fields(expected).values())
 
 
 def parsed(answers, dataset):
@@ -156,8 +165,8 @@ def parsed(answers, dataset):
     return share([parse_fields(reference).keys() <= parse_fields(answer).keys() for answer, reference in pairs])
 
 
-def _references(dataset):
-    """The answers that are expected, in row order; no picture is decoded."""
+def expected_answers(dataset):
+    """The dataset's own last assistant turns, in row order: n strings. No picture is decoded."""
     return [answer_of({"messages": messages}) for messages in dataset.with_format(None)["messages"]]
 
 

@@ -2,13 +2,15 @@
 
 import html
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from vlmhelpers.adapters import attach, find_base, load_processor
 from vlmhelpers.evaluation import share
+from vlmhelpers.generation import generate
 from vlmhelpers.merging import missing_files
 from vlmhelpers.models import load_model
-from vlmhelpers.probing import fixed_rows, probe, probe_in_fresh_process
+from vlmhelpers.probing import fixed_rows, probe, probe_in_fresh_process, with_answers
 from vlmhelpers.schema import message_text
 
 
@@ -16,8 +18,8 @@ from vlmhelpers.schema import message_text
 class ExportCheck:
     """What `check_export` found. True where a condition is asked for (`if check:`), and a table in a notebook.
 
-    rows: places in the dataset. prompts, export, adapter, base: strings per row. distance: the largest difference
-    between the probabilities of a first answer token, export against adapter, as total variation (0..1).
+    rows: places in the dataset. prompts, export, adapter, base: strings per row. distance: how far apart
+    the probabilities are that export and adapter give to the tokens of the adapter's answers, on average (0..1).
     base_distance: the same, adapter against base. problems: what is wrong, as sentences. four_bit: answers of the
     adapter on its 4-bit base, or None.
     """
@@ -55,7 +57,9 @@ class ExportCheck:
             f"{'ok' if self.ok else 'NOT ok'}: the export answers as the adapter on "
             f"{sum(_same(self.export, self.adapter))} of {len(self.rows)} rows, as the base on "
             f"{sum(_same(self.export, self.base))}",
-            f"first token: {self.distance:.4f} from the adapter; the adapter is {self.base_distance:.4f} from its base",
+            f"answers alike: {self.agreement}",
+            f"probabilities of the adapter's tokens: {self.distance:.4f} from the adapter's on average; the base's are "
+            f"{self.base_distance:.4f} from them",
         ]
         if self.four_bit is not None:
             lines.append(f"as the adapter on the 4-bit base: {sum(_same(self.export, self.four_bit))} rows")
@@ -92,11 +96,12 @@ def check_export(
     over the dataset, or a list of places. `base`: where the adapter's own name of it is not to be found.
 
     The check fails when a file is missing, when the export does not load, when its processor makes other tensors of a
-    row, when fewer answers than `min_agreement` (0..1) are the adapter's, when the probabilities of a first token are
-    further from the adapter's than `max_distance` (total variation), when every answer is the base's, and when adapter
-    and base answer all these rows alike, which proves nothing. Rounding merged weights to 16 bits can turn an answer
-    whose tokens are nearly tied. `four_bit=True` also asks the adapter on the base in 4 bits, for adapters trained
-    there; these answers are counted, not judged.
+    row, when fewer answers than `min_agreement` (0..1) are the adapter's, when the probabilities of the tokens of the
+    adapter's answers are on average further from the adapter's own than `max_distance`, when every answer is the
+    base's, and when adapter and base answer all these rows alike, which proves nothing. Rounding merged weights to 16
+    bits can turn an answer whose tokens are nearly tied: where answers are long, ask for less than all of them.
+    `four_bit=True` also asks the adapter on the base in 4 bits, for adapters trained there; these answers are counted,
+    not judged.
 
     Raises the errors of `merge` for the adapter and its base, and ValueError for a dataset without rows.
     """
@@ -105,18 +110,21 @@ def check_export(
     base = find_base(adapter, base)
     problems = [f"{exported} lacks {name}" for name in missing_files(exported)]
     export = None
+    before, tuned, answered = _references(adapter, base, chosen, max_new_tokens)
     if not problems:
         try:
-            export = probe_in_fresh_process(Path(exported).resolve(), chosen, max_new_tokens)
+            export = probe_in_fresh_process(Path(exported).resolve(), answered, max_new_tokens)
         except RuntimeError as error:
             problems.append(str(error))
-    before, tuned = _references(adapter, base, chosen, max_new_tokens)
     quantised = tuple(_four_bit(adapter, base, chosen, max_new_tokens)) if four_bit else None
     distance = _distance(export, tuned) if export else 1.0
     if export:
         problems += _problems(export, tuned, before, places, min_agreement)
         if distance > max_distance:
-            problems.append(f"first tokens differ by {distance:.4f} from the adapter's, more than {max_distance}")
+            problems.append(
+                f"the probabilities of the tokens of the adapter's answers are {distance:.4f} from the adapter's on "
+                f"average, more than {max_distance}"
+            )
     return ExportCheck(
         tuple(places),
         tuple(message_text([m for m in row["messages"] if m["role"] == "user"][-1]) for row in chosen),
@@ -141,16 +149,20 @@ def _spread(rows, total):
 
 
 def _references(adapter, base, dataset, max_new_tokens):
-    """What base and adapter say, with one model in memory."""
+    """What base and adapter say, with one model in memory, and the rows with the adapter's answers."""
     model, _ = load_model(base, bits=None, backend="transformers")
-    processor = load_processor(adapter, base)
-    before = probe(model, processor, dataset, max_new_tokens)
-    return before, probe(attach(model, adapter), processor, dataset, max_new_tokens)
+    processor, tuned = load_processor(adapter, base), attach(model, adapter)
+    answers = generate(tuned, processor, dataset, batch_size=1, max_new_tokens=max_new_tokens, progress=False)
+    answered = with_answers(dataset, answers)
+    found = probe(tuned, processor, answered, max_new_tokens)
+    with tuned.disable_adapter():
+        return probe(tuned, processor, answered, max_new_tokens), found, answered
 
 
 def _four_bit(adapter, base, dataset, max_new_tokens):
     model, _ = load_model(base, bits=4, backend="transformers")
-    return probe(attach(model, adapter), load_processor(adapter, base), dataset, max_new_tokens)["answers"]
+    tuned, processor = attach(model, adapter), load_processor(adapter, base)
+    return generate(tuned, processor, dataset, batch_size=1, max_new_tokens=max_new_tokens, progress=False)
 
 
 def _problems(export, tuned, before, places, min_agreement):
@@ -181,6 +193,8 @@ def _same(answers, others):
 
 
 def _distance(one, other):
-    """The largest total variation between two lists of probabilities; 1 where the vocabularies differ."""
-    pairs = zip(one["first"], other["first"], strict=True)
-    return max(sum(abs(p - q) for p, q in zip(a, b, strict=True)) / 2 if len(a) == len(b) else 1.0 for a, b in pairs)
+    """The mean difference between two lists of probabilities; 1 where they are of other tokens."""
+    if list(map(len, one["chances"])) != list(map(len, other["chances"])):
+        return 1.0
+    pairs = list(zip(chain.from_iterable(one["chances"]), chain.from_iterable(other["chances"]), strict=True))
+    return sum(abs(p - q) for p, q in pairs) / len(pairs)

@@ -126,7 +126,10 @@ def _cut(tokens, model, processor, settings):
 def _say_what_was_cut(answers, max_new_tokens):
     cut = sum(answer.cut for answer in answers.values())
     if cut:
-        print(f"{cut} of {len(answers)} answers were cut off at max_new_tokens={max_new_tokens}: raise it for the rest")
+        print(
+            f"{cut} of {len(answers)} answers were cut off at max_new_tokens={max_new_tokens}: raise it, or "
+            "look whether the model repeats itself"
+        )
 
 
 def _longest_first(dataset, processor, done):

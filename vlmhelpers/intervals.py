@@ -21,8 +21,11 @@ class Score:
     low: float
     high: float
     n: int
+    percent: bool = True  # whether it is shown in percent
 
     def __str__(self):
+        if not self.percent:
+            return f"{self.value:6.2f}   [{self.low:.2f}, {self.high:.2f}]   n={self.n}"
         return f"{self.value:6.1%}   [{self.low:.1%}, {self.high:.1%}]   n={self.n}"
 
 

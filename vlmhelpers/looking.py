@@ -1,4 +1,4 @@
-"""Whether a model looks at the picture: the same questions with the true, a blank, a shuffled and a noised one."""
+"""Whether a model looks at the picture: the same questions with the true, a blank one, another row's, and noise."""
 
 import html
 import random
@@ -10,8 +10,8 @@ import numpy as np
 from datasets import concatenate_datasets
 from PIL import Image
 
-from vlmhelpers.comparison import EXACT, bounds, compare, draw_intervals, expected_answers, to_table, values_of
-from vlmhelpers.evaluation import evaluate
+from vlmhelpers.comparison import EXACT, bounds, compare, draw_intervals, to_table, values_of
+from vlmhelpers.evaluation import evaluate, expected_answers
 from vlmhelpers.generation import generate
 from vlmhelpers.metrics import METRICS
 from vlmhelpers.pictures import Chart
@@ -116,7 +116,7 @@ class Looking:
         if change.scores[1].low > self.chance:
             return f"It does not look at the picture: {numbers}."
         always = f"the most frequent answer, given to every row, is right for {self.chance:.1%}"
-        return f"Whether it looks at the picture cannot be told from its scores: {numbers}; {always}."
+        return f"Its scores show no sign of looking at the picture: {numbers}; {always}."
 
     def __repr__(self):
         return "\n".join([self.verdict, *(f"{k:<8}  {e.scores[self.metric]}" for k, e in self.evaluations.items())])
@@ -157,7 +157,7 @@ def looks_at_image(
       answer for every row;
     - else, at least 90% of the answers stay the same with the picture of another row: it does not look;
     - else, the score is surely above chance: it does not look, as it knows something, but not from the picture;
-    - else nothing can be told: a model that is always wrong may look or not.
+    - else its scores show no sign of it: a model that is always wrong may look or not.
 
     Raises ValueError where fewer than two rows have equally many pictures, or a number of answers is not that of rows.
     """

@@ -9,6 +9,7 @@ import re
 import string
 import unicodedata
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from itertools import zip_longest
 
@@ -182,6 +183,6 @@ def measure(name, answers, references):
         return _OF_CORPORA[name](answers, references), None
     if name == "CIDEr":
         values = cider(answers, references)
-    else:
-        values = [_OF_ROWS[name](*pair) for pair in zip(answers, references, strict=True)]
+        return replace(mean(values), percent=False), tuple(values)
+    values = [_OF_ROWS[name](*pair) for pair in zip(answers, references, strict=True)]
     return mean(values), tuple(values)

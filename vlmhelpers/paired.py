@@ -4,12 +4,19 @@ from math import comb
 
 import numpy as np
 
+from vlmhelpers.intervals import share
+
 
 def paired_interval(change, resamples=10_000, seed=0):
     """The 95% interval (low, high) of the mean of `change`, an array of n: percentiles of the means of resamples.
 
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13. Where all rows changed alike,
+    resampling gives the same mean every time; then the interval is as wide as Wilson's of a share of 0 in n rows, that
+    of the rows that could have changed otherwise, on either side, within -1..1.
     """
+    if len(set(change)) == 1:
+        unseen = share([False] * len(change)).high
+        return max(-1.0, float(change[0]) - unseen), min(1.0, float(change[0]) + unseen)
     # A resample holds so many rows of each value: a multinomial draw.
     kinds, counts = (array[::-1] for array in np.unique(change, return_counts=True))
     draws = np.random.default_rng(seed).multinomial(len(change), counts / len(change), size=resamples)

@@ -15,8 +15,9 @@ from vlmhelpers.backend import answering
 from vlmhelpers.collate import VisionCollator
 from vlmhelpers.environment import quiet
 from vlmhelpers.generation import generate
+from vlmhelpers.labels import IGNORED
 from vlmhelpers.models import load_model
-from vlmhelpers.schema import FEATURES
+from vlmhelpers.schema import FEATURES, assistant
 
 
 def fixed_rows(dataset, rows):
@@ -25,22 +26,38 @@ def fixed_rows(dataset, rows):
     return Dataset.from_list([{name: row[name] for name in FEATURES} for row in chosen], features=FEATURES)
 
 
+def with_answers(dataset, answers):
+    """The rows with these answers, a list of strings, in place of their last assistant turns."""
+    messages = []
+    for turns, answer in zip(dataset["messages"], answers, strict=True):
+        asked = turns[:-1] if turns[-1]["role"] == "assistant" else turns
+        messages.append([*asked, assistant(answer)])
+    rows = [{"messages": m, "images": row["images"]} for m, row in zip(messages, dataset, strict=True)]
+    return Dataset.from_list(rows, features=FEATURES)
+
+
 def probe(model, processor, dataset, max_new_tokens):
     """What is compared of two models, as a dict that JSON can hold.
 
-    `answers`: a string per row. `first`: the probabilities of the first answer token, a list over the vocabulary per
-    row. `inputs`: a digest of the processor's tensors per row. `settings`: those of the image processor, as strings.
+    `answers`: the model's own, a string per row. `chances`: the probabilities that it gives to the tokens of the
+    dataset's answers, one after the other, a list per row. `inputs`: a digest of the processor's tensors per row.
+    `settings`: those of the image processor, as strings.
     """
-    collator = VisionCollator(processor)
-    batches = [collator.prompts([row]) for row in dataset]
+    collator = VisionCollator(processor, train_on="last")
     with answering(model), torch.inference_mode():
-        logits = [model(**batch.to(model.device)).logits[0, -1].float() for batch in batches]
+        chances = [_chances(model, collator([row]).to(model.device)) for row in dataset]
     return {
         "answers": generate(model, processor, dataset, batch_size=1, max_new_tokens=max_new_tokens, progress=False),
-        "first": [row.softmax(-1).cpu().tolist() for row in logits],
-        "inputs": [_digest(batch) for batch in batches],
+        "chances": chances,
+        "inputs": [_digest(collator.prompts([row])) for row in dataset],
         "settings": {name: str(value) for name, value in processor.image_processor.to_dict().items()},
     }
+
+
+def _chances(model, batch):
+    labels = batch.pop("labels")[0, 1:]
+    logits = model(**batch).logits[0, :-1][labels != IGNORED].float()
+    return logits.softmax(-1).gather(1, labels[labels != IGNORED][:, None])[:, 0].tolist()
 
 
 def _digest(batch):

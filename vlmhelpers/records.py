@@ -20,7 +20,7 @@ def record(name, value):
         raise TypeError(f"a record's name is a string that is not empty, not {name!r}")
     value = _plain(value, name)
     line = f"{name} = {_shorten(json.dumps(value, ensure_ascii=False))}"
-    if _in_notebook():
+    if in_notebook():
         from IPython.display import display
 
         display({MIMETYPE: {"name": name, "value": value}, "text/plain": line}, raw=True)
@@ -74,7 +74,7 @@ def _shorten(text, length=120):
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def _in_notebook():
+def in_notebook():
     """Whether a Jupyter kernel runs this code, so that rich output has somewhere to go."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None

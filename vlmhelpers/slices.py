@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pandas as pd
 
-from vlmhelpers.comparison import EXACT, expected_answers, values_of
-from vlmhelpers.evaluation import parse_fields
+from vlmhelpers.comparison import EXACT, values_of
+from vlmhelpers.evaluation import expected_answers, parse_fields
 from vlmhelpers.intervals import share
 from vlmhelpers.paired import paired_interval
 from vlmhelpers.turns import split_thinking

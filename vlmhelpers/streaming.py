@@ -10,7 +10,7 @@ from vlmhelpers.backend import answering
 from vlmhelpers.collate import VisionCollator
 from vlmhelpers.generation import decoding
 from vlmhelpers.images import open_image
-from vlmhelpers.records import _in_notebook
+from vlmhelpers.records import in_notebook
 from vlmhelpers.schema import user
 
 _UNFINISHED = "\ufffd"  # stands for a character of which a token has written only some bytes
@@ -29,14 +29,14 @@ def stream_answer(model, processor, prompt, images=(), max_new_tokens=256, write
     row = {"messages": [user(prompt, len(pictures))], "images": pictures}
     inputs = VisionCollator(processor).prompts([row]).to(model.device)
     if write is None:
-        write = _grow_output() if _in_notebook() else _print
+        write = _grow_output() if in_notebook() else _print
     streamer = _Pieces(processor.tokenizer, write)
     settings = decoding(processor, {"max_new_tokens": max_new_tokens} | options)
     with answering(model), torch.inference_mode():
         model.generate(**inputs, **settings, streamer=streamer)
     if write is _print:
         print()
-    return streamer.written
+    return streamer.text()
 
 
 def _print(piece):
@@ -72,14 +72,14 @@ class _Pieces(BaseStreamer):
             self.tokens = []
             return
         self.tokens += tokens.tolist()
-        text = self._text()
+        text = self.text()
         if not text.endswith(_UNFINISHED):
             self._write(text)
 
     def end(self):
-        self._write(self._text())
+        self._write(self.text())
 
-    def _text(self):
+    def text(self):
         return self.tokenizer.decode(self.tokens, skip_special_tokens=True).strip()
 
     def _write(self, text):

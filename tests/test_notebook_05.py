@@ -1,0 +1,32 @@
+"""Notebook 05 runs to its last cell: its scores, its verdicts and its exports are what it says."""
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def records(records_of):
+    return records_of("05_inference_eval")
+
+
+def test_base_prompted_base_and_tuned_are_scored_on_the_same_held_out_rows(records):
+    assert records["test_rows"] >= 200
+    assert records["base_exact_percent"] <= 5 and records["tuned_exact_percent"] >= 95
+    assert records["prompted_exact_percent"] < records["tuned_exact_percent"]
+    difference, low, high = records["difference_points"]
+    assert 90 <= low <= difference <= high
+    assert difference == pytest.approx(records["tuned_exact_percent"] - records["base_exact_percent"], abs=0.11)
+
+
+def test_batches_answer_as_single_rows_do(records):
+    assert records["same_answers_in_batches_percent"] == 100
+
+
+def test_the_tuned_model_looks_at_the_picture_and_the_one_without_pictures_does_not(records):
+    assert records["verdict"] == "It looks at the picture"
+    assert max(records[f"{kind}_exact_percent"] for kind in ("blank", "shuffled", "noise")) <= 5
+    assert not records["verdict_without_pictures"].startswith("It looks")
+
+
+def test_the_merged_model_is_proved_and_the_accident_is_found(records):
+    assert records["merged_like_adapter_percent"] == 100
+    assert records["accident_found"]
