@@ -16,8 +16,9 @@ from trl import SFTConfig, SFTTrainer
 from vlmhelpers.collate import VisionCollator
 from vlmhelpers.drawing import sample_products
 from vlmhelpers.lora import keep_adapters_float32, lora_targets
-from vlmhelpers.models import tiny_model, tower_of
+from vlmhelpers.models import tiny_model
 from vlmhelpers.schema import FEATURES, answer_of, make_row, user
+from vlmhelpers.towers import rest_frozen_tower, tower_of
 from vlmhelpers.windows import group_windows
 
 QUESTION = "Describe this product."
@@ -46,6 +47,7 @@ def make_model(config, bits, device):
     with torch.device(device):
         model = AutoModelForImageTextToText.from_config(copy.deepcopy(config), dtype=torch.bfloat16)
     group_windows(model)
+    rest_frozen_tower(model)
     if bits == 4:
         linear = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and tower_of(n) == "language"]
         for name, module in linear:

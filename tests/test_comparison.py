@@ -63,7 +63,7 @@ def test_p_values_by_hand(gained, lost):
 def test_a_p_value_is_never_zero():
     found = compare(of_hits([False] * 200), of_hits([True] * 200), resamples=999)
     assert found.p_value == 1 / 1000 and found.mcnemar == 2 / 2**200
-    assert (found.difference, found.low, found.high) == (1, 1, 1)
+    assert (found.difference, found.high) == (1, 1) and found.low > 0.98
 
 
 def test_p_values_of_no_difference_are_uniform():

@@ -9,7 +9,8 @@ from trl import SFTConfig, SFTTrainer
 
 from vlmhelpers.collate import VisionCollator
 from vlmhelpers.lora import describe_trainable, keep_adapters_float32, lora_targets
-from vlmhelpers.models import FAMILIES, load_model, tiny_model, tower_of
+from vlmhelpers.models import FAMILIES, load_model, tiny_model
+from vlmhelpers.towers import tower_of
 
 
 def linear_layers(model, *towers):

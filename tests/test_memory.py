@@ -21,6 +21,7 @@ from vlmhelpers.models import FAMILIES, load_model, tiny_model
 from vlmhelpers.published import PUBLISHED, find_config
 from vlmhelpers.rehearsal import rehearse
 from vlmhelpers.skeleton import _lora, make_batch, make_skeleton, states_per_image
+from vlmhelpers.towers import rest_frozen_tower
 from vlmhelpers.windows import group_windows
 
 PARAMETERS = {
@@ -75,6 +76,7 @@ def train_for_real(config, dtype, batch, vision, gradient_checkpointing):
     batch = {name: torch.randn(t.shape) if t.is_meta else t.clone() for name, t in batch.items()}
     model = AutoModelForImageTextToText.from_config(copy.deepcopy(config), dtype=dtype)
     group_windows(model)
+    rest_frozen_tower(model)
     model = get_peft_model(model, _lora(model, 16, vision)).train()
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

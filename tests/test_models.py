@@ -7,7 +7,8 @@ from PIL import Image
 
 from vlmhelpers import models
 from vlmhelpers.collate import VisionCollator
-from vlmhelpers.models import FAMILIES, choose_model, load_model, tiny_model, tower_of
+from vlmhelpers.models import FAMILIES, choose_model, load_model, tiny_model
+from vlmhelpers.towers import tower_of
 
 PUBLISHED = {
     "llama-3.2-vision": "meta-llama/Llama-3.2-11B-Vision-Instruct",

@@ -40,7 +40,7 @@ _HOMES = {
     "tiny_model": "models",
     "load_model": "models",
     "set_max_pixels": "models",
-    "tower_of": "models",
+    "tower_of": "towers",
     "use_unsloth": "backend",
     "add_lora": "backend",
     "unsloth_collator": "backend",

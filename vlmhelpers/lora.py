@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vlmhelpers.models import tower_of
+from vlmhelpers.towers import tower_of
 
 TOWERS = ("vision", "projector", "language", "head")
 _LAYER = re.compile(r"\.layers\.(\d+)\.")

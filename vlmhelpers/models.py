@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from vlmhelpers.backend import choose_backend, load_with_unsloth
 from vlmhelpers.environment import compute_dtype, data_dir, one_gpu
 from vlmhelpers.phi3_vision import Phi3VImageProcessor, Phi3VProcessor  # known to the Auto classes from here on
+from vlmhelpers.towers import rest_frozen_tower, tower_of
 from vlmhelpers.windows import group_windows
 
 # Family -> the words that mark a model id as one of it (all lower case).
@@ -18,9 +19,6 @@ FAMILIES = {
     "qwen3-vl": ("qwen3-vl",),
     "phi-3-vision": ("phi-3", "vision"),
 }
-
-_PROJECTOR = {"multi_modal_projector", "merger", "deepstack_merger_list", "img_projection"}
-_VISION = {"visual", "vision_model", "vision_tower", "vision_embed_tokens"}
 
 
 def family_of(model_id):
@@ -98,6 +96,7 @@ def load_model(model_id, bits=4, max_pixels=None, backend="auto"):
         )
     model = AutoModelForImageTextToText.from_pretrained(model_id, **options)
     group_windows(model)
+    rest_frozen_tower(model)
     if not torch.cuda.is_available():
         _keep_gradients_on_cpu(model)
     return model, processor
@@ -139,19 +138,6 @@ def set_max_pixels(processor, max_pixels):
     if "longest_edge" not in size:
         raise ValueError(f"{type(image_processor).__name__} has no pixel cap: its size is {size}")
     image_processor.size = {"shortest_edge": min(size["shortest_edge"], max_pixels), "longest_edge": max_pixels}
-
-
-def tower_of(name):
-    """The part of a model that a module or parameter belongs to, by its full name.
-
-    One of "vision", "projector" (from picture features to language), "language" and "head" (lm_head).
-    """
-    parts = set(name.split("."))
-    if parts & _PROJECTOR:
-        return "projector"
-    if parts & _VISION:
-        return "vision"
-    return "head" if "lm_head" in parts else "language"
 
 
 def outside_language(model_id):

@@ -9,7 +9,7 @@ from peft import PeftModel
 from vlmhelpers.adapters import CONFIG, portable_name
 from vlmhelpers.files import whole_file
 from vlmhelpers.modelcard import CARD, adapter_card
-from vlmhelpers.models import tower_of
+from vlmhelpers.towers import tower_of
 
 
 def save_adapter(model, processor, folder, dataset=None, source=None, evaluations=None, comparison=None, notes=None):

@@ -12,7 +12,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from vlmhelpers.lora import lora_targets
-from vlmhelpers.models import tower_of
+from vlmhelpers.towers import rest_frozen_tower, tower_of
 
 # Names of the attention below. "flash" is how Qwen's vision towers are asked to hand over all windows at once.
 _ATTENTION, _ATTENTION_OF_WINDOWS = "shapes_only", "shapes_only_like_flash"
@@ -34,6 +34,7 @@ def make_skeleton(
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(copy.deepcopy(config), dtype=dtype)
     _choose_attention(model)
+    rest_frozen_tower(model)  # as load_model does
     if bits == 4:
         _quantise(model, dtype)
     if not full:

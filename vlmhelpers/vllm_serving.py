@@ -4,7 +4,7 @@ import json
 import shlex
 
 from vlmhelpers.adapters import read_adapter_config, tensor_names
-from vlmhelpers.models import tower_of
+from vlmhelpers.towers import tower_of
 
 # What --max-lora-rank may be: MaxLoRARanks in vllm.config.lora, in 0.14.
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
