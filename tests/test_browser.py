@@ -30,8 +30,8 @@ def rows_in(page):
 
 
 def controls(view):
-    bar, page = view.children
-    return *bar.children, page
+    first, second, page = view.children
+    return *first.children, *second.children, page
 
 
 def test_the_filter_shows_exactly_the_rows_of_its_kind(found):

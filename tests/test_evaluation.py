@@ -151,6 +151,7 @@ def test_the_judge_of_content_goes_by_the_values_and_not_by_the_form(rows_of):
     answers = [expected, "A Blue shirt for $40.", "A blue boot for $40.", ""]
     found = evaluate(answers, rows_of([("?", expected, [])] * 4), judge=says_all)
     assert found.values["judge"] == (True, True, False, False) and found.hits == (True, False, False, False)
+    assert says_all("?", [], "A hat", "It is a hat.") and not says_all("?", [], "A hat", "It is a bag.")
 
 
 def test_a_judge_may_answer_with_numbers_of_numpy(rows_of):

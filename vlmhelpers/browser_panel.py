@@ -29,4 +29,5 @@ def make_panel(browser):
     for button in (back, on):
         button.on_click(turn)
     draw()
-    return ipywidgets.VBox([ipywidgets.HBox([kind, search, back, on, place]), page])
+    lines = [ipywidgets.HBox([kind, search]), ipywidgets.HBox([back, on, place])]
+    return ipywidgets.VBox([*lines, page])

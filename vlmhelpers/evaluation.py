@@ -154,9 +154,11 @@ def _verdict(judge, row, place, answer, reference):
 def says_all(prompt, images, expected, answer):
     """A judge for `evaluate` that asks no model: whether `answer` holds every value of the expected answer's fields.
 
-    Words in whichever order and form count, without case. It tells what a model knows from the form that it writes.
+    An expected answer without fields counts as one value. The order and all other words are left out, and so is case:
+    this tells what a model knows from the form in which it writes.
     """
-    return all(value.lower() in answer.lower() for value in parse_fields(expected).values())
+    values = parse_fields(expected).values() or [expected]
+    return all(value.lower() in answer.lower() for value in values)
 
 
 def parsed(answers, dataset):
