@@ -13,9 +13,9 @@ from vlmhelpers.backend import answering
 from vlmhelpers.collate import VisionCollator
 from vlmhelpers.rows import plain_rows, stream_plain_rows
 
-# Holds whatever a model's generation_config.json says. Qwen2.5-VL's sets repetition_penalty=1.05, which also punishes
-# the words of the prompt, the right answer among them, and the padding: an end token there, so that a row's neighbors
-# in the batch would decide where its answer ends.
+# Holds whatever a model's generation_config.json says. Those of Qwen2.5's instruct models set repetition_penalty=1.05,
+# which also punishes the words of the prompt, the right answer among them, and the padding: an end token there, so that
+# a row's neighbors in the batch would decide where its answer ends.
 _GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
 
 
