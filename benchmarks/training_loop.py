@@ -27,16 +27,17 @@ def main(argv=None):
     from alternating import alternate, table
 
     with tempfile.TemporaryDirectory() as folder:
-        workers = {way: Worker(way, options, folder) for way in WAYS} | other_programs(options, folder)
+        ways = [way for way in WAYS if way in ("TRL", *options.ways)]
+        workers = {way: Worker(way, options, folder) for way in ways} | other_programs(options, folder)
         seconds = alternate({way: worker.run for way, worker in workers.items()}, options.pairs)
-        for way in WAYS:
+        for way in ways:
             workers[way].stop()
     print(table(seconds, "TRL"))
     print("\nThe same in seconds of the processors, which a busy machine changes less")
-    print(table({way: workers[way].processor_seconds for way in WAYS}, "TRL"), "\n")
+    print(table({way: workers[way].processor_seconds for way in ways}, "TRL"), "\n")
     for way, worker in workers.items():
         print(f"{way:18} loss {worker.loss:.6f}, peak memory {worker.peak_mb:.0f} MB")
-    for way in WAYS:
+    for way in ways:
         assert abs(workers[way].loss - workers["TRL"].loss) < SAME * workers["TRL"].loss, f"{way} learned otherwise"
 
 
@@ -48,6 +49,7 @@ def parse(argv):
     parser.add_argument("--batch", type=int, default=4, help="rows per step")
     parser.add_argument("--steps", type=int, default=50, help="steps per run")
     parser.add_argument("--pairs", type=int, default=5, help="rounds in which every way runs once")
+    parser.add_argument("--ways", nargs="*", choices=WAYS, default=WAYS, help="to time beside TRL")
     parser.add_argument("--ms-swift", metavar="PYTHON", help="the Python for which ms-swift is installed")
     parser.add_argument("--llamafactory", metavar="PYTHON", help="the Python for which LLaMA-Factory is installed")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)

@@ -566,7 +566,8 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_download_ends_at_once_and_goes_on_where_it_was(server, cache, signal_number):
     command = [sys.executable, "-c", SCRIPT, server.url, str(cache)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, preexec_fn=heed_interrupts, **pipes)
     assert process.stdout.readline() == "ready\n"
     wait_for(lambda: cache.is_dir() and len(finished(cache)) > 20)
     sent = time.monotonic()
@@ -582,6 +583,11 @@ def test_an_interrupted_download_ends_at_once_and_goes_on_where_it_was(server, c
     results = download_images(urls, cache, **PATIENT)
     assert all(isinstance(path, str) and is_whole(path) for path in results.values())
     assert server.requests.total() - before == 199 - len(pictures)
+
+
+def heed_interrupts():
+    """A shell lets what it starts in the background ignore SIGINT, and all that this starts in turn."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finished(cache):

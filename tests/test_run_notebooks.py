@@ -152,7 +152,9 @@ def test_an_interrupted_run_leaves_the_notebook_alone(folder):
     slow = save(folder, "01_slow.ipynb", f"{SAY_PID}\nimport time\ntime.sleep(120)")  # interrupted within a cell
     before = slow.read_bytes()
     command = [sys.executable, run_notebooks.__file__, "--folder", folder]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # A shell lets what it starts in the background ignore SIGINT, and all that this starts in turn.
+    heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **heed)
     wait_for((folder / "pid").exists)
     kernel = int((folder / "pid").read_text())
     process.send_signal(signal.SIGINT)
