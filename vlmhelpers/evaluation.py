@@ -192,7 +192,9 @@ def price_error(answers, dataset, field="Full Price", resamples=2000, seed=0):
     An answer without a number counts as a price of 0. The interval is the percentile `bootstrap` of the median. Raises
     ValueError where no reference has a number.
     """
-    found, wanted = ([_number(text, field) for text in texts] for texts in _texts(answers, dataset))
+    found, wanted = (
+        [first_number(parse_fields(text).get(field, "")) for text in texts] for texts in _texts(answers, dataset)
+    )
     pairs = zip(found, wanted, strict=True)
     errors = np.array([abs((given or 0.0) - price) for given, price in pairs if price is not None])
     if not len(errors):
@@ -201,9 +203,9 @@ def price_error(answers, dataset, field="Full Price", resamples=2000, seed=0):
     return PriceError(score.value, score.low, score.high, float(errors.mean()), score.n)
 
 
-def _number(text, field):
-    """The number under a field of an answer (`$2,150.00` is 2150.0), or None."""
-    found = _NUMBER.search(parse_fields(text).get(field, ""))
+def first_number(text):
+    """The first number in a text (`$2,150.00` is 2150.0), or None."""
+    found = _NUMBER.search(text)
     return float(found[0].replace(",", "")) if found else None
 
 

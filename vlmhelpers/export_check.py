@@ -154,7 +154,7 @@ def _references(adapter, base, dataset, max_new_tokens):
     processor, tuned = load_processor(adapter, base), attach(model, adapter)
     answers = generate(tuned, processor, dataset, batch_size=1, max_new_tokens=max_new_tokens, progress=False)
     answered = with_answers(dataset, answers)
-    found = probe(tuned, processor, answered, max_new_tokens)
+    found = probe(tuned, processor, answered, max_new_tokens, answers)
     with tuned.disable_adapter():
         return probe(tuned, processor, answered, max_new_tokens), found, answered
 

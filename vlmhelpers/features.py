@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vlmhelpers import __version__
+from vlmhelpers.towers import is_frozen
 
 # Beside the features themselves, Qwen3-VL hands on those of earlier layers.
 _DEEP = "deepstack_features"
@@ -59,7 +60,7 @@ class _Remembering:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def check_frozen(self):
-        if any(parameter.requires_grad for parameter in self.tower.parameters()):
+        if not is_frozen(self.tower):
             raise ValueError(
                 "the vision tower is trained, so what it saw before is out of date: freeze it "
                 "(lora_targets(model, vision=False)), or call forget_features(model)"

@@ -36,18 +36,20 @@ def with_answers(dataset, answers):
     return Dataset.from_list(rows, features=FEATURES)
 
 
-def probe(model, processor, dataset, max_new_tokens):
+def probe(model, processor, dataset, max_new_tokens, answers=None):
     """What is compared of two models, as a dict that JSON can hold.
 
-    `answers`: the model's own, a string per row. `chances`: the probabilities that it gives to the tokens of the
-    dataset's answers, one after the other, a list per row. `inputs`: a digest of the processor's tensors per row.
-    `settings`: those of the image processor, as strings.
+    `answers`: the model's own, a string per row, or those given, where they are known. `chances`: the probabilities
+    that it gives to the tokens of the dataset's answers, one after the other, a list per row. `inputs`: a digest of the
+    processor's tensors per row. `settings`: those of the image processor, as strings.
     """
     collator = VisionCollator(processor, train_on="last")
     with answering(model), torch.inference_mode():
         chances = [_chances(model, collator([row]).to(model.device)) for row in dataset]
+    if answers is None:
+        answers = generate(model, processor, dataset, batch_size=1, max_new_tokens=max_new_tokens, progress=False)
     return {
-        "answers": generate(model, processor, dataset, batch_size=1, max_new_tokens=max_new_tokens, progress=False),
+        "answers": answers,
         "chances": chances,
         "inputs": [_digest(collator.prompts([row])) for row in dataset],
         "settings": {name: str(value) for name, value in processor.image_processor.to_dict().items()},

@@ -1,20 +1,18 @@
 """Where a model is good and where it is not: scores by slice of the rows, and the rows that it gets most wrong."""
 
 import difflib
-import re
 
 import numpy as np
 import pandas as pd
 
 from vlmhelpers.comparison import EXACT, values_of
-from vlmhelpers.evaluation import expected_answers, parse_fields
+from vlmhelpers.evaluation import expected_answers, first_number, parse_fields
 from vlmhelpers.intervals import share
 from vlmhelpers.paired import paired_interval
 from vlmhelpers.turns import split_thinking
 
 _FEW = 10  # rows: fewer tell little
 _BANDS = 4
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 def by_slice(dataset, evaluations, by, metric=EXACT):
@@ -86,16 +84,11 @@ def slice_names(dataset, by):
     names = list(dict.fromkeys(name for row in fields for name in row))
     prices = [name for name in names if "price" in name.lower()]
     if by == "price band" and prices:
-        return _bands([_number(row.get(prices[0], "")) for row in fields], "no price")
+        return _bands([first_number(row.get(prices[0], "")) for row in fields], "no price")
     if by in names:
         return [row.get(by, f"no {by}") for row in fields]
     known = [*columns, *names, *(["price band"] if prices else []), "image size", "answer length"]
     raise ValueError(f"no slices by {by!r}: choose one of {', '.join(known)}, or give a function of a row")
-
-
-def _number(text):
-    found = _NUMBER.search(text)
-    return float(found[0].replace(",", "")) if found else None
 
 
 def _pixels(row):

@@ -22,6 +22,11 @@ def tower_of(name):
     return "head" if "lm_head" in parts else "language"
 
 
+def is_frozen(module):
+    """Whether no parameter in it is trained."""
+    return not any(parameter.requires_grad for parameter in module.parameters())
+
+
 def rest_frozen_tower(model):
     """Makes the vision tower of `model` compute without gradients for as long as nothing in it is trained.
 
@@ -48,6 +53,5 @@ class _Resting:
         self.tower, self.compute = tower, tower.forward
 
     def __call__(self, *args, **kwargs):
-        trained = any(parameter.requires_grad for parameter in self.tower.parameters())
-        with nullcontext() if trained else torch.no_grad():
+        with torch.no_grad() if is_frozen(self.tower) else nullcontext():
             return self.compute(*args, **kwargs)

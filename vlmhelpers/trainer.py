@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from peft import LoraConfig
 from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
@@ -133,8 +134,8 @@ def _with_pixels(config, rows, processor):
     if config.cache == "none":
         return rows
     folder = Path(config.output_dir) / "pixels"
-    on_main(lambda: len(precompute(rows, processor, folder)))  # the other processes find all of them there
-    return precompute(rows, processor, folder, progress=False)
+    with PartialState().main_process_first():  # the other processes find all of them there
+        return precompute(rows, processor, folder)
 
 
 def adapters(config, model):
