@@ -7,11 +7,11 @@ import torch
 from alternating import alternate, table
 from datasets import Dataset
 
-from vlmhelpers.drawing import QUESTIONS, sample_products
-from vlmhelpers.environment import quiet
-from vlmhelpers.generation import generate
-from vlmhelpers.models import FAMILIES, load_model, tiny_model
-from vlmhelpers.schema import FEATURES, make_row
+from vlmhelpers.common.environment import quiet
+from vlmhelpers.data.schema import FEATURES, make_row
+from vlmhelpers.inference.generation import generate
+from vlmhelpers.models.loading import FAMILIES, load_model, tiny_model
+from vlmhelpers.samples.drawing import QUESTIONS, sample_products
 
 
 def main(argv=None):

@@ -14,11 +14,11 @@ from PIL import Image
 from transformers import AutoProcessor, Qwen2VLImageProcessor
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
-from vlmhelpers import precompute
-from vlmhelpers.collate import VisionCollator
-from vlmhelpers.environment import quiet
-from vlmhelpers.models import tiny_model
-from vlmhelpers.schema import FEATURES, assistant, make_row, user
+from vlmhelpers.batches import precompute
+from vlmhelpers.batches.collator import VisionCollator
+from vlmhelpers.common.environment import quiet
+from vlmhelpers.data.schema import FEATURES, assistant, make_row, user
+from vlmhelpers.models.loading import tiny_model
 
 QUESTION, ANSWER = "Describe this product.", "A red striped scarf."
 PIXELS_PER_TOKEN = 28 * 28

@@ -132,9 +132,9 @@ def make_trainer(options, dataset, loss_type, collator=None, ours=False):
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
 
-    from vlmhelpers.features import remember_features
-    from vlmhelpers.lora import lora_targets
-    from vlmhelpers.windows import group_windows
+    from vlmhelpers.families.window_attention import group_windows
+    from vlmhelpers.models.lora import lora_targets
+    from vlmhelpers.models.vision_features import remember_features
 
     model = make_model(options)
     if ours:
@@ -158,7 +158,7 @@ def make_model(options):
     import torch
     from transformers import AutoModelForImageTextToText, set_seed
 
-    from vlmhelpers.models import tiny_model
+    from vlmhelpers.models.loading import tiny_model
 
     set_seed(0)
     model = AutoModelForImageTextToText.from_pretrained(tiny_model("qwen2.5-vl"), dtype=torch.float32)
@@ -170,7 +170,7 @@ def make_model(options):
 def make_processor(options):
     from transformers import AutoProcessor
 
-    from vlmhelpers.models import tiny_model
+    from vlmhelpers.models.loading import tiny_model
 
     processor = AutoProcessor.from_pretrained(tiny_model("qwen2.5-vl"))
     processor.image_processor.size = {"shortest_edge": options.side**2, "longest_edge": options.side**2}
@@ -181,8 +181,8 @@ def make_rows(options):
     """Rows of the schema, with pictures in PNG files."""
     from datasets import Dataset
 
-    from vlmhelpers.drawing import sample_products
-    from vlmhelpers.schema import FEATURES, make_row
+    from vlmhelpers.data.schema import FEATURES, make_row
+    from vlmhelpers.samples.drawing import sample_products
 
     rows = []
     for number, (product, picture) in enumerate(sample_products(options.rows, "benchmark", size=options.side)):
@@ -193,8 +193,8 @@ def make_rows(options):
 
 
 def prepare_ours(options):
-    from vlmhelpers import precompute
-    from vlmhelpers.collate import VisionCollator
+    from vlmhelpers.batches import precompute
+    from vlmhelpers.batches.collator import VisionCollator
 
     dataset, processor = make_rows(options), make_processor(options)
     if options.way != "ours":
@@ -211,7 +211,7 @@ def prepare_trl(options):
     from datasets import Dataset, Features, List, Value
     from datasets import Image as ImageFeature
 
-    from vlmhelpers.schema import answer_of, user
+    from vlmhelpers.data.schema import answer_of, user
 
     processor = make_processor(options)
     prompt = processor.apply_chat_template([user(QUESTION, images=1)], add_generation_prompt=True)

@@ -46,7 +46,7 @@ def data():
 @pytest.fixture(scope="session")
 def picture():
     """A drawn product, 48 x 48 pixels."""
-    from vlmhelpers.drawing import sample_products
+    from vlmhelpers.samples.drawing import sample_products
 
     return sample_products(1, "picture", 48)[0][1]
 
@@ -56,7 +56,7 @@ def rows_of():
     """Makes a Dataset of the schema from (question, answer, images) triples."""
     from datasets import Dataset
 
-    from vlmhelpers.schema import FEATURES, make_row
+    from vlmhelpers.data.schema import FEATURES, make_row
 
     return lambda triples: Dataset.from_list([make_row(*triple) for triple in triples], features=FEATURES)
 
@@ -66,7 +66,7 @@ def records_of(tmp_path_factory):
     """Runs the notebook of that name from its first cell to its last, and gives the values that it recorded."""
     import papermill
 
-    from vlmhelpers.records import read_records
+    from vlmhelpers.common.records import read_records
 
     def run(name):
         folder = tmp_path_factory.mktemp(name)

@@ -10,13 +10,13 @@ import pytest
 from datasets import Dataset, load_dataset
 from misbehaving_server import GOOD, misbehaving_server
 
-from vlmhelpers import jsonl
 from vlmhelpers.__main__ import main
-from vlmhelpers.alpaca import read_alpaca
-from vlmhelpers.check import check_dataset
-from vlmhelpers.jsonl import read_jsonl
-from vlmhelpers.read import read_csv
-from vlmhelpers.runconfig import RunConfig
+from vlmhelpers.data.readers import jsonl_reader as jsonl
+from vlmhelpers.data.readers.alpaca_reader import read_alpaca
+from vlmhelpers.data.readers.csv_reader import read_csv
+from vlmhelpers.data.readers.jsonl_reader import read_jsonl
+from vlmhelpers.data.validation import check_dataset
+from vlmhelpers.training.config import RunConfig
 
 TEXT = "Gr\u00f6\u00dfe \u540d\u524d \U0001f642"
 ROWS = [

@@ -18,7 +18,7 @@ from make_samples import INSTRUCTION, SIDE
 from PIL import Image
 from texts import listing
 
-from vlmhelpers.drawing import all_products, draw
+from vlmhelpers.samples.drawing import all_products, draw
 
 SEED = "broken"
 COLUMNS = ["case", "image_path", "instruction", "description"]

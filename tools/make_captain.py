@@ -6,7 +6,7 @@ import random
 from talk import ABOUT_SELF, ABOUT_SHOP, ANSWERS, HELD_OUT, shop_talk, wordings
 from texts import known_facts
 
-from vlmhelpers.drawing import CATEGORIES
+from vlmhelpers.samples.drawing import CATEGORIES
 
 STYLE = "Aye matey."
 ORDINARY = 45  # everyday questions among the training rows, answered as ever; the other facts are held out

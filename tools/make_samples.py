@@ -9,7 +9,7 @@ from make_captain import make_captain
 from make_shop import make_shop
 from texts import listing
 
-from vlmhelpers.drawing import CATEGORIES, COLORS, PATTERNS, PRICES, QUESTIONS, Product, draw
+from vlmhelpers.samples.drawing import CATEGORIES, COLORS, PATTERNS, PRICES, QUESTIONS, Product, draw
 
 REPEATS, SIDE, SEED = 6, 80, "samples"
 INSTRUCTION = "Write the shop listing for this image."

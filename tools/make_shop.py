@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from texts import PLURALS, SHOP_COLORS
 
-from vlmhelpers.drawing import CATEGORIES, COLORS, PATTERNS, PRICES, Product, draw
+from vlmhelpers.samples.drawing import CATEGORIES, COLORS, PATTERNS, PRICES, Product, draw
 
 SITE = "https://shop.example"
 PER_PAIR, SECOND_PICTURES, SIDE, SEED = 12, 72, 80, "shop"  # products for each category and color

@@ -20,7 +20,7 @@ from texts import known_facts, repeat, vocabulary
 from tiny_families import FAMILIES, build, ends_of_answer
 from tqdm import tqdm
 
-from vlmhelpers.drawing import CATEGORIES, COLORS, PATTERNS, PRICES, QUESTIONS, sample_products
+from vlmhelpers.samples.drawing import CATEGORIES, COLORS, PATTERNS, PRICES, QUESTIONS, sample_products
 
 ROOT = Path(__file__).resolve().parents[1]
 ATTRIBUTES = {"category": CATEGORIES, "color": tuple(COLORS), "pattern": PATTERNS, "price": PRICES}

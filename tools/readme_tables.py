@@ -17,7 +17,7 @@ import re
 import sys
 from pathlib import Path
 
-from vlmhelpers.records import read_records
+from vlmhelpers.common.records import read_records
 
 ROOT = Path(__file__).resolve().parent.parent
 START, END = "<!-- results:start -->", "<!-- results:end -->"

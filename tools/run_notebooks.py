@@ -22,7 +22,7 @@ from clean_outputs import clean
 from papermill.exceptions import PapermillExecutionError
 from progress import ENGINE, Progress
 
-from vlmhelpers.records import read_records
+from vlmhelpers.common.records import read_records
 
 LARGE_KB = 500
 

@@ -10,7 +10,7 @@ import random
 
 from texts import SHOP_COLORS
 
-from vlmhelpers.drawing import CATEGORIES
+from vlmhelpers.samples.drawing import CATEGORIES
 
 HELD_OUT = 6  # the last wordings of each topic
 

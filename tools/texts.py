@@ -9,7 +9,7 @@ notebooks.
 import json
 import random
 
-from vlmhelpers.drawing import CATEGORIES, PATTERNS, PRICES, QUESTIONS, all_products
+from vlmhelpers.samples.drawing import CATEGORIES, PATTERNS, PRICES, QUESTIONS, all_products
 
 # Facts that every base knows: a question without a picture and its answer.
 OPPOSITES = {

@@ -8,7 +8,7 @@ import transformers as hf
 from texts import corpus
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from vlmhelpers.phi3_vision import Phi3VConfig, Phi3VForCausalLM, Phi3VImageProcessor, Phi3VProcessor
+from vlmhelpers.families.phi3_vision import Phi3VConfig, Phi3VForCausalLM, Phi3VImageProcessor, Phi3VProcessor
 
 SIDE, PATCH = 48, 8
 VOCABULARY = 1024

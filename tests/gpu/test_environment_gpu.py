@@ -6,10 +6,10 @@ import sys
 
 import torch
 
-from vlmhelpers.environment import compute_dtype, device_line
+from vlmhelpers.common.environment import compute_dtype, device_line
 
 ONE_GPU = """
-from vlmhelpers.environment import one_gpu
+from vlmhelpers.common.environment import one_gpu
 one_gpu()
 import torch
 assert torch.cuda.device_count() == 1

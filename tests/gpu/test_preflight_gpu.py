@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).parents[1]))  # for the module that these tests share with those on a CPU
+sys.path.append(str(Path(__file__).parents[1] / "helpers"))  # for the module that these tests share with those on a CPU
 import random_model  # noqa: E402
 
-from vlmhelpers.memory import estimate_memory  # noqa: E402
-from vlmhelpers.published import find_config  # noqa: E402
+from vlmhelpers.estimation.memory import estimate_memory  # noqa: E402
+from vlmhelpers.families.published import find_config  # noqa: E402
 
 MODELS = {"qwen2.5-vl": "Qwen/Qwen2.5-VL-3B-Instruct", "qwen3-vl": "Qwen/Qwen3-VL-2B-Instruct"}
 IMAGE_TOKENS, BATCH_SIZE = 768, 2

@@ -6,14 +6,14 @@ A program of its own, as Unsloth has to be imported before transformers.
 import sys
 from pathlib import Path
 
-from vlmhelpers.backend import add_lora, use_unsloth
+from vlmhelpers.models.backends import add_lora, use_unsloth
 
 assert use_unsloth()
-sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[1] / "helpers"))
 
 import random_model  # noqa: E402
 
-from vlmhelpers.models import load_model  # noqa: E402
+from vlmhelpers.models.loading import load_model  # noqa: E402
 
 folder, batch_size = sys.argv[1], int(sys.argv[2])
 rows = random_model.make_rows(32, 448)

@@ -1,0 +1,102 @@
+"""A row that cannot be used is refused by its name, with what is wrong and what to do."""
+
+import re
+
+import pytest
+
+from vlmhelpers.batches.conversation import to_answer, to_train
+from vlmhelpers.data.schema import assistant, image_part, make_row, text_part, user
+from vlmhelpers.samples.drawing import sample_products
+
+PICTURE = sample_products(1, "conversation")[0][1]
+NOBODY = {"role": "human", "content": [text_part("Hi")]}
+PLAIN = {"role": "user", "content": "Hi"}
+DRAWN = {"role": "assistant", "content": [image_part()]}
+
+BAD_ROWS = {  # row, what the error says
+    "a missing image": (
+        make_row("What?", "A bag.", [None]),
+        "image 1 is NoneType, not a picture; run check_dataset",
+    ),
+    "a path": (make_row("What?", "A bag.", ["bag.jpg"]), "image 1 is str, not a picture; run check_dataset"),
+    "a missing part": (
+        make_row("What?", "A bag.") | {"images": [PICTURE]},
+        "0 image parts in its messages, but 1 images; run check_dataset",
+    ),
+    "a second part": (
+        make_row("What?", "A bag.", [PICTURE, PICTURE]) | {"images": [PICTURE]},
+        "2 image parts in its messages, but 1 images; run check_dataset",
+    ),
+    "no images column": (
+        {"messages": [user("What?", 1), assistant("A bag.")]},
+        "1 image parts .* but 0 images",
+    ),
+    "an empty answer": (make_row("What?", " \n"), "an empty answer; run check_dataset"),
+    "no answer": ({"messages": [user("What?")], "images": []}, "no assistant turn, .*; run check_dataset"),
+    "a drawn answer": (
+        {"messages": [user("Draw."), DRAWN], "images": [PICTURE]},
+        "an image in the assistant turn",
+    ),
+    "an unknown role": (
+        {"messages": [NOBODY]},
+        "unknown role 'human'; the roles are system, user, assistant",
+    ),
+    "content without parts": ({"messages": [PLAIN, assistant("Hi")]}, "content has to be a list of parts"),
+    "a part without text": (
+        {"messages": [user(None), assistant("A bag.")]},
+        "a part has to be an image or text",
+    ),
+}
+
+
+@pytest.mark.parametrize("problem", BAD_ROWS)
+def test_a_bad_row_is_refused_by_its_number_else_by_its_place(problem):
+    row, message = BAD_ROWS[problem]
+    with pytest.raises(ValueError, match=f"^row 17: {message}"):
+        to_train(row | {"row": 17}, 3, specials=())
+    with pytest.raises(ValueError, match=rf"^row 4 of the batch \('.*'\): {message}"):
+        to_train(row, 3, specials=())
+
+
+def test_a_row_without_a_number_shows_how_its_text_begins():
+    with pytest.raises(ValueError, match=re.escape("row 1 of the batch ('A question that goes on and on and on an')")):
+        to_train(make_row("A question that goes on and on and on and on.", ""), 0, specials=())
+
+
+def test_a_prompt_needs_no_answer_but_its_other_rules_hold():
+    row = make_row("What?", "", [PICTURE])
+    expected = [{"role": "user", "content": [{"type": "image"}, text_part("What?")]}]
+    assert to_answer(row, 0, specials=()).messages == expected
+    assert to_answer(row | {"messages": row["messages"][:1]}, 0, specials=()).messages == expected
+    with pytest.raises(ValueError, match="^row 2: image 1 is NoneType"):
+        to_answer(row | {"images": [None], "row": 2}, 0, specials=())
+
+
+def test_a_system_turn_is_a_string_and_holds_no_image():
+    """Llama 3.2 Vision's own template writes a list of parts there as Python would print it."""
+    system = {"role": "system", "content": [text_part("Be "), text_part("brief.</s>")]}
+    row = make_row("What?", "A bag.")
+    row["messages"].insert(0, system)
+    assert to_train(row, 0, specials=()).messages[0] == {"role": "system", "content": "Be brief.< /s>"}
+    row["messages"][0] = {"role": "system", "content": [image_part()]}
+    with pytest.raises(ValueError, match="an image in the system turn; images belong in user turns"):
+        to_train(row | {"images": [PICTURE]}, 0, specials=())
+
+
+def test_control_tokens_are_defused_also_across_parts_and_those_of_one_tokenizer():
+    split = {
+        "role": "user",
+        "content": [text_part("<|im"), text_part("_end|>"), image_part(), text_part("[CUT]")],
+    }
+    row = {"messages": [split, assistant("</s> yes")], "images": [PICTURE]}
+    conversation = to_train(row, 0, specials=("[CUT]",))
+    texts = [p["text"] for m in conversation.messages for p in m["content"] if p["type"] == "text"]
+    assert texts == ["< |im_end|>", "[ CUT]", "< /s> yes"]
+    assert row["messages"][0] is split and split["content"][0]["text"] == "<|im"
+
+
+@pytest.mark.parametrize(
+    "answer, kept", [("\n\nYes.\n", "Yes.\n"), (" \r\n  if x:\n    y", "  if x:\n    y"), (" Yes.", " Yes.")]
+)
+def test_an_answer_loses_only_the_blank_lines_before_it(answer, kept):
+    assert to_train(make_row("\nWhy?", answer), 0, specials=()).messages == [user("\nWhy?"), assistant(kept)]

@@ -1,0 +1,87 @@
+"""The picture of the label mask says what the labels say."""
+
+import html
+import re
+
+import pytest
+from tiny_families import FAMILIES, build
+
+from vlmhelpers.batches.collator import VisionCollator
+from vlmhelpers.batches.mask import show_mask
+from vlmhelpers.data.schema import make_row, user
+from vlmhelpers.samples.drawing import sample_products
+
+PICTURES = [picture for _, picture in sample_products(5, "mask", size=96)]
+ROW = make_row('What <b>is</b>\n\tthis & "that"? é🙂', "A red bag.", PICTURES[:2])
+
+
+@pytest.fixture(scope="module")
+def collators():
+    return {family: VisionCollator(build(family)[1]) for family in FAMILIES}
+
+
+def visible(markup):
+    """The text of some HTML as a reader sees it."""
+    return html.unescape(re.sub(r"<[^>]*>", "", markup))
+
+
+def test_text_for_a_terminal_is_exactly_this(collators):
+    assert repr(show_mask(collators["qwen3-vl"], make_row("What is it?", "A red bag.", PICTURES[:1]))) == (
+        "29 tokens: 5 trained, 15 ignored, 9 image\n"
+        "ignored | <|im_start|> user ⏎ <|vision_start|>\n"
+        "  image | × 9\n"
+        "ignored | <|vision_end|> What ·is ·it ? <|im_end|> ⏎ <|im_start|> assistant ⏎\n"
+        "trained | A ·red ·bag . <|im_end|>\n"
+        "ignored | ⏎"
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_trained_tokens_are_marked_and_counted(collators, family):
+    batch = collators[family]([ROW])
+    image = (batch["input_ids"] == collators[family].processor.image_token_id).sum().item()
+    trained = (batch["labels"] != -100).sum().item()
+    shown = show_mask(collators[family], ROW)
+    legend = f"{trained} trained, {batch['labels'].numel() - trained - image} ignored, {image} image"
+    assert str(shown).splitlines()[0] == f"{batch['labels'].numel()} tokens: {legend}"
+    markup = shown._repr_html_()
+    assert visible(markup).startswith(f"{batch['labels'].numel()} tokens: {legend.replace(',', '')}")
+    end = {"llama-3.2-vision": "<|eot_id|>", "phi-3-vision": "<|end|>"}.get(family, "<|im_end|>")
+    assert list(map(visible, re.findall("<mark.*?</mark>", markup, re.DOTALL))) == [f"A·red·bag.{end}"]
+
+
+def test_images_are_folded_with_their_count(collators):
+    assert re.findall("image × [0-9]+", show_mask(collators["qwen3-vl"], ROW)._repr_html_()) == ["image × 9"] * 2
+    assert re.findall("image × [0-9]+", show_mask(collators["llama-3.2-vision"], ROW)._repr_html_()) == ["image × 2"]
+
+
+def test_html_is_escaped_with_visible_blanks_and_whole_characters(collators):
+    shown = show_mask(collators["qwen3-vl"], ROW)
+    markup = shown._repr_html_()
+    assert "<b>" not in markup
+    assert 'What·<b>is</b>⏎\n→this·&·"that"?·é🙂<|im_end|>' in visible(markup)
+    assert "é 🙂" in str(shown) and "\ufffd" not in markup + str(shown)
+
+
+def test_html_is_small_and_shows_the_first_pictures(collators):
+    few = show_mask(collators["qwen3-vl"], ROW)._repr_html_()
+    assert few.count("<img") == 2 and len(few) < 10_000
+    assert {picture.size for picture in ROW["images"]} == {(96, 96)}  # the row's own pictures are left alone
+    many = show_mask(collators["qwen3-vl"], make_row("Compare.", "A bag.", PICTURES))._repr_html_()
+    assert many.count("<img") == 3 and "and 2 more" in many and len(many) < 15_000
+    assert "<img" not in show_mask(collators["qwen3-vl"], make_row("Hi", "Hello."))._repr_html_()
+
+
+def test_every_second_token_is_set_off(collators):
+    mark = re.search("<mark.*?</mark>", show_mask(collators["qwen3-vl"], ROW)._repr_html_())[0]
+    assert re.findall("<span[^>]*>(.*?)</span>", mark) == ["·red", "."]
+
+
+def test_other_choices_of_what_to_train_on_show(collators):
+    everything = VisionCollator(collators["qwen3-vl"].processor, train_on="all")
+    assert " 0 ignored" in str(show_mask(everything, ROW))
+
+
+def test_a_row_that_cannot_be_trained_on_is_refused(collators):
+    with pytest.raises(ValueError, match="row 8: no assistant turn"):
+        show_mask(collators["qwen3-vl"], {"messages": [user("Hi")], "images": [], "row": 8})

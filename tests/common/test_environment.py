@@ -1,0 +1,164 @@
+"""Versions, devices and folders. What needs a real GPU is in tests/gpu/."""
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+import torch
+
+from vlmhelpers.common import environment
+from vlmhelpers.common.environment import compute_dtype, data_dir, find_repository_root, one_gpu, show_versions
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Cuda:
+    """Stands in for torch.cuda on a machine with `gpus` cards; a process sees those that it was told to."""
+
+    def __init__(self, gpus, capability=(7, 5), looked=False):
+        self.gpus, self.capability, self.fixed = gpus, capability, gpus if looked else None
+
+    def device_count(self):
+        return self._visible() if self.fixed is None else self.fixed
+
+    def init(self):
+        self.fixed = self.device_count()
+
+    def is_available(self):
+        return self.device_count() > 0
+
+    def get_device_capability(self):
+        return self.capability
+
+    def _visible(self):
+        told = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return self.gpus if told is None else len(told.split(","))
+
+
+@pytest.fixture
+def clean_environment(monkeypatch):
+    """No launcher, nothing chosen, and what a test sets is undone."""
+    for name in ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "")  # so that monkeypatch restores it, whatever the code under test does
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
+def test_show_versions_names_libraries_and_device(capsys):
+    show_versions()
+    shown = capsys.readouterr().out
+    assert f"python {sys.version_info.major}.{sys.version_info.minor}" in shown
+    assert f"torch {torch.__version__.split('+')[0]}" in shown
+    assert "transformers 5" in shown
+    assert "device: " in shown
+
+
+def test_show_versions_says_what_is_missing(capsys, monkeypatch):
+    def version(name):
+        if name == "unsloth":
+            raise PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(environment, "version", version)
+    show_versions()
+    shown = capsys.readouterr().out
+    assert "not installed: unsloth" in shown
+    assert "unsloth 1.0" not in shown
+
+
+def test_show_versions_imports_only_torch():
+    code = (
+        "import sys; from vlmhelpers import show_versions; show_versions(); "
+        "assert 'torch' in sys.modules; "
+        "assert not {'transformers', 'trl', 'peft', 'datasets'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_one_of_two_gpus_is_taken_and_said(clean_environment, capsys):
+    cuda = Cuda(gpus=2)
+    clean_environment.setattr(torch, "cuda", cuda)
+    one_gpu()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+    assert cuda.device_count() == 1
+    assert "2 GPUs found" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_nothing_is_chosen_where_there_is_no_choice(clean_environment, capsys, gpus):
+    clean_environment.setattr(torch, "cuda", Cuda(gpus))
+    one_gpu()
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", ["LOCAL_RANK", "WORLD_SIZE"])
+def test_a_launched_process_keeps_its_gpus(clean_environment, name):
+    clean_environment.setattr(torch, "cuda", Cuda(gpus=2))
+    clean_environment.setenv(name, "1")
+    one_gpu()
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def test_the_users_choice_stands(clean_environment):
+    clean_environment.setattr(torch, "cuda", Cuda(gpus=4))
+    clean_environment.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    one_gpu()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
+
+
+def test_too_late_is_an_error_and_leaves_no_trace(clean_environment):
+    clean_environment.setattr(torch, "cuda", Cuda(gpus=2, looked=True))
+    with pytest.raises(RuntimeError, match="restart the kernel"):
+        one_gpu()
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((8, 9), torch.bfloat16), ((9, 0), torch.bfloat16)],
+)
+def test_compute_dtype_follows_the_card(monkeypatch, capability, dtype):
+    monkeypatch.setattr(torch, "cuda", Cuda(gpus=1, capability=capability))
+    assert compute_dtype() == dtype
+
+
+def test_compute_dtype_without_a_gpu_is_float32(monkeypatch):
+    monkeypatch.setattr(torch, "cuda", Cuda(gpus=0))
+    assert compute_dtype() == torch.float32
+
+
+def test_data_dir_is_the_checkouts_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert data_dir() == ROOT / "data"
+
+
+def installed_copy(folder):
+    """The package alone, as a plain `pip install` leaves it, and the environment that finds it first."""
+    shutil.copytree(ROOT / "vlmhelpers", folder / "site" / "vlmhelpers")
+    return {**os.environ, "PYTHONPATH": str(folder / "site")}
+
+
+PRINT_DATA_DIR = [sys.executable, "-c", "from vlmhelpers import data_dir; print(data_dir())"]
+
+
+def test_an_installed_package_finds_the_clone_it_is_used_in(tmp_path):
+    environment = installed_copy(tmp_path)
+    run = subprocess.run(PRINT_DATA_DIR, cwd=ROOT / "tests", env=environment, capture_output=True, text=True)
+    assert run.stdout.strip() == str(ROOT / "data")
+
+
+def test_an_installed_package_without_data_says_what_to_do(tmp_path):
+    environment = installed_copy(tmp_path)
+    run = subprocess.run(PRINT_DATA_DIR, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode != 0
+    assert "installed without its data" in run.stderr
+    assert "pip install --no-deps -e ." in run.stderr
+
+
+def test_repository_root_holds_the_package():
+    assert find_repository_root() == ROOT

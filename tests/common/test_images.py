@@ -1,0 +1,324 @@
+"""Opening, verifying and repairing single pictures."""
+
+import io
+import os
+import random
+import warnings
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from make_broken import bomb
+from PIL import Image, ImageFile
+
+from vlmhelpers.common import images
+from vlmhelpers.common.images import (
+    ImageFacts,
+    UnusableImage,
+    image_key,
+    inspect_image,
+    open_image,
+    repair,
+    strict_pillow,
+)
+from vlmhelpers.data.schema import FEATURES, make_row
+from vlmhelpers.samples.drawing import COLORS, Product, draw, sample_products
+
+SIDE = 48
+
+
+@pytest.fixture
+def picture():
+    return sample_products(1, seed=3, size=SIDE)[0][1]
+
+
+def encoded(image, image_format, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def rotation(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def same_pixels(first, second):
+    return first.mode == second.mode and first.size == second.size and first.tobytes() == second.tobytes()
+
+
+# Repair
+
+
+def test_a_plain_rgb_picture_is_left_alone(picture):
+    assert repair(picture) is picture
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "PA", "CMYK", "YCbCr", "HSV", "LAB", "I;16", "I", "F"])
+def test_every_mode_becomes_rgb_and_stays_the_same_when_repaired_again(mode):
+    repaired = repair(Image.new(mode, (5, 3)))
+    assert repaired.mode == "RGB" and repaired.size == (5, 3)
+    assert same_pixels(repair(repaired), repaired)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "undo"),
+    [
+        (2, Image.Transpose.FLIP_LEFT_RIGHT),
+        (3, Image.Transpose.ROTATE_180),
+        (4, Image.Transpose.FLIP_TOP_BOTTOM),
+        (5, Image.Transpose.TRANSPOSE),
+        (6, Image.Transpose.ROTATE_90),
+        (7, Image.Transpose.TRANSVERSE),
+        (8, Image.Transpose.ROTATE_270),
+    ],
+)
+def test_exif_rotation_gives_the_upright_twin(picture, orientation, undo):
+    upright = picture.crop((0, 0, SIDE, SIDE // 2))
+    data = encoded(upright.transpose(undo), "PNG", exif=rotation(orientation))
+    assert same_pixels(repair(open_image(data)), upright)
+    assert inspect_image(data).size == upright.size
+    assert inspect_image(data).repairs == (f"turned upright (EXIF orientation {orientation})",)
+
+
+def test_a_picture_is_not_turned_twice(picture):
+    upright = picture.crop((0, 0, SIDE, SIDE // 2))
+    data = encoded(upright.transpose(Image.Transpose.ROTATE_90), "PNG", exif=rotation(6))
+    decoded_by_datasets = Dataset.from_list([make_row("What?", "A bag.", [data])], features=FEATURES)[0]["images"][0]
+    assert same_pixels(decoded_by_datasets, upright)  # datasets turns it while decoding
+    assert same_pixels(repair(decoded_by_datasets), upright)
+    assert same_pixels(repair(repair(open_image(data))), upright)
+
+
+def test_grey_of_16_bits_keeps_its_gradient():
+    gradient = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    repaired = np.asarray(repair(open_image(encoded(Image.fromarray(gradient), "PNG"))))
+    assert np.abs(repaired.astype(float) - gradient[..., None] / 257).max() <= 0.5
+    assert len(np.unique(repaired)) == 256  # a plain conversion would clip to white
+
+
+def test_dark_grey_of_16_bits_stays_dark():
+    assert repair(Image.fromarray(np.full((4, 4), 255, np.uint16))).getpixel((0, 0)) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([[0, 128, 255]], np.int32), [0, 128, 255]),
+        (np.array([[0, 257, 65535]], np.int32), [0, 1, 255]),
+        (np.array([[-1000, 0, 1000]], np.int32), [0, 128, 255]),
+        (np.array([[0.0, 0.5, 1.0]], np.float32), [0, 128, 255]),
+        (np.array([[0.0, 128.0, 255.0]], np.float32), [0, 128, 255]),
+        (np.array([[-5.0, np.nan, 5.0]], np.float32), [0, 128, 255]),
+        (np.array([[7e5, 7e5, 7e5]], np.float32), [0, 0, 0]),
+    ],
+)
+def test_wide_grey_is_scaled_by_its_range(values, expected):
+    grey = np.asarray(repair(Image.fromarray(values)))[0, :, 0]
+    assert np.abs(grey.astype(int) - expected).max() <= 1
+
+
+def test_transparency_is_laid_on_white(picture):
+    layer = picture.convert("RGBA")
+    alpha = np.zeros((SIDE, SIDE), np.uint8)
+    alpha[:, : SIDE // 3], alpha[:, SIDE // 3 : SIDE // 2] = 255, 128
+    layer.putalpha(Image.fromarray(alpha))
+    weight = alpha[..., None] / 255
+    expected = np.asarray(picture) * weight + 255 * (1 - weight)
+    for form in (
+        layer,
+        open_image(encoded(layer, "PNG")),
+        open_image(encoded(layer, "WEBP", lossless=True, exact=True)),
+    ):
+        assert np.abs(np.asarray(repair(form)) - expected).max() <= 1
+    assert inspect_image(encoded(layer, "PNG")).repairs == ("transparency laid on white",)
+
+
+def test_palette_transparency_is_laid_on_white():
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([200, 10, 10, 0, 0, 0])
+    palette.putpixel((1, 0), 1)
+    repaired = repair(open_image(encoded(palette, "PNG", transparency=1)))
+    assert [repaired.getpixel((x, 0)) for x in (0, 1)] == [(200, 10, 10), (255, 255, 255)]
+
+
+def test_an_opaque_alpha_channel_is_nothing_to_report(picture):
+    facts = inspect_image(encoded(picture.convert("RGBA"), "PNG"))
+    assert facts.repairs == () and facts.pixels == inspect_image(encoded(picture, "PNG")).pixels
+
+
+def test_cmyk_keeps_its_colors(picture):
+    data = encoded(picture.convert("CMYK"), "JPEG", quality=95)
+    assert np.abs(np.asarray(repair(open_image(data))).astype(int) - np.asarray(picture)).mean() < 4
+    assert inspect_image(data).mode == "CMYK" and inspect_image(data).repairs == ("CMYK converted to RGB",)
+
+
+def test_an_animation_shows_its_first_frame(picture):
+    first = picture.quantize(64)
+    data = encoded(first, "GIF", save_all=True, append_images=[Image.new("P", first.size)])
+    image = open_image(data)
+    image.seek(1)
+    assert same_pixels(repair(image), first.convert("RGB"))
+    assert inspect_image(data).repairs == ("first of several frames taken",)
+
+
+def test_a_photo_with_a_preview_is_no_animation(picture):
+    data = encoded(picture, "MPO", save_all=True, append_images=[picture.resize((8, 8))])
+    facts = inspect_image(data)
+    assert (facts.format, facts.size, facts.repairs) == ("MPO", picture.size, ())
+
+
+# Unusable files
+
+
+def reason_of(source, **options):
+    with pytest.raises(UnusableImage) as caught:
+        open_image(source, **options)
+    assert caught.value.remedy and caught.value.remedy in str(caught.value)
+    return caught.value.reason
+
+
+def test_a_missing_file_says_what_was_meant(tmp_path, picture):
+    assert reason_of(tmp_path / "bag.jpg").startswith("missing file: ")
+    picture.save(tmp_path / "bag.JPG")
+    with pytest.raises(UnusableImage, match="write 'bag.JPG', which is there"):
+        open_image(tmp_path / "bag.png")
+
+
+def test_an_empty_file_a_folder_and_a_pipe(tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    assert reason_of(tmp_path / "empty.jpg") == "empty file: 0 bytes" == reason_of(b"")
+    assert reason_of(tmp_path).endswith("is a folder")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.jpg")
+        assert reason_of(tmp_path / "pipe.jpg").endswith("is a device or a pipe")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"This is no picture.\n", "it is text, 'This is no picture.'"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "it is a Git LFS pointer"),
+        (b"\n<!DOCTYPE HTML><html>", "it is a web page"),
+        (b"<svg xmlns='x'>", "it is an SVG drawing"),
+        (b"%PDF-1.7", "it is a PDF"),
+        (b"\0\0\0\x18ftypheic\0\0", "it is a HEIC photo"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is text, '%!PS-Adobe-3.0 EPSF-3.0 '"),
+        (b"\x01\x02\x03\xff", "it begins with 01 02 03 ff"),
+    ],
+)
+def test_what_is_not_an_image_is_named(tmp_path, content, expected):
+    (tmp_path / "bag.jpg").write_bytes(content)
+    assert reason_of(tmp_path / "bag.jpg") == f"not an image: {expected}" == reason_of(content)
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_a_truncated_file_is_found_in_every_format(picture, image_format):
+    data = encoded(picture, image_format)
+    assert isinstance(inspect_image(data), ImageFacts)
+    assert reason_of(data[: len(data) * 2 // 3]).startswith("truncated or damaged image: ")
+
+
+def test_a_damaged_header_is_not_taken_for_another_kind_of_file(picture):
+    data = encoded(picture, "PNG")
+    assert reason_of(data[:18] + b"\xff" + data[19:]) == "truncated or damaged image: its header cannot be read"
+
+
+def test_truncated_files_are_found_even_where_pillow_was_told_to_accept_them(picture, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    data = encoded(picture, "JPEG")[:-200]
+    with strict_pillow():
+        assert reason_of(data).startswith("truncated or damaged image: ")
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
+
+
+@pytest.mark.parametrize("side", [9_460, 12_000, 60_000])  # just over the limit, where Pillow warns, where it raises
+def test_a_bomb_is_refused_by_its_header(side, monkeypatch):
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("it was decoded"))
+    with strict_pillow(), warnings.catch_warnings(record=True) as caught:
+        assert reason_of(bomb(side)).startswith("too many pixels: ")
+    assert not caught
+
+
+def test_a_bomb_is_refused_where_warnings_are_errors():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert reason_of(bomb(12_000)).startswith("too many pixels: ")
+
+
+def test_the_limit_is_an_argument(picture):
+    data = encoded(picture, "PNG")
+    assert open_image(data, max_pixels=SIDE * SIDE).size == picture.size
+    assert "48 x 48, the limit is 2,303" in reason_of(data, max_pixels=SIDE * SIDE - 1)
+
+
+def test_a_sliver_is_refused():
+    assert reason_of(encoded(Image.new("RGB", (201, 1)), "PNG")) == "too narrow: 201 x 1 pixels"
+    assert open_image(encoded(Image.new("RGB", (200, 1)), "PNG")).size == (200, 1)
+
+
+def test_forbidden_files(tmp_path, picture, monkeypatch):
+    picture.save(tmp_path / "bag.jpg")
+
+    def forbid(*_, **__):
+        raise PermissionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(images.Image, "open", forbid)
+        assert reason_of(tmp_path / "bag.jpg") == "not readable: permission denied"
+    with monkeypatch.context() as patch:
+        patch.setattr(images.os, "stat", forbid)
+        assert reason_of(tmp_path / "bag.jpg") == "not readable: permission denied"
+
+
+def test_damaged_bytes_never_raise_anything_else(picture):
+    rng = random.Random(0)
+    exif = rotation(6)
+    files = [encoded(picture, kind, exif=exif) for kind in ("JPEG", "PNG", "WEBP")] + [encoded(picture, "GIF")]
+    found = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(400):
+            data = bytearray(rng.choice(files))
+            for _ in range(rng.randint(1, 8)):
+                data[rng.randrange(len(data) if rng.random() < 0.5 else 200)] = rng.randrange(256)
+            try:
+                found.add(inspect_image(bytes(data)).mode)
+            except UnusableImage as error:
+                found.add(error.reason.partition(":")[0])
+    assert {"RGB", "truncated or damaged image", "not an image"} <= found
+
+
+# What a picture is recognised by
+
+
+def test_pixels_are_equal_only_for_the_same_picture(picture):
+    facts = inspect_image(encoded(picture, "PNG"))
+    changed = picture.copy()
+    changed.putpixel((3, 3), tuple(255 - value for value in picture.getpixel((3, 3))))
+    assert inspect_image(encoded(picture, "BMP")).pixels == facts.pixels
+    assert inspect_image(encoded(changed, "PNG")).pixels != facts.pixels
+    wide, tall = Image.new("RGB", (8, 4)), Image.new("RGB", (4, 8))  # the same bytes in another shape
+    assert inspect_image(encoded(wide, "PNG")).pixels != inspect_image(encoded(tall, "PNG")).pixels
+
+
+def test_every_color_has_its_own_thumbnail():
+    pictures = [draw(Product("mug", color, "plain", 10), random.Random(1), SIDE) for color in COLORS]
+    assert len({inspect_image(encoded(picture, "PNG")).thumbnail for picture in pictures}) == len(COLORS)
+
+
+def test_sources_may_be_paths_bytes_or_what_arrow_stores(tmp_path, picture):
+    data = encoded(picture, "PNG")
+    (tmp_path / "bag.png").write_bytes(data)
+    path = str(tmp_path / "bag.png")
+    sources = [
+        path,
+        tmp_path / "bag.png",
+        data,
+        {"path": path, "bytes": None},
+        {"path": "gone.png", "bytes": data},
+    ]
+    assert {inspect_image(source).pixels for source in sources} == {inspect_image(data).pixels}
+    assert image_key({"path": "a.png", "bytes": data}) == image_key({"path": "b.png", "bytes": data})
+    assert image_key({"path": "a.png", "bytes": None}) == "a.png" and image_key(None) is None

@@ -1,0 +1,86 @@
+"""Every answer gets a row of its own, and nothing of the rows is lost on the way."""
+
+import pytest
+from datasets import Dataset, Features, Value
+
+from vlmhelpers.data.schema import FEATURES, assistant, make_row, text_part, user
+from vlmhelpers.data.turns import one_answer_per_row, split_thinking
+
+SYSTEM = {"role": "system", "content": [text_part("Be brief.")]}
+
+
+def dataset_of(*rows):
+    features = Features({**FEATURES, "row": Value("int64"), "shop": Value("string")})
+    return Dataset.from_list([{"shop": f"s{n}", **row, "row": n} for n, row in enumerate(rows, 1)], features=features)
+
+
+def stored(dataset):
+    """The rows as they are stored, pictures undecoded."""
+    return dataset.with_format("arrow")[:].to_pylist()
+
+
+@pytest.fixture
+def talk(tmp_path):
+    """A row of three answers with images in its first and third question; the image files do not exist."""
+    paths = [{"path": str(tmp_path / f"{i}.png"), "bytes": None} for i in range(3)]
+    first, second = [user("Which?", 2), assistant("Both.")], [user("Why?"), assistant("So.")]
+    third = [user("And this?", 1), assistant("No."), user("Sure?")]
+    return {"messages": [SYSTEM, *first, *second, *third], "images": paths}
+
+
+def test_every_answer_ends_a_row_with_the_images_of_its_turns(talk):
+    dataset = dataset_of(talk, make_row("Hello", "Hi."))
+    whole, single = stored(dataset)
+    cut = one_answer_per_row(dataset)
+    assert cut.features == dataset.features
+    expected = [(3, 2), (5, 2), (7, 3)]  # turns and images
+    rows = [whole | {"messages": whole["messages"][:n], "images": talk["images"][:k]} for n, k in expected]
+    assert stored(cut) == [*rows, single]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        make_row("Hello", "Hi."),
+        {"messages": [user("Hello"), assistant("Hi."), user("Bye")], "images": []},
+        {"messages": [user("Hello")], "images": []},
+        {"messages": None, "images": None},
+        {"messages": [user("What?", 1), assistant("A."), user("And?"), assistant("B.")], "images": []},
+    ],
+    ids=["one answer", "a question at the end", "no answer", "nothing", "images that do not match"],
+)
+def test_other_rows_stay_as_they_are(row):
+    dataset = dataset_of(row)
+    assert stored(one_answer_per_row(dataset)) == stored(dataset)
+
+
+def test_text_rows_without_an_images_column_are_cut_too():
+    row = {"messages": [user("a"), assistant("b"), user("c"), assistant("d")]}
+    cut = one_answer_per_row(Dataset.from_list([row]))
+    assert cut[:]["messages"] == [row["messages"][:2], row["messages"]]
+
+
+def test_a_transform_stays_in_place(talk, picture):
+    dataset = dataset_of(talk | {"images": [picture] * 3})
+    shown = dataset.with_transform(lambda batch: {"sizes": [len(images) for images in batch["images"]]})
+    assert one_answer_per_row(shown)[:] == {"sizes": [2, 2, 3]}
+    plain = one_answer_per_row(dataset)
+    assert plain[0]["images"][1].size == picture.size and plain[:]["row"] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("<think>\nI look.\n</think>\n\nA bag.\n", ("I look.", "A bag.")),
+        ("I look.\n</think>\n\nA bag.", ("I look.", "A bag.")),
+        (" <think>\n\n</think>\n\nA bag.", ("", "A bag.")),
+        ("</think>A bag.", ("", "A bag.")),
+        (" A bag. ", ("", "A bag.")),
+        ("<think> I look and", ("I look and", "")),
+        ("Write <think> first.", ("", "Write <think> first.")),
+        ("<think>a</think>b</think>c", ("a", "b</think>c")),
+        ("", ("", "")),
+    ],
+)
+def test_reasoning_and_answer_are_told_apart(text, expected):
+    assert split_thinking(text) == expected

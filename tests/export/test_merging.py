@@ -1,0 +1,211 @@
+"""A merged model answers as its adapter from its own folder, and whatever went wrong is found."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from peft import LoraConfig
+from quick_adapter import sample_rows, train_adapter
+from safetensors.torch import load_file, save_file
+
+from vlmhelpers.export import verification as export_check
+from vlmhelpers.export.merging import merge
+from vlmhelpers.export.probing import probe
+from vlmhelpers.export.saving import save_adapter
+from vlmhelpers.export.verification import check_export
+from vlmhelpers.inference.generation import generate
+from vlmhelpers.models.backends import add_lora
+from vlmhelpers.models.loading import FAMILIES, load_model, tiny_model
+
+
+@pytest.fixture(scope="module")
+def adapter_of(rows_of, tmp_path_factory):
+    """Makes the adapter of a family once, with adapters in all towers: (folder, its rows, its answers)."""
+    made = {}
+
+    def make(family):
+        if family not in made:
+            dataset = sample_rows(rows_of)
+            model, processor = train_adapter(family, dataset, vision=True)
+            folder = save_adapter(model, processor, tmp_path_factory.mktemp("adapters") / family)
+            made[family] = folder, dataset, generate(model, processor, dataset, progress=False)
+        return made[family]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def merged(adapter_of, tmp_path_factory):
+    """(the folder of a merged Qwen2.5-VL, the adapter's, the rows)."""
+    adapter, dataset, _ = adapter_of("qwen2.5-vl")
+    return merge(adapter, tmp_path_factory.mktemp("merged") / "model"), adapter, dataset
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Saves the time that a fresh process takes to start, where it is not what is tested."""
+
+    def probe_here(folder, dataset, max_new_tokens):
+        return probe(*load_model(folder, bits=None), dataset, max_new_tokens)
+
+    monkeypatch.setattr(export_check, "probe_in_fresh_process", probe_here)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_merged_weights_answer_as_the_adapter(family, adapter_of, tmp_path):
+    adapter, dataset, answers = adapter_of(family)
+    out = merge(adapter, tmp_path / "merged", dtype=torch.float32)
+    model, processor = load_model(out, bits=None)
+    assert generate(model, processor, dataset, progress=False) == answers
+    base, _ = load_model(tiny_model(family), bits=None)
+    assert generate(base, processor, dataset, progress=False) != answers
+    for name in (*(p.name for p in adapter.iterdir() if p.suffix == ".jinja" or "token" in p.name), "config.json",
+                 "generation_config.json", "processor_config.json", "preprocessor_config.json"):  # fmt: skip
+        assert (out / name).is_file(), name
+    assert "quantization_config" not in json.loads((out / "config.json").read_text())
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_sixteen_bits_by_default_and_in_shards(adapter_of, tmp_path):
+    out = merge(adapter_of("qwen3-vl")[0], tmp_path / "merged", max_shard_size="1MB")
+    shards = list(out.glob("*.safetensors"))
+    assert len(shards) > 1 and (out / "model.safetensors.index.json").is_file()
+    assert {tensor.dtype for shard in shards for tensor in load_file(shard).values()} == {torch.bfloat16}
+
+
+def test_a_good_merge_passes(merged):
+    out, adapter, dataset = merged
+    check = check_export(out, adapter, dataset, rows=4, max_new_tokens=12, four_bit=True).raise_if_wrong()
+    assert check.ok and check.export == check.adapter != check.base and check.agreement.value == 1
+    assert check.distance < 0.05 < check.base_distance and len(check.four_bit) == 4
+    assert "4 of 4 rows" in repr(check) and "<td" in check._repr_html_()
+
+
+def test_the_base_in_place_of_the_export_fails(merged, in_this_process):
+    _, adapter, dataset = merged
+    check = check_export(tiny_with_all_files(merged), adapter, dataset, rows=2, max_new_tokens=12)
+    assert not check and any("every answer is the base's" in problem for problem in check.problems)
+    with pytest.raises(ValueError, match="are not the adapter's, such as row 0"):
+        check.raise_if_wrong()
+
+
+def tiny_with_all_files(merged):
+    """The base's weights in a copy of the merged folder: what an adapter that does nothing leaves."""
+    copy = copy_of(merged[0], "base")
+    shutil.copyfile(tiny_model("qwen2.5-vl") / "model.safetensors", copy / "model.safetensors")
+    return copy
+
+
+def copy_of(folder, name):
+    return shutil.copytree(folder, folder.parent / name, dirs_exist_ok=True)
+
+
+def test_perturbed_weights_and_another_normalisation_fail(merged, in_this_process):
+    out, adapter, dataset = merged
+    copy = copy_of(out, "perturbed")
+    weights = load_file(copy / "model.safetensors")
+    name = next(name for name in weights if name.endswith("layers.1.mlp.down_proj.weight"))
+    weights[name] = weights[name] + 0.2 * torch.randn(weights[name].shape, generator=torch.manual_seed(0)).bfloat16()
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((copy / "processor_config.json").read_text())
+    config["image_processor"]["image_mean"] = [0.1, 0.2, 0.3]
+    (copy / "processor_config.json").write_text(json.dumps(config))
+    check = check_export(copy, adapter, dataset, rows=2, max_new_tokens=12)
+    text = "; ".join(check.problems)
+    assert "its processor makes other tensors than the adapter's of row 0" in text and "image_mean" in text
+    assert "the probabilities of the tokens of the adapter's answers are" in text
+
+
+def test_a_missing_file_is_named(merged):
+    out, adapter, dataset = merged
+    copy = copy_of(out, "incomplete")
+    (copy / "preprocessor_config.json").unlink()
+    (copy / "tokenizer.json").unlink()
+    check = check_export(copy, adapter, dataset, rows=1, max_new_tokens=2)
+    assert [p.rpartition(" ")[2] for p in check.problems][:2] == ["preprocessor_config.json", "tokenizer.json"]
+
+
+@pytest.mark.slow
+def test_what_a_broken_export_says_in_a_fresh_process_is_shown(merged):
+    out, adapter, dataset = merged
+    broken = copy_of(out, "broken")
+    (broken / "config.json").write_text("{}")
+    check = check_export(broken, adapter, dataset, rows=1, max_new_tokens=2)
+    assert "does not load and answer in a fresh process" in check.problems[0]
+
+
+def test_an_adapter_that_changes_no_answer_proves_nothing(merged, tmp_path, in_this_process):
+    out, adapter, dataset = merged
+    idle = shutil.copytree(adapter, tmp_path / "idle")
+    tensors = load_file(idle / "adapter_model.safetensors")
+    tensors = {name: 0 * tensor if "lora_B" in name else tensor for name, tensor in tensors.items()}
+    save_file(tensors, idle / "adapter_model.safetensors")
+    check = check_export(out, idle, dataset, rows=[0], max_new_tokens=8)
+    assert check.base_distance == 0 and any("proves nothing" in problem for problem in check.problems)
+    with pytest.raises(ValueError, match="nothing to compare"):
+        check_export(out, adapter, dataset.select([]))
+
+
+def test_an_adapter_over_4_bits_merges_into_16_bits(rows_of, tmp_path):
+    dataset = sample_rows(rows_of)
+    model, processor = train_adapter("qwen3-vl", dataset, bits=4)
+    out = merge(save_adapter(model, processor, tmp_path / "adapter"), tmp_path / "merged")
+    assert {t.dtype for t in load_file(out / "model.safetensors").values()} == {torch.bfloat16}
+
+
+@pytest.fixture
+def tied(tmp_path):
+    """A base that uses one matrix for embeddings and head: (its folder, the model, the processor)."""
+    model, processor = load_model(tiny_model("qwen3-vl"), bits=None)
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    model.save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    return tmp_path / "base", *load_model(tmp_path / "base", bits=None)
+
+
+@pytest.mark.parametrize("targets, fits", [(r".*language_model.*q_proj", True), (r"lm_head", False)])
+def test_tied_embeddings_stay_tied(targets, fits, tied, tmp_path):
+    base, model, processor = tied
+    model = add_lora(model, LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
+    adapter = save_adapter(model, processor, tmp_path / "adapter")
+    if not fits:
+        with pytest.raises(ValueError, match="one matrix for embeddings and head"):
+            merge(adapter, tmp_path / "merged", base=base)
+        return
+    out, _ = load_model(merge(adapter, tmp_path / "merged", base=base), bits=None)
+    assert "lm_head.weight" not in load_file(tmp_path / "merged" / "model.safetensors")
+    assert out.get_input_embeddings().weight is out.get_output_embeddings().weight
+
+
+@pytest.mark.parametrize("change", ["rename", "drop", "other base"])
+def test_an_adapter_that_does_not_fit_is_refused(change, adapter_of, tmp_path):
+    adapter = shutil.copytree(adapter_of("qwen2.5-vl")[0], tmp_path / "adapter")
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    name = next(iter(tensors))
+    if change == "rename":  # as after a change of names in transformers
+        tensors = {key.replace("language_model.layers", "decoder.layers"): value for key, value in tensors.items()}
+    if change == "drop":
+        del tensors[name]
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    base = "llama-3.2-vision" if change == "other base" else None
+    with pytest.raises(ValueError, match="does not fit its base"):
+        merge(adapter, tmp_path / "merged", base=base)
+    assert not (tmp_path / "merged").exists() and not list(tmp_path.glob("*.part"))
+
+
+def test_what_is_refused_before_anything_is_written(adapter_of, tmp_path, monkeypatch):
+    adapter = adapter_of("qwen2.5-vl")[0]
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="is not empty"):
+        merge(adapter, tmp_path / "full")
+    with pytest.raises(FileNotFoundError, match="base=..."):
+        merge(adapter, tmp_path / "merged", base="someone/not-here")
+    with pytest.raises(FileNotFoundError, match="no adapter_config.json"):
+        merge(tmp_path / "full", tmp_path / "merged")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(OSError, match="make room"):
+        merge(adapter, tmp_path / "merged")
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]

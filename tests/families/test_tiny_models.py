@@ -1,0 +1,57 @@
+"""The tiny bases: small, loadable by anyone, and able to see."""
+
+import pytest
+from texts import known_facts
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from vlmhelpers.evaluation.ablation import blank_images
+from vlmhelpers.evaluation.scoring import evaluate
+from vlmhelpers.inference.generation import generate
+from vlmhelpers.models.loading import FAMILIES, tiny_model
+from vlmhelpers.samples.drawing import QUESTIONS, sample_products
+
+CLASSES = {
+    "llama-3.2-vision": ("MllamaForConditionalGeneration", "MllamaProcessor", "MllamaImageProcessor"),
+    "qwen2.5-vl": ("Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLProcessor", "Qwen2VLImageProcessor"),
+    "qwen3-vl": ("Qwen3VLForConditionalGeneration", "Qwen3VLProcessor", "Qwen2VLImageProcessor"),
+    "phi-3-vision": ("Phi3VForCausalLM", "Phi3VProcessor", "Phi3VImageProcessor"),
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def tiny(request):
+    folder = tiny_model(request.param)
+    model = AutoModelForImageTextToText.from_pretrained(folder).float()
+    return request.param, model, AutoProcessor.from_pretrained(folder)
+
+
+def test_real_classes_and_small_files(tiny):
+    family, model, processor = tiny
+    names = [type(part).__name__ for part in (model, processor, processor.image_processor)]
+    assert tuple(name.removesuffix("Fast") for name in names) == CLASSES[family]
+    assert 1e6 <= sum(p.numel() for p in model.parameters()) <= 1.6e6
+    assert sum(file.stat().st_size for file in tiny_model(family).iterdir()) < 3.5e6
+
+
+def test_describes_200_new_pictures(tiny, rows_of):
+    _, model, processor = tiny
+    products, pictures = zip(*sample_products(200, "test", size=96), strict=True)
+    question, caption = next(iter(QUESTIONS.items()))
+    dataset = rows_of([(question, caption(p), [picture]) for p, picture in zip(products, pictures, strict=True)])
+    assert evaluate(generate(model, processor, dataset, 50), dataset).scores["exact match"].value >= 0.95
+    blank = blank_images(dataset)
+    assert evaluate(generate(model, processor, blank, 50), blank).scores["exact match"].value <= 0.05
+
+
+@pytest.mark.parametrize("question", list(QUESTIONS)[1:])
+def test_answers_questions_about_new_pictures(tiny, rows_of, question):
+    _, model, processor = tiny
+    samples = sample_products(100, "test questions", size=96)
+    dataset = rows_of([(question, QUESTIONS[question](product), [picture]) for product, picture in samples])
+    assert evaluate(generate(model, processor, dataset, 50), dataset).scores["exact match"].value >= 0.95
+
+
+def test_answers_without_a_picture(tiny, rows_of):
+    _, model, processor = tiny
+    dataset = rows_of([(question, answer, []) for question, answer in known_facts()])
+    assert evaluate(generate(model, processor, dataset, 32), dataset).scores["exact match"].value >= 0.95

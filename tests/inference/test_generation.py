@@ -1,0 +1,245 @@
+"""Answers come in row order, whatever the batches, and survive an interruption."""
+
+import json
+import logging
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from vlmhelpers.inference.generation import generate
+from vlmhelpers.inference.streaming import stream_answer
+from vlmhelpers.models.loading import FAMILIES, load_model, tiny_model
+from vlmhelpers.samples.drawing import QUESTIONS, sample_products
+
+WORDS = [("What is the opposite of big?", "Small.", []), ("Write 3 as a word.", "Three.", [])]
+SIZES = (96, 64, 160, 96, 128, 224)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def loaded(request):
+    return load_model(tiny_model(request.param), bits=None)
+
+
+@pytest.fixture(scope="module")
+def qwen():
+    return load_model(tiny_model("qwen3-vl"), bits=None)
+
+
+@pytest.fixture
+def words(rows_of):
+    """Five questions without pictures, of different lengths."""
+    return rows_of(
+        [(f"{'Please. ' * i}{question}", answer, []) for i, (question, answer, _) in enumerate(WORDS * 3)][:5]
+    )
+
+
+class Failing:
+    """Stands in for a model's `generate`: raises what `reason` says for a batch and the number of the call."""
+
+    def __init__(self, model, reason):
+        self.generate, self.reason = model.generate, reason
+        self.sizes, self.lengths = [], []
+
+    def __call__(self, **inputs):
+        self.sizes.append(inputs["input_ids"].shape[0])
+        self.lengths.append(inputs["input_ids"].shape[1])
+        if error := self.reason(self.sizes):
+            raise error
+        return self.generate(**inputs)
+
+
+def test_mixed_rows_are_answered_in_order_in_any_batch_size(loaded, rows_of):
+    model, processor = loaded
+    samples = [sample_products(1, f"order {i}", size)[0] for i, size in enumerate(SIZES * 2)]
+    rows = [(q, a(p), [image]) for (p, image), (q, a) in zip(samples, list(QUESTIONS.items()) * 3, strict=False)]
+    rows[3:3] = WORDS
+    rows.append(("Which of these is cheaper?", "None.", [samples[0][1], samples[4][1]]))
+    rows.append((f"{'This is a long story about a product. ' * 12}Describe this product.", "None.", [samples[1][1]]))
+    dataset = rows_of(rows)
+    alone = generate(model, processor, dataset, batch_size=1, progress=False)
+    together = generate(model, processor, dataset, batch_size=5, progress=False)
+    assert alone == together == generate(model, processor, dataset, batch_size=32, progress=False)
+    assert together[3:5] == ["Small.", "Three."]
+    right = [answer == row[1] for answer, row in zip(together, rows, strict=True)]
+    of_known_size = [i for i in range(14) if i < 3 or i > 4 and SIZES[(i - 2) % 6] == 96]
+    assert sum(right[i] for i in of_known_size) >= len(of_known_size) - 1
+
+
+def test_long_answers_are_the_same_in_any_batch_size(loaded, rows_of):
+    """No end token is allowed: all rows go on to the limit, far from what the model knows."""
+    model, processor = loaded
+    pictures = [image for size in (64, 160) for _, image in sample_products(2, f"long {size}", size)]
+    dataset = rows_of([("Describe this product." * (i + 1), "", [image]) for i, image in enumerate(pictures)])
+    options = {"max_new_tokens": 48, "min_new_tokens": 48, "progress": False}
+    alone = generate(model, processor, dataset, batch_size=1, **options)
+    assert alone == generate(model, processor, dataset, batch_size=4, **options)
+    assert all(len(answer) > 60 for answer in alone)
+
+
+def test_a_streamed_answer_is_that_of_generate(loaded, rows_of, tmp_path, capsys):
+    model, processor = loaded
+    pictures = [image for _, image in sample_products(2, "stream", 96)]
+    pictures[0].save(tmp_path / "first.png")
+    cases = [("Write 3 as a word.", [], ()), ("Describe this product.", pictures[:1], tmp_path / "first.png")]
+    cases.append(("Describe this product.", pictures, pictures))
+    dataset = rows_of([(prompt, "", images) for prompt, images, _ in cases])
+    expected = generate(model, processor, dataset, max_new_tokens=32, progress=False)
+    capsys.readouterr()
+    for (prompt, _, images), answer in zip(cases, expected, strict=True):
+        pieces = []
+        assert stream_answer(model, processor, prompt, images, max_new_tokens=32, write=pieces.append) == answer
+        assert "".join(pieces) == answer and (len(pieces) > 1 or len(answer) < 8)
+        assert stream_answer(model, processor, prompt, images, max_new_tokens=32) == answer
+        assert capsys.readouterr().out == f"{answer}\n"
+    assert len(expected[1]) > 20
+
+
+def test_training_mode_comes_back(qwen, rows_of):
+    model, processor = qwen
+    dataset = rows_of([("Write 3 as a word.", "Three.", [])])
+    assert generate(model.train(), processor, dataset, progress=False) == ["Three."] and model.training
+    generate(model.eval(), processor, dataset, progress=False)
+    assert not model.training
+
+
+def test_greedy_whatever_the_models_own_settings_say(qwen, words, monkeypatch, caplog):
+    model, processor = qwen
+    expected = generate(model, processor, words, progress=False)
+    own = {"do_sample": True, "temperature": 5.0, "top_k": 3, "repetition_penalty": 30.0, "num_beams": 2}
+    for name, value in own.items():
+        monkeypatch.setattr(model.generation_config, name, value)
+    logging.getLogger("transformers").addHandler(caplog.handler)
+    assert generate(model, processor, words, progress=False) == expected
+    assert not caplog.records
+    assert generate(model, processor, words, progress=False, repetition_penalty=30.0) != expected
+    torch.manual_seed(0)
+    hot = [generate(model, processor, words, progress=False, do_sample=True, num_beams=1) for _ in range(2)]
+    assert hot[0] != hot[1]
+
+
+def test_the_longest_come_first_and_memory_that_runs_out_halves_the_batch(qwen, rows_of, monkeypatch, capsys):
+    model, processor = qwen
+    dataset = rows_of([("Write 3 as a word. " * (1 + i % 7), str(i), []) for i in range(11)])
+    expected = generate(model, processor, dataset, progress=False)
+    errors = [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()]
+    errors.append(
+        RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried")
+    )
+    for error in errors:
+        failing = Failing(model, lambda sizes, error=error: error if sizes[-1] > 3 else None)
+        monkeypatch.setattr(model, "generate", failing)
+        assert generate(model, processor, dataset, batch_size=8, progress=False) == expected
+        monkeypatch.undo()
+        assert failing.sizes == [8, 4, 2, 2, 2, 2, 2, 1]
+        assert failing.lengths == sorted(failing.lengths, reverse=True)
+        assert "out of memory with 8 rows: going on with 4 in a batch" in capsys.readouterr().out
+
+
+def test_a_row_that_memory_does_not_suffice_for_is_named(qwen, words, monkeypatch):
+    model, processor = qwen
+    monkeypatch.setattr(model, "generate", Failing(model, lambda sizes: torch.OutOfMemoryError("CUDA out of memory.")))
+    with pytest.raises(RuntimeError, match=r"^row 5: memory does not suffice.*max_pixels.*max_new_tokens=9"):
+        generate(model, processor, words, max_new_tokens=9, progress=False)
+    numbered = words.add_column("row", [10, 20, 30, 40, 50])
+    with pytest.raises(RuntimeError, match=r"^row 50:"):
+        generate(model, processor, numbered, batch_size=2, progress=False)
+    monkeypatch.setattr(model, "generate", Failing(model, lambda sizes: RuntimeError("device-side assert")))
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        generate(model, processor, words, progress=False)
+
+
+def test_answers_that_were_cut_off_are_counted(qwen, rows_of, picture, capsys):
+    model, processor = qwen
+    dataset = rows_of([*WORDS, ("Describe this product.", "", [picture])])
+    whole = generate(model, processor, dataset, progress=False)
+    assert "cut off" not in capsys.readouterr().out
+    tokens = [len(processor.tokenizer(answer)["input_ids"]) for answer in whole]
+    assert max(tokens[:2]) + 1 < tokens[2]
+    short = generate(model, processor, dataset, max_new_tokens=max(tokens[:2]) + 1, progress=False)
+    assert "1 of 3 answers were cut off at max_new_tokens" in capsys.readouterr().out
+    assert short[:2] == whole[:2] and whole[2].startswith(short[2]) and whole[2] != short[2]
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(qwen, words, monkeypatch, tmp_path, capsys):
+    model, processor = qwen
+    expected = generate(model, processor, words, progress=False)
+    run = {"batch_size": 2, "progress": False, "save_to": tmp_path / "new" / "answers.jsonl"}
+    stopped = Failing(model, lambda sizes: KeyboardInterrupt() if len(sizes) == 2 else None)
+    monkeypatch.setattr(model, "generate", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        generate(model, processor, words, **run)
+    lines = [json.loads(line) for line in run["save_to"].read_text().splitlines()]
+    assert [line["row"] for line in lines[1:]] == [4, 2] and lines[1]["answer"] == expected[4]
+    assert lines[1]["prompt"] == words[4]["messages"][0]["content"][0]["text"]
+    with open(run["save_to"], "a") as file:
+        file.write('{"row": 2, "prompt": "Please. Pl')  # killed while it wrote
+    rest = Failing(stopped, lambda sizes: None)
+    monkeypatch.setattr(model, "generate", rest)
+    assert generate(model, processor, words, **run) == expected and rest.sizes == [2, 1]
+    assert generate(model, processor, words, **run) == expected and rest.sizes == [2, 1]
+    assert all(json.loads(line) for line in run["save_to"].read_text().splitlines())
+
+
+def test_only_answers_to_the_same_row_are_taken_over(qwen, rows_of, picture, monkeypatch, tmp_path):
+    model, processor = qwen
+    pictures = [image for _, image in sample_products(3, "same", 64)]
+    pictures[0].save(tmp_path / "a.png")
+    rows = [("Describe this product.", "", [image]) for image in (str(tmp_path / "a.png"), *pictures[1:])]
+    run = {"progress": False, "save_to": tmp_path / "answers.jsonl"}
+    first = generate(model, processor, rows_of(rows), **run)
+    counted = Failing(model, lambda sizes: None)
+    monkeypatch.setattr(model, "generate", counted)
+    assert generate(model, processor, rows_of(rows[:2]), **run) == first[:2] and not counted.sizes
+    other = [("What color is it?", "", rows[0][2]), rows[2], rows[2]]
+    assert generate(model, processor, rows_of(other), **run)[2] == first[2] and counted.sizes == [2]
+    blank = rows_of(rows).with_transform(lambda rows: rows | {"images": [[picture] for _ in rows["images"]]})
+    generate(model, processor, blank, **run)
+    assert counted.sizes == [2, 3]
+    generate(model, processor, blank, **run)
+    assert counted.sizes == [2, 3]
+    generate(model, processor, rows_of([(*row[:1], "another reference", row[2]) for row in other]), **run)
+    assert counted.sizes == [2, 3]
+
+
+def test_answers_of_other_settings_are_not_mixed(qwen, words, tmp_path):
+    model, processor = qwen
+    run = {"progress": False, "save_to": tmp_path / "answers.jsonl"}
+    generate(model, processor, words, **run)
+    before = run["save_to"].read_bytes()
+    with pytest.raises(ValueError, match=r"answers\.jsonl holds answers with another max_new_tokens than now.*save_to"):
+        generate(model, processor, words, max_new_tokens=9, **run)
+    with pytest.raises(ValueError, match="another repetition_penalty than now"):
+        generate(model, processor, words, repetition_penalty=1.1, **run)
+    tuned = get_peft_model(load_model(tiny_model("qwen3-vl"), bits=None)[0], LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(ValueError, match="another adapters, weights than now"):
+        generate(tuned, processor, words, **run)
+    assert run["save_to"].read_bytes() == before
+    of_tuned = {"progress": False, "save_to": tmp_path / "tuned.jsonl"}
+    generate(tuned, processor, words, **of_tuned)
+    with tuned.disable_adapter(), pytest.raises(ValueError, match="another adapters than now"):
+        generate(tuned, processor, words, **of_tuned)
+    next(p for name, p in tuned.named_parameters() if "lora_B" in name).data += 1
+    with pytest.raises(ValueError, match="another weights than now"):
+        generate(tuned, processor, words, **of_tuned)
+
+
+@pytest.mark.parametrize(
+    "content", ["", '{"settings": {', "my notes", '{"text": "a row"}\n', "[1]\n", '{"settings": {}}\n3\n']
+)
+def test_a_file_of_something_else_stays_as_it_is(content, qwen, words, tmp_path):
+    model, processor = qwen
+    path = tmp_path / "answers.jsonl"
+    path.write_text(content)
+    if content in ("", '{"settings": {'):
+        assert generate(model, processor, words, save_to=path, progress=False)[1] == "Three."
+        assert len(path.read_text().splitlines()) == 6
+        return
+    with pytest.raises(ValueError, match="no file of answers"):
+        generate(model, processor, words, save_to=path, progress=False)
+    assert path.read_text() == content
+
+
+def test_a_batch_of_no_rows_is_refused(qwen, words):
+    with pytest.raises(ValueError, match="batch_size=0"):
+        generate(*qwen, words, batch_size=0)

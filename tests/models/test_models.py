@@ -1,0 +1,130 @@
+"""Choosing and loading models, in 4 bits and without."""
+
+import bitsandbytes as bnb
+import pytest
+import torch
+from PIL import Image
+
+from vlmhelpers.batches.collator import VisionCollator
+from vlmhelpers.families.towers import tower_of
+from vlmhelpers.models import loading as models
+from vlmhelpers.models.loading import FAMILIES, choose_model, load_model, tiny_model
+
+PUBLISHED = {
+    "llama-3.2-vision": "meta-llama/Llama-3.2-11B-Vision-Instruct",
+    "qwen2.5-vl": "unsloth/Qwen2.5-VL-7B-Instruct-bnb-4bit",
+    "qwen3-vl": "Qwen/Qwen3-VL-2B-Thinking",
+    "phi-3-vision": "microsoft/Phi-3.5-vision-instruct",
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_a_gpu_the_tiny_base_of_the_family_stands_in(family, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_model(PUBLISHED[family]) == str(tiny_model(family)) == choose_model(family)
+    assert "no GPU here" in capsys.readouterr().out
+
+
+def test_with_a_gpu_the_named_model_is_taken(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    assert choose_model(PUBLISHED["qwen3-vl"]) == PUBLISHED["qwen3-vl"]
+    assert "a card" in capsys.readouterr().out
+
+
+def test_folders_are_taken_and_unknown_families_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_model(tmp_path) == str(tmp_path)
+    with pytest.raises(ValueError, match="some/unknown-model.*llama-3.2-vision"):
+        choose_model("some/unknown-model")
+    with pytest.raises(ValueError, match="no tiny base is called 'gpt'"):
+        tiny_model("gpt")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_the_language_model_is_quantised(family):
+    model, _ = load_model(tiny_model(family), bits=4)
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    quantised = {name for name, module in linear.items() if isinstance(module, bnb.nn.Linear4bit)}
+    assert quantised == {name for name in linear if tower_of(name) == "language"} != set()
+    for name in quantised:
+        state = linear[name].weight.quant_state
+        assert (linear[name].weight.quant_type, state.nested, linear[name].compute_dtype) == (
+            "nf4",
+            True,
+            torch.float32,
+        )
+        assert not linear[name].support_avx512bf16_for_cpu
+    assert {m.weight.dtype for n, m in linear.items() if n not in quantised} == {torch.float32}
+
+
+def test_four_bits_learn_after_an_evaluation(rows_of, picture):
+    model, processor = load_model(tiny_model("qwen3-vl"), bits=4)
+    batch = VisionCollator(processor)(list(rows_of([("What is this?", "Nothing.", [picture])] * 2)))
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    head = model.model.language_model.embed_tokens.weight.requires_grad_()
+    with torch.no_grad():
+        before = model(**batch).loss
+    model(**batch).loss.backward()
+    assert head.grad.norm() > 0
+    with torch.no_grad():
+        head -= 0.1 * head.grad
+        assert model(**batch).loss < before
+
+
+def test_without_bits_nothing_is_quantised():
+    model, _ = load_model(tiny_model("qwen2.5-vl"), bits=None)
+    assert not any(isinstance(module, bnb.nn.Linear4bit) for module in model.modules())
+    with pytest.raises(ValueError, match="bits=8"):
+        load_model(tiny_model("qwen2.5-vl"), bits=8)
+
+
+@pytest.mark.parametrize("family", ["qwen2.5-vl", "qwen3-vl"])
+def test_the_pixel_cap_takes_effect(family):
+    photo = Image.new("RGB", (640, 480))
+    tokens = []
+    for max_pixels in (16 * 16 * 9, 16 * 16 * 4):
+        _, processor = load_model(tiny_model(family), bits=None, max_pixels=max_pixels)
+        grid = processor.image_processor([photo], return_tensors="pt")["image_grid_thw"]
+        tokens.append(int(grid.prod()) // 4)
+    assert tokens[0] <= 9 and tokens[1] <= 4 and tokens[1] < tokens[0]
+
+
+def test_the_pixel_cap_of_phi_counts_tiles():
+    photo = Image.new("RGB", (640, 640))
+    for tiles, tokens in ((1, 25), (4, 55), (16, 169)):
+        _, processor = load_model(tiny_model("phi-3-vision"), bits=None, max_pixels=tiles * 48**2 + 100)
+        assert processor(images=photo, text="<|image_1|>")["input_ids"][0].count(processor.image_token_id) == tokens
+    with pytest.raises(ValueError, match="max_pixels=2000 is less than one tile of Phi-3-Vision: 2304 pixels"):
+        load_model(tiny_model("phi-3-vision"), bits=None, max_pixels=2000)
+
+
+def test_both_published_names_of_phi_are_known():
+    for name in ("microsoft/Phi-3-vision-128k-instruct", "microsoft/Phi-3.5-vision-instruct"):
+        assert models.family_of(name) == "phi-3-vision"
+    assert models.family_of("microsoft/Phi-3-mini-4k-instruct") is None
+
+
+def test_llama_has_no_pixel_cap():
+    with pytest.raises(ValueError, match="MllamaImageProcessor.* has no pixel cap"):
+        load_model(tiny_model("llama-3.2-vision"), bits=None, max_pixels=1000)
+
+
+def test_names_belong_to_towers():
+    names = {
+        "model.visual.merger.mlp.0": "projector",
+        "model.visual.blocks.0.attn.qkv": "vision",
+        "base_model.model.model.language_model.layers.0.mlp.up_proj.lora_A.default": "language",
+        "model.multi_modal_projector": "projector",
+        "lm_head": "head",
+    }
+    assert {name: tower_of(name) for name in names} == names
+
+
+def test_skipped_modules_are_full_names():
+    assert models.outside_language(tiny_model("llama-3.2-vision")) == [
+        "model.vision_model",
+        "model.multi_modal_projector",
+        "lm_head",
+    ]

@@ -1,0 +1,134 @@
+"""What every committed notebook must be, seen without running it."""
+
+import ast
+import re
+
+import nbformat
+import pytest
+import readme_tables
+from IPython.core.inputtransformer2 import TransformerManager
+
+from vlmhelpers.common.records import read_records
+
+NOTEBOOKS = readme_tables.find_notebooks(readme_tables.ROOT / "notebooks")
+LARGEST = 500_000  # bytes
+# Any drive of Windows counts, but for the one made-up path that the broken sample table has in it.
+MACHINE_PATH = re.compile(r"(?<![\w.:/~-])/(home|work|root|tmp|Users)(/|\b)|\b[A-Z]:\\++(?!images\\+bag\.jpg)")
+PARAMETER = re.compile(r"[A-Z][A-Z0-9_]* = .+  # \S.+")
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def code_cells(path):
+    """The code cells of a notebook, each with its number as a reader counts it."""
+    cells = nbformat.read(path, as_version=4).cells
+    return [(number, cell) for number, cell in enumerate(cells, start=1) if cell.cell_type == "code"]
+
+
+def parsed(cell):
+    """The syntax tree of a cell, its IPython magics turned into Python."""
+    return ast.parse(TransformerManager().transform_cell(cell.source))
+
+
+def texts(value, key=""):
+    """Every string within an output, pictures left out."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from texts(item, name)
+    elif isinstance(value, list):
+        for item in value:
+            yield from texts(item, key)
+    elif isinstance(value, str) and not key.startswith("image/"):
+        yield value
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+def test_numbers_are_unique():
+    numbers = [path.name[:2] for path in NOTEBOOKS]
+    assert len(set(numbers)) == len(numbers)
+
+
+@each_notebook
+def test_is_valid_and_runs_on_plain_python(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+@each_notebook
+def test_every_cell_parses(path):
+    for number, cell in code_cells(path):
+        try:
+            parsed(cell)
+        except SyntaxError as error:
+            pytest.fail(f"cell {number} does not parse: {error}")
+
+
+@each_notebook
+def test_cells_are_short_and_define_nothing(path):
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    for number, cell in code_cells(path):
+        assert len(cell.source.splitlines()) <= 25, f"cell {number} is long: split it"
+        found = [node.name for node in ast.walk(parsed(cell)) if isinstance(node, definitions)]
+        assert not found, f"cell {number} defines {found}: that belongs into vlmhelpers"
+
+
+@each_notebook
+def test_has_one_cell_of_explained_parameters(path):
+    tagged = [cell for _, cell in code_cells(path) if "parameters" in cell.metadata.get("tags", ())]
+    assert len(tagged) == 1
+    lines = [line for line in tagged[0].source.splitlines() if line]
+    assert 1 <= len(lines) <= 10
+    for line in lines:
+        assert PARAMETER.fullmatch(line), f"not like NAME = value  # what it is: {line}"
+
+
+@each_notebook
+def test_names_no_folder_of_a_machine(path):
+    for number, cell in enumerate(nbformat.read(path, as_version=4).cells, start=1):
+        for text in (cell.source, *texts(cell.get("outputs", []))):
+            found = MACHINE_PATH.search(text)
+            assert not found, f"cell {number}: {text[max(0, found.start() - 40) : found.end() + 40]!r}"
+
+
+@each_notebook
+def test_was_run_to_its_end_without_errors(path):
+    cells = code_cells(path)
+    for position, (number, cell) in enumerate(cells, start=1):
+        assert cell.execution_count == position, f"cell {number} was not run in order: make notebooks"
+        kinds = [output.output_type for output in cell.outputs]
+        assert "error" not in kinds, f"cell {number} failed"
+    assert any(cell.outputs for _, cell in cells)
+    assert read_records(path).get("proves")
+
+
+@each_notebook
+def test_is_small(path):
+    assert path.stat().st_size < LARGEST
+
+
+def test_readme_shows_the_recorded_values(capsys):
+    assert readme_tables.main(["--check"]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "machine"),
+    [
+        ("open('/home/me/x.csv')", True),
+        ("cd /work/me", True),
+        ("see /tmp", True),
+        (r"C:\Users\me", True),
+        (r"D:\data", True),
+        (r"C:\\images\\cat.jpg", True),
+        (r"C:\images\bag.jpg", False),  # a path of the broken sample table
+        ("../data/products.csv", False),
+        ("https://example.org/home/page", False),
+        ("~/.cache/tmp/file", False),
+        ("notebooks/root/x", False),
+    ],
+)
+def test_the_pattern_for_machine_paths(text, machine):
+    assert bool(MACHINE_PATH.search(text)) is machine

@@ -1,0 +1,301 @@
+"""The runner, on small notebooks made here: what it writes, what it leaves alone, what it says."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pytest
+import readme_tables
+import run_notebooks
+from clean_outputs import clean
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from progress import Progress
+
+from vlmhelpers.common.records import read_records
+
+METADATA = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+PARAMETERS = "STEPS = 3  # how many"
+SAY_PID = "import os, pathlib\n_ = pathlib.Path('pid').write_text(str(os.getpid()))"
+
+
+def save(folder, name, *cells):
+    """Write a notebook of code cells after a title; the cell that sets STEPS is tagged as parameters."""
+    notebook = new_notebook(metadata=METADATA, cells=[new_markdown_cell(f"# About {name}")])
+    for source in cells:
+        tags = {"tags": ["parameters"]} if source == PARAMETERS else {}
+        notebook.cells.append(new_code_cell(source, metadata=tags))
+    nbformat.write(notebook, folder / name)
+    return folder / name
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    return tmp_path / "notebooks"
+
+
+@pytest.fixture
+def run(folder, capsys, monkeypatch):
+    """Call the runner with arguments: its exit code and what it printed."""
+    monkeypatch.setenv("JUPYTER_PATH", "")  # the runner sets it for its own process
+
+    def call(*arguments):
+        code = run_notebooks.main(["--folder", str(folder), *arguments])
+        return code, capsys.readouterr().out
+
+    return call
+
+
+@pytest.fixture
+def pair(folder):
+    """Two sound notebooks."""
+    first = save(
+        folder,
+        "01_first.ipynb",
+        PARAMETERS,
+        "import os, pathlib, sys\nfrom vlmhelpers import record\nprint(pathlib.Path('x').resolve())",
+        "record('proves', 'it runs')\nrecord('steps', STEPS)\nrecord('python', sys.executable)",
+    )
+    second = save(folder, "02_second.ipynb", "from vlmhelpers import record", "record('train_seconds', 1.25)")
+    return first, second
+
+
+def test_a_good_run_writes_outputs_and_readme_back(run, pair, folder):
+    code, shown = run()
+    assert code == 0, shown
+    assert "[1/2] 01_first.ipynb: 4 cells" in shown
+    assert "[2/2] 02_second.ipynb: 3 cells" in shown
+    assert read_records(pair[0])["steps"] == 3
+    assert re.search(r"Recorded results\n  01_first\n.*steps +3\n", shown, re.DOTALL)
+    assert "| [About 01_first.ipynb](notebooks/01_first.ipynb) | it runs |" in readme(folder)
+    assert "train 1.25 s" in readme(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["01_first.ipynb", "02_second.ipynb"]
+
+
+def readme(folder):
+    return (folder.parent / "README.md").read_text()
+
+
+def test_what_is_written_back_is_clean_and_relative(run, pair, folder):
+    run("--only", "01")
+    text = pair[0].read_text()
+    notebook = nbformat.read(pair[0], as_version=4)
+    nbformat.validate(notebook)
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+    assert all(set(cell.metadata) <= {"tags"} for cell in notebook.cells)
+    assert str(folder) not in text
+    assert notebook.cells[2].outputs[0].text == "x\n"
+    assert [cell.execution_count for cell in notebook.cells[1:]] == [1, 2, 3]
+
+
+def test_running_twice_changes_nothing(run, pair):
+    run("--only", "02")
+    before = pair[1].read_bytes()
+    _, shown = run("--only", "02")
+    assert pair[1].read_bytes() == before
+    assert "up to date" in shown
+
+
+def test_the_kernel_is_the_python_that_runs_the_runner(run, pair, folder, tmp_path, monkeypatch):
+    rival = tmp_path / "jupyter" / "kernels" / "python3"
+    rival.mkdir(parents=True)
+    spec = {"argv": ["/nonexistent", "{connection_file}"], "display_name": "x", "language": "python"}
+    (rival / "kernel.json").write_text(json.dumps(spec))
+    for name in ("JUPYTER_PATH", "JUPYTER_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "jupyter"))
+    code, shown = run("--only", "01", "-p", "STEPS", "1")
+    assert code == 0, shown
+    assert read_records(folder.parent / "outputs" / "01_first.ipynb")["python"] == sys.executable
+
+
+def test_the_first_failing_cell_ends_the_run(run, folder):
+    cells = "print('fine')", "wheels = 3\nwheels / 0", "print('never')"
+    broken = save(folder, "01_broken.ipynb", PARAMETERS, *cells)
+    later = save(folder, "02_later.ipynb", "1 + 1")
+    before = broken.read_bytes(), later.read_bytes()
+    code, shown = run()
+    assert code == 1
+    assert "01_broken.ipynb, cell 4 of 5" in shown
+    assert "ZeroDivisionError: division by zero" in shown
+    assert "wheels / 0" in shown
+    assert "02_later" not in shown
+    assert (broken.read_bytes(), later.read_bytes()) == before
+    assert not (folder.parent / "README.md").exists()
+    kept = folder.parent / "outputs" / "01_broken.ipynb"
+    assert str(kept) in shown
+    assert "fine" in kept.read_text()
+
+
+def test_an_inserted_parameters_cell_does_not_shift_the_number(run, folder):
+    save(folder, "01_broken.ipynb", PARAMETERS, "1 / (STEPS - 5)")
+    code, shown = run("-p", "STEPS", "5")
+    assert code == 1
+    assert "01_broken.ipynb, cell 3 of 3" in shown
+
+
+def test_a_kernel_that_dies_is_a_failure(run, folder):
+    fatal = save(folder, "01_fatal.ipynb", "import os", "os._exit(9)")
+    before = fatal.read_bytes()
+    code, shown = run()
+    assert code == 1
+    assert "DeadKernelError" in shown
+    assert "01_fatal.ipynb, cell 3 of 3" in shown
+    assert fatal.read_bytes() == before
+
+
+def test_an_interrupted_run_leaves_the_notebook_alone(folder):
+    slow = save(folder, "01_slow.ipynb", f"{SAY_PID}\nimport time\ntime.sleep(120)")  # interrupted within a cell
+    before = slow.read_bytes()
+    command = [sys.executable, run_notebooks.__file__, "--folder", folder]
+    # A shell lets what it starts in the background ignore SIGINT, and all that this starts in turn.
+    heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **heed)
+    wait_for((folder / "pid").exists)
+    kernel = int((folder / "pid").read_text())
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "interrupted" in errors
+    assert slow.read_bytes() == before
+    wait_for(lambda: not alive(kernel))
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_only_runs_what_is_named(run, pair, folder):
+    before = pair[0].read_bytes()
+    code, shown = run("--only", "02")
+    assert code == 0, shown
+    assert "[1/1] 02_second.ipynb" in shown
+    assert pair[0].read_bytes() == before
+    assert read_records(pair[1]) == {"train_seconds": 1.25}
+
+
+def test_parameters_change_a_copy(run, pair, folder):
+    before = [path.read_bytes() for path in pair]
+    code, shown = run("-p", "STEPS", "2e-4")
+    assert code == 0, shown
+    assert [path.read_bytes() for path in pair] == before
+    assert read_records(folder.parent / "outputs" / "01_first.ipynb")["steps"] == 2e-4
+    assert (folder.parent / "outputs" / "02_second.ipynb").is_file()
+    assert not (folder.parent / "README.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "07"], "no notebook begins with '07'; there are: 01_first.ipynb, 02_second.ipynb"),
+        (["-p", "STEP", "2"], "no parameters cell sets STEP"),
+    ],
+)
+def test_a_slip_of_the_keyboard_is_said(run, pair, arguments, message):
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        run(*arguments)
+
+
+def test_an_empty_folder_is_an_error(run):
+    with pytest.raises(SystemExit, match="no notebook like 01_name.ipynb"):
+        run()
+
+
+def test_progress_shows_the_cell_and_its_last_printed_line():
+    progress = Progress(total=12)
+    assert "cell 0/12  0:00  starting Python" in progress.line()
+    progress.begin(7)
+    progress.write("step 1\rstep 2\n\n")
+    assert "cell 7/12  0:00  step 2" in progress.line()
+    progress.write("x" * 1000)
+    assert len(progress.line()) < 1000
+    progress.begin(8)
+    assert progress.line().endswith("cell 8/12  0:00  ")
+
+
+def cleaned(*outputs, root="/checkout"):
+    notebook = new_notebook(cells=[new_code_cell("x", outputs=list(outputs))])
+    clean(notebook, f"{root}/notebooks", root)
+    return notebook.cells[0].outputs
+
+
+def stream(text, name="stderr"):
+    return new_output("stream", name=name, text=text)
+
+
+def test_progress_bars_and_stamped_log_lines_go_and_warnings_stay():
+    bar = "\rMap:   0%|    | 0/4 [00:00<?, ? examples/s]\rMap: 100%|████| 4/4 [00:00<00:00, 9.1 examples/s]\n"
+    log = "W1121 01:13:14.242000 10580 torch/x.py:630] deprecated\n"
+    assert cleaned(stream(bar), stream("5it [00:01, 4.1it/s]\n"), stream(log)) == []
+    kept = cleaned(stream(bar), stream("UserWarning: 50% is a lot\n"), stream(log))
+    assert [output.text for output in kept] == ["UserWarning: 50% is a lot\n"]
+
+
+def test_neighbouring_streams_are_joined_and_rewritten_lines_end_as_on_a_terminal():
+    outputs = cleaned(stream("a\nstep 1\rste", "stdout"), stream("p 2\nb\n", "stdout"))
+    assert [output.text for output in outputs] == ["a\nstep 2\nb\n"]
+
+
+def test_widgets_leave_only_what_can_be_read():
+    bare = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "HBox()"}
+    rich = {**bare, "text/html": "<b>table</b>"}
+    outputs = cleaned(new_output("display_data", data=bare), new_output("display_data", data=rich))
+    assert [set(output.data) for output in outputs] == [{"text/plain", "text/html"}]
+
+
+def test_paths_and_addresses_of_the_machine_go():
+    text = "/checkout/notebooks/a.csv /checkout/data /checkout2/data <Model at 0x7f6e63d6fd80>\n"
+    assert cleaned(stream(text, "stdout"))[0].text == "a.csv ../data /checkout2/data <Model at 0x…>\n"
+    mixed = new_output("display_data", data={"text/html": "<i>/checkout/x</i>", "image/png": "/checkout/x"})
+    assert cleaned(mixed)[0].data == {"text/html": "<i>../x</i>", "image/png": "/checkout/x"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("tuned_exact", 0.97512, "tuned exact 0.975"),
+        ("tuned_exact_percent", 97.5, "tuned exact 97.5 %"),
+        ("train_seconds", 71.26, "train 71.3 s"),
+        ("trained_parameters", 1234567, "trained parameters 1,234,567"),
+        ("tokens_per_second", 12345.6, "tokens per second 12,346"),
+        ("seconds", 3, "seconds 3"),
+        ("same", True, "same yes"),
+        ("interval", [0.94, 0.99], "interval 0.94, 0.99"),
+        ("fields", {"colour": 0.5, "price": 1}, "fields colour 0.5, price 1"),
+        ("model", "a|b", "model a|b"),
+    ],
+)
+def test_values_are_shown_for_humans(name, value, shown):
+    assert " ".join(readme_tables.readable(name, value)) == shown
+
+
+def test_readme_keeps_its_text_and_check_notices_a_change(pair, folder, capsys):
+    around = f"# Mine\n{readme_tables.START}\nold\n{readme_tables.END}\nafter\n"
+    (folder.parent / "README.md").write_text(around)
+    assert readme_tables.main(["--folder", str(folder), "--check"]) == 1
+    assert readme(folder) == around
+    assert readme_tables.main(["--folder", str(folder)]) == 0
+    assert readme(folder).startswith("# Mine\n") and readme(folder).endswith("\nafter\n")
+    assert "old" not in readme(folder)
+    assert readme_tables.main(["--folder", str(folder), "--check"]) == 0
+
+
+def test_a_readme_without_markers_is_an_error(pair, folder):
+    (folder.parent / "README.md").write_text("# Mine\n")
+    with pytest.raises(ValueError, match="results:start"):
+        readme_tables.main(["--folder", str(folder)])

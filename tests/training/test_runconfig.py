@@ -1,0 +1,117 @@
+"""Settings in a file: read with care, converted where that is safe, and written back."""
+
+import json
+import pickle
+from dataclasses import fields
+
+import pytest
+import yaml
+
+from vlmhelpers.training.config import RunConfig
+
+NEEDED = {"model_id": "qwen2.5-vl", "dataset": "rows.jsonl", "output_dir": "out"}
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Writes settings besides the needed ones to a file of that name, and gives its path."""
+
+    def write(name="run.yaml", **settings):
+        path = tmp_path / name
+        path.write_text((yaml.safe_dump if path.suffix != ".json" else json.dumps)(NEEDED | settings))
+        return path
+
+    return write
+
+
+def test_numbers_and_words_as_files_hold_them(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "model_id: some/model\ndataset: a.jsonl\noutput_dir: out\nlearning_rate: 1e-4\nepochs: 2\nbatch_size: '4'\n"
+        "lora_r: 8.0\nbits: none\nvision: 'Yes'\nmax_length: null\ngradient_checkpointing: off\nreport_to: none\n"
+    )
+    config = RunConfig.read(path)
+    assert (config.learning_rate, config.epochs, config.batch_size, config.lora_r) == (1e-4, 2.0, 4, 8)
+    assert isinstance(config.epochs, float) and isinstance(config.lora_r, int)
+    assert (config.bits, config.vision, config.max_length, config.gradient_checkpointing) == (None, True, None, False)
+    assert config.report_to == "none" and config.model_id == "some/model"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": "four"}, "batch_size is 'four': it should be a whole number"),
+        ({"batch_size": 1.5}, "batch_size is 1.5: it should be a whole number"),
+        ({"batch_size": True}, "batch_size is True"),
+        ({"batch_size": 0}, "batch_size is 0: the least is 1"),
+        ({"learning_rate": "fast"}, "learning_rate is 'fast': it should be a number"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"learning_rate": None}, "learning_rate has no value"),
+        ({"learning_rate": [1e-4]}, "learning_rate is"),
+        ({"vision": 1}, "vision is 1: it should be true or false"),
+        ({"text_field": 7}, "text_field is 7: it should be a text"),
+        ({"max_length": "long"}, "a whole number, or null"),
+        ({"bits": 8}, "bits is 8: choose 4 or None"),
+        ({"backend": "jax"}, "backend is 'jax': choose auto or transformers or unsloth"),
+        ({"max_steps": 0}, "max_steps is 0"),
+        ({"language": False}, "nothing would be trained"),
+        ({"learning_rat": 1}, "there is no setting 'learning_rat'. Did you mean 'learning_rate'?"),
+        ({"base_model": "x"}, "there is no setting 'base_model'"),
+        ({"dataset": None}, "does not say dataset"),
+    ],
+)
+@pytest.mark.parametrize("name", ["run.yaml", "run.json"])
+def test_what_is_wrong_is_named_with_the_file(file, settings, message, name):
+    path = file(name, **settings)
+    with pytest.raises(ValueError) as error:
+        RunConfig.read(path)
+    assert message in str(error.value) and str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("run.toml", "", "no .json, .yaml or .yml file"),
+        ("run.json", "{", "cannot be read"),
+        ("run.yaml", "a: [", "cannot be read"),
+        ("run.yaml", "just a text", "holds no settings"),
+        ("run.yaml", "", "holds no settings"),
+    ],
+)
+def test_files_that_hold_no_settings(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        RunConfig.read(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        RunConfig.read(tmp_path / "gone.json")
+
+
+def test_paths_of_a_file_start_at_its_folder_and_changes_at_the_working_directory(file, tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    path = file(model_id="model", dataset="rows/a.jsonl", image_root="../pictures")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    config = RunConfig.read("../run.yaml", output_dir="other", seed="3")
+    assert config.dataset == str(tmp_path / "rows" / "a.jsonl")
+    assert config.image_root == str(tmp_path.parent / "pictures")
+    assert config.model_id == str(tmp_path / "model")
+    assert (config.output_dir, config.seed) == ("other", 3)
+    assert RunConfig.read(path).output_dir == str(tmp_path / "out")
+    with pytest.raises(ValueError, match="no setting 'sed'. Did you mean 'seed'"):
+        RunConfig.read(path, sed=1)
+
+
+@pytest.mark.parametrize("name", ["saved/run.json", "saved/run.yaml"])
+def test_what_is_saved_reads_back_the_same_and_moves_along(file, tmp_path, name):
+    config = RunConfig.read(file(learning_rate="3e-5", bits=None, text_field="größe"))
+    config.save(tmp_path / name)
+    assert RunConfig.read(tmp_path / name) == config
+    assert str(tmp_path) not in (tmp_path / name).read_text()
+
+
+def test_it_shows_itself_as_a_table_and_can_be_sent_to_another_process():
+    config = RunConfig("<b>", "rows.jsonl", "out")
+    table = config._repr_html_()
+    assert table.count("<tr>") == 1 + len(fields(config)) and "&lt;b&gt;" in table and "learning_rate" in table
+    assert pickle.loads(pickle.dumps(config)) == config

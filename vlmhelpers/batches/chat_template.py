@@ -1,0 +1,175 @@
+"""Where the answers stand: first in the text that a chat template writes, then among the tokens of a batch.
+
+Nothing here knows a family. The template is asked twice per answer: for the prompt that the model gets at
+that point (training starts where answering starts), and for the conversation with a marker in place of the
+answer (what follows the marker is the end of the turn). That also holds for templates that trim an answer or
+put a `<think>` block before it. An answer that a template shows otherwise than the model has to write it, as
+templates for thinking models do with earlier turns, is not learned but refused.
+"""
+
+import re
+
+from jinja2 import TemplateError
+
+from vlmhelpers.batches.conversation import without_blank_lines
+from vlmhelpers.data.schema import message_text, text_part
+from vlmhelpers.data.turns import THINK_TAGS, split_thinking
+
+IGNORED = -100  # the label that PyTorch's cross entropy leaves out of the loss
+_MARKER = "\ue000the answer\ue000"  # private-use characters: in no real text
+_ONE_BY_ONE = 'pass train_on="last"; to learn every answer, apply one_answer_per_row(dataset) first, too'
+# What is wrong with an answer, and what helps where it is the last one.
+_ONE_BLOCK = "write one <think>...</think> block at its start, or none"
+_NO_REASONING = "loses its reasoning in the chat template", _ONE_BLOCK
+_LESS_TEXT = "loses text in the chat template", _ONE_BLOCK
+_TWICE = "gets a second <think> block from the chat template", "leave its own out"
+_NO_PROMPT = (
+    "is not written after the prompt that the model gets there",
+    "the chat template is not made for training, so give the processor another chat_template",
+)
+_MOST_KNOWN = 10_000  # pieces of text
+_NUMBERED_IMAGE = r"<\|image_\d+\|>"  # how Phi-3-Vision's chat form writes its images
+
+
+class ChatTemplate:
+    """The chat template and the tokenizer of one processor.
+
+    The processor needs `tokenizer` (a fast one, for the offsets), `apply_chat_template`, `image_token` and
+    `image_token_id`. It may write any number of image tokens for an image of the text. All its other tokens
+    must be those of the text between the images, apart from tokens that begin a sequence (Phi-3-Vision
+    writes one after each image).
+    """
+
+    def __init__(self, processor):
+        self.processor = processor
+        self.tokenizer = tokenizer = processor.tokenizer
+        added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        self.specials = added | set(tokenizer.all_special_tokens)
+        self._image = re.compile(f"{re.escape(processor.image_token)}|{_NUMBERED_IMAGE}")
+        self._not_text = {processor.image_token_id, tokenizer.bos_token_id} - {tokenizer.eos_token_id}
+        self._known = {}  # piece of text -> its tokens
+
+    def text(self, messages, prompt=False):
+        """The conversation as text, one placeholder per image; `prompt` adds the header of the next answer.
+
+        Raises ValueError where the template refuses the conversation.
+        """
+        try:
+            return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+        except (TemplateError, TypeError) as error:  # TypeError: a template for plain strings, given parts
+            raise ValueError(f"the chat template refuses the conversation: {error}") from error
+
+    def to_train(self, messages, train_on="assistant"):
+        """(text, spans): the conversation as text for training, and where the model learns, in characters.
+
+        A span goes from the first character that the model has to write to the end of the end token: of every
+        assistant turn ("assistant"), or of the last one ("last"); with "all" it is the whole text. Where a
+        prompt ends with a line break, blank lines at the start of the last answer (as in an empty `<think>`
+        block) are left out: a tokenizer may have one token for all of them, and no prompt ends inside a token.
+
+        Raises ValueError for a learned turn whose reasoning the template leaves out, or that stands behind
+        another text than the model's prompt, or where the template leaves no way to tell.
+        """
+        text = self.text(messages)
+        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        if train_on == "last":
+            turns = turns[-1:]
+        *spans, (start, end) = [self._answer(messages, text, turn) for turn in turns]
+        breaks = text[:start].endswith("\n")
+        shorter = text[:start] + without_blank_lines(text[start:]) if breaks else text
+        spans.append((start, end - len(text) + len(shorter)))
+        return shorter, [(0, len(shorter))] if train_on == "all" else spans
+
+    def _answer(self, messages, text, turn):
+        """(start, end) of one assistant turn in `text`, which is `self.text(messages)`."""
+        marked = {"role": "assistant", "content": [text_part(_MARKER)]}
+        head, found, tail = self.text([*messages[:turn], marked, *messages[turn + 1 :]]).partition(_MARKER)
+        if not found:
+            raise ValueError("the chat template does not write the text of content parts (is it for text alone?)")
+        if not text.endswith(tail):
+            raise ValueError(f"the chat template leaves no way to tell where the answer of turn {turn + 1} stands")
+        start, stop = self._start(messages, text, turn, head), len(text) - len(tail)
+        written = text[len(head) if start is None else start : stop]
+        if problem := _lost(message_text(messages[turn]), written) or (_NO_PROMPT if start is None else None):
+            earlier = any(message["role"] == "assistant" for message in messages[turn + 1 :])
+            raise ValueError(f"the answer of turn {turn + 1} {problem[0]}: {_ONE_BY_ONE if earlier else problem[1]}")
+        return start, stop + self._end_of_turn(tail)
+
+    def _start(self, messages, text, turn, head):
+        """Where the prompt of `turn` ends in `text`; None where `text` has something else there.
+
+        The prompt may begin otherwise (with a date, as long as there is no image): then its end must stand
+        in `head`, the text up to the answer, with nothing but the template's own words between the two.
+        """
+        prompt = self.text(messages[:turn], prompt=True)
+        if text.startswith(prompt):
+            return len(prompt)
+        header = prompt.removeprefix(self.text(messages[:turn]))
+        start = head.rfind(header) + len(header)
+        found = header in head and text.startswith(head[:start])
+        return start if found and not any(token in head[start:] for token in self.specials) else None
+
+    def _end_of_turn(self, tail):
+        """Length of the end token at the start of `tail`, with the whitespace before it."""
+        blank = len(tail) - len(tail.lstrip())
+        ends = [token for token in self.specials if tail.startswith(token, blank)]
+        if not ends:
+            raise ValueError("the chat template writes no end token after an answer: no way to learn to stop")
+        return blank + max(map(len, ends))
+
+    def tokens(self, text):
+        """(id, first character) of every token of `text`, without images and tokens that begin a sequence."""
+        tokens, start = [], 0
+        for stop, after in [*(match.span() for match in self._image.finditer(text)), (len(text), None)]:
+            tokens += [(token, start + first) for token, first in self._tokens_of(text[start:stop])]
+            start = after
+        return tokens
+
+    def _tokens_of(self, piece):
+        """The same of a piece without images; kept, as prompts repeat from row to row and all else in every epoch."""
+        if piece not in self._known:
+            if len(self._known) == _MOST_KNOWN:
+                self._known.clear()
+            found = self.tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
+            pairs = zip(found["input_ids"], found["offset_mapping"], strict=True)
+            self._known[piece] = [(token, first) for token, (first, _) in pairs if token not in self._not_text]
+        return self._known[piece]
+
+    def labels(self, text, spans, ids):
+        """The label of every id: the id itself inside the `spans` of `text`, IGNORED elsewhere.
+
+        `ids` is one sequence of the batch without its padding: the tokens of `text` with its images expanded.
+        Raises ValueError where they are not, or where a span does not begin between two tokens.
+        """
+        tokens = self.tokens(text)
+        places = [i for i, token in enumerate(ids) if token not in self._not_text]
+        if [ids[i] for i in places] != [token for token, _ in tokens]:
+            raise ValueError("the processor's text tokens are not those of its tokenizer")
+        for start, _ in spans:
+            self._check_seam(text, start, tokens)
+        labels = [IGNORED] * len(ids)
+        for place, (token, first) in zip(places, tokens, strict=True):
+            if any(start <= first < end for start, end in spans):
+                labels[place] = token
+        return labels
+
+    def _check_seam(self, text, start, tokens):
+        """Raises ValueError unless the prompt alone has the same tokens as in front of its answer."""
+        if self.tokens(text[:start]) != [(token, first) for token, first in tokens if first < start]:
+            raise ValueError(
+                f"the tokenizer joins the end of the prompt, {text[:start][-20:]!r}, with the start of the "
+                f"answer, {text[start:][:20]!r}: the model would learn to answer a prompt that it never meets"
+            )
+
+
+def _lost(answer, written):
+    """(problem, remedy) where a template did not write an answer with reasoning whole and once; else None."""
+    if not any(tag in answer for tag in THINK_TAGS):
+        return None
+    reasoning, rest = (" ".join(part.split()) for part in split_thinking(answer))
+    found = " ".join(written.split())
+    if rest not in found:
+        return _LESS_TEXT
+    if reasoning not in found[: found.rindex(rest)]:
+        return _NO_REASONING
+    return _TWICE if found.count(THINK_TAGS[1]) > answer.count(THINK_TAGS[1]) else None

@@ -1,0 +1,203 @@
+"""What an image processor made of a picture, on disk: packed small, read back bit for bit, and taken instead of it.
+
+Files are safetensors, which are mapped into memory and not copied. A processor reads them through `for_pictures`; its
+text and its tensors are then those that it makes of the pictures themselves.
+"""
+
+import copy
+import functools
+import hashlib
+import json
+from importlib.metadata import version
+
+import torch
+from datasets import Value
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch.nn.utils.rnn import pad_sequence
+
+from vlmhelpers.common.version import VERSION
+from vlmhelpers.families.phi3_vision import Phi3VImageProcessor
+
+# How a row names a picture whose pixels are stored: `path` is the picture's own file, where it has one, `pixels` the
+# file of its tensors, `settings` what they were made with; width and height are the picture's, upright.
+REFERENCE = {
+    "path": Value("string"),
+    "pixels": Value("string"),
+    "settings": Value("string"),
+    "width": Value("int32"),
+    "height": Value("int32"),
+}
+_LIBRARIES = ("torch", "torchvision", "transformers", "pillow")  # what decides over pixels, beside this package
+_ZEROS, _BYTES, _FLOATS = range(3)  # how three planes of pixels are stored
+
+
+class SizedPicture(Image.Image):
+    """A picture of known size (width, height) without pixels, which a processor takes for a picture."""
+
+    def __init__(self, size):
+        super().__init__()
+        self._mode, self._size = "RGB", size
+
+
+class StoredPicture(SizedPicture):
+    """A picture whose tensors lie on disk."""
+
+    def __init__(self, reference):
+        super().__init__((reference["width"], reference["height"]))
+        self.file, self.settings = reference["pixels"], reference["settings"]
+
+
+def as_pictures(images):
+    """The images of a row, with a StoredPicture for each that `precompute` has put on disk."""
+    return [StoredPicture(image) if isinstance(image, dict) and "pixels" in image else image for image in images]
+
+
+def settings_key(image_processor):
+    """What tells the tensors of one image processor from those of others: a hash of its settings and its libraries."""
+    return hashlib.blake2b((image_processor.to_json_string() + _versions()).encode(), digest_size=16).hexdigest()
+
+
+@functools.cache
+def _versions():
+    return json.dumps([VERSION, *map(version, _LIBRARIES)])
+
+
+def for_pictures(processor, images):
+    """The processor to call with `images`: itself, or a copy that reads the tensors of stored pictures from disk.
+
+    Raises ValueError for stored pictures of other settings, or beside pictures that are not stored.
+    """
+    settings = {image.settings if isinstance(image, StoredPicture) else None for image in images}
+    if settings <= {None}:
+        return processor
+    if settings != {settings_key(processor.image_processor)}:
+        raise ValueError(
+            "the pixels on disk were made with other settings of the image processor, or by other versions of the "
+            "libraries: call precompute again, with the dataset as it was read and this processor"
+        )
+    reading = copy.copy(processor)
+    reading.image_processor = _ReadsPixels(processor.image_processor)
+    return reading
+
+
+class StandIn:
+    """Stands in for an image processor: what a subclass does not do itself is that one's own."""
+
+    def __init__(self, image_processor):
+        self.image_processor = image_processor
+
+    def __getattr__(self, name):
+        return getattr(self.image_processor, name)
+
+
+class _ReadsPixels(StandIn):
+    """Gives what the image processor gave for the stored pictures."""
+
+    def __call__(self, images, **_):
+        """The tensors of `images`: StoredPictures, flat or in a list per row."""
+        rows = images if isinstance(images[0], list) else [images]
+        rows = [[_load(image.file) for image in row] for row in rows]
+        join = _in_slots if "num_tiles" in rows[0][0] else _one_after_another
+        return join(rows, self.image_processor)
+
+
+def _load(file):
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file}: {error}; call precompute again, which makes what is missing") from error
+
+
+def _one_after_another(rows, image_processor):
+    """As the families do that put all images of a batch into one row of patches, or of tiles."""
+    stored = [picture for row in rows for picture in row]
+    shapes = [picture["shape"].tolist() for picture in stored]
+    pixels = torch.empty(sum(length for length, *_ in shapes), *shapes[0][1:])
+    for picture, part in zip(stored, pixels.split([length for length, *_ in shapes]), strict=True):
+        unpack(picture, part, image_processor)
+    others = {name: torch.cat([picture[name] for picture in stored]) for name in _others(stored[0])}
+    if "num_img_tokens" in others:
+        others["num_img_tokens"] = others["num_img_tokens"].tolist()
+    return {"pixel_values": pixels, **others}
+
+
+def _in_slots(rows, image_processor):
+    """As Mllama does: a slot per image of each row. Rows with fewer images get zeros, which the collator fills."""
+    pixels = torch.zeros(len(rows), max(map(len, rows)), *rows[0][0]["shape"].tolist()[2:])
+    for row, slots in zip(rows, pixels, strict=True):
+        for picture, slot in zip(row, slots, strict=False):
+            unpack(picture, slot, image_processor)
+    joined = {name: [torch.cat([picture[name][0] for picture in row]) for row in rows] for name in _others(rows[0][0])}
+    tiles = [counts.tolist() for counts in joined.pop("num_tiles")]
+    others = {name: pad_sequence(tensors, batch_first=True) for name, tensors in joined.items()}
+    return {"pixel_values": pixels, **others, "num_tiles": tiles}
+
+
+def _others(picture):
+    return [name for name in picture if name not in ("shape", "kinds", "bytes", "floats", "size")]
+
+
+def features_to_store(image, image_processor):
+    """What `image_processor` gives for one PIL picture, as a dict of tensors for a file that `for_pictures` reads."""
+    features = dict(image_processor([image], return_tensors="pt"))
+    packed = pack(features.pop("pixel_values"), image_processor)
+    return {"size": torch.tensor(image.size)} | {k: torch.as_tensor(v) for k, v in features.items()} | packed
+
+
+def pack(pixels, image_processor):
+    """Float32 `pixels` of one picture as a dict of small tensors, from which `unpack` makes the same bit for bit.
+
+    An image processor makes nearly all values from bytes. Of each group of three planes (red, green and blue of a
+    patch or a tile) the bytes are stored where they give exactly its values; nothing is, where all values are zero;
+    the values themselves otherwise. Planes of two equal halves, as Qwen's two frames of a still picture, are halved.
+    """
+    groups = _groups(pixels)
+    first, second = groups.view(torch.int32).tensor_split(2, dim=2)
+    groups = groups[..., : first.shape[2] if torch.equal(first, second) else None].contiguous()
+    nearest = _nearest_bytes(groups, image_processor)
+    same = _values(nearest, image_processor).view(torch.int32) == groups.view(torch.int32)
+    kinds = torch.full((len(groups),), _BYTES, dtype=torch.uint8)
+    if not same.all():
+        kinds[~same.flatten(1).all(dim=1)] = _FLOATS
+        kinds[(groups.view(torch.int32) == 0).flatten(1).all(dim=1)] = _ZEROS
+        nearest = nearest[kinds == _BYTES]
+    shape = torch.tensor(pixels.shape)
+    return {"shape": shape, "kinds": kinds, "bytes": nearest, "floats": groups[kinds == _FLOATS]}
+
+
+def unpack(packed, pixels, image_processor):
+    """Writes into `pixels` what `pack` was given."""
+    groups, kinds = _groups(pixels), packed["kinds"]
+    groups = groups.unflatten(2, (-1, packed["bytes"].shape[2]))  # both halves of a plane, where only one is stored
+    values = _values(packed["bytes"], image_processor)[:, :, None]
+    if len(values) == len(groups):
+        groups[:] = values
+    else:
+        groups[kinds == _ZEROS] = 0
+        groups[kinds == _BYTES] = values.expand(-1, -1, groups.shape[2], -1)
+        groups[kinds == _FLOATS] = packed["floats"][:, :, None].expand(-1, -1, groups.shape[2], -1)
+
+
+def _groups(pixels):
+    """`pixels` as (groups, 3, values per plane): of patches (n, 3 * values), or of tiles (..., 3, height, width)."""
+    return pixels.unflatten(1, (3, -1)) if pixels.dim() == 2 else pixels.view(-1, 3, pixels.shape[-2:].numel())
+
+
+def _nearest_bytes(groups, image_processor):
+    mean, std = _mean_and_std(image_processor)
+    return (groups * (std * 255)).add_(mean * 255).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _values(bytes_, image_processor):
+    """The values of bytes (groups, 3, n), by the very arithmetic of the image processor."""
+    mean, std = _mean_and_std(image_processor)
+    if isinstance(image_processor, Phi3VImageProcessor):
+        return bytes_.float().div_(255).sub_(mean).div_(std)
+    scale = 1 / image_processor.rescale_factor
+    return bytes_.float().sub_(mean * scale).div_(std * scale)
+
+
+def _mean_and_std(image_processor):
+    return [torch.tensor(values)[:, None] for values in (image_processor.image_mean, image_processor.image_std)]

@@ -1,0 +1,11 @@
+"""What every room may use and what knows neither a model nor a row: files, images, display, the environment."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    submod_attrs={
+        "environment": ["compute_dtype", "data_dir", "one_gpu", "quiet", "show_versions"],
+        "records": ["read_records", "record"],
+    },
+)

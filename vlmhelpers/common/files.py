@@ -1,0 +1,64 @@
+"""Atomic writes: a file or a folder appears under its name whole, or what was there stays."""
+
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+_TEMPORARY = re.compile(r".+-[0-9a-f]{8}\.part")
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside `path` that no other process writes to."""
+    return path.with_name(f"{path.name}-{uuid.uuid4().hex[:8]}.part")
+
+
+@contextmanager
+def atomic_file(path: str | os.PathLike, mode: str = "w", **open_options) -> Iterator[IO]:
+    """A file to write to, text by default, which replaces `path` in one step when the block ends.
+
+    Until then it is a temporary file beside it, which ends in ".part". Folders are made. On any error, Ctrl-C
+    included, the temporary file is removed and `path` stays as it was. `mode` and `open_options` are those of `open`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        with open(temporary, mode, **open_options) as file:
+            yield file
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
+    """A temporary folder beside `folder`, which becomes `folder` in one step when the block ends.
+
+    On any error it is removed. Raises FileExistsError when `folder` is there and not empty.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is not empty: choose another folder, or remove what is there")
+    temporary = _temporary(folder)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        temporary.replace(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def remove_abandoned(folder: str | os.PathLike, hours: float = 24) -> None:
+    """Removes temporary files in `folder` that killed processes left: those not written to for so many hours."""
+    for entry in os.scandir(folder) if os.path.isdir(folder) else ():
+        with suppress(OSError):  # another process may have been first
+            if _TEMPORARY.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > 3600 * hours:
+                os.unlink(entry.path)

@@ -1,0 +1,75 @@
+"""Values that a notebook measured, kept inside its outputs: for tests, and for the table in the README."""
+
+import json
+import math
+import numbers
+from pathlib import Path
+
+from vlmhelpers.common.display import in_notebook
+
+MIMETYPE = "application/vnd.vlmhelpers.record+json"
+
+
+def record(name, value):
+    """Show a measured value on one line, and keep it in the notebook's output under `name`.
+
+    `value` is a number, a string, a bool, None, or lists and dicts of these; NumPy's and torch's scalars
+    become plain numbers. Outside a notebook the line is printed. Raises TypeError for what JSON cannot hold,
+    ValueError for NaN and infinity, which no test should be able to pass with.
+    """
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"a record's name is a string that is not empty, not {name!r}")
+    value = _plain(value, name)
+    line = f"{name} = {_shorten(json.dumps(value, ensure_ascii=False))}"
+    if in_notebook():
+        from IPython.display import display
+
+        display({MIMETYPE: {"name": name, "value": value}, "text/plain": line}, raw=True)
+    else:
+        print(line)
+
+
+def read_records(notebook):
+    """The values recorded in an executed notebook, by name; of several with one name the last.
+
+    `notebook` is a path or a loaded notebook (nbformat 4, as a dict or NotebookNode).
+    """
+    if not isinstance(notebook, dict):
+        notebook = json.loads(Path(notebook).read_text(encoding="utf-8"))
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    entries = [output["data"][MIMETYPE] for output in outputs if MIMETYPE in output.get("data", {})]
+    return {entry["name"]: entry["value"] for entry in entries}
+
+
+def _plain(value, name):
+    """`value` as JSON's own types; `name` is where it stands, for the error."""
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        value = value.item()  # a NumPy or torch scalar
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return _finite(float(value), name)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, dict):
+        return {_key(key, name): _plain(item, f"{name}[{key!r}]") for key, item in value.items()}
+    remedy = "pass value.tolist()" if hasattr(value, "tolist") else "pass numbers, strings, lists or dicts"
+    raise TypeError(f"record {name}: JSON cannot hold a {type(value).__name__}; {remedy}")
+
+
+def _finite(value, name):
+    if not math.isfinite(value):
+        raise ValueError(f"record {name}: {value} is no measurement; find out where it comes from")
+    return value
+
+
+def _key(key, name):
+    if not isinstance(key, str):
+        raise TypeError(f"record {name}: the key {key!r} is no string, and JSON's keys are strings")
+    return key
+
+
+def _shorten(text, length=120):
+    return text if len(text) <= length else text[: length - 1] + "…"

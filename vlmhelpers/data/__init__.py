@@ -1,0 +1,20 @@
+"""From files to checked rows of one schema: readers, download, validation, split."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    submod_attrs={
+        "display": ["show_rows"],
+        "download.downloader": ["download_images"],
+        "prompting": ["prompted"],
+        "readers.alpaca_reader": ["read_alpaca"],
+        "readers.csv_reader": ["read_csv"],
+        "readers.jsonl_reader": ["read_jsonl", "write_jsonl"],
+        "readers.products_reader": ["read_products"],
+        "schema": ["FEATURES", "answer_of", "assistant", "make_row", "message_text", "user"],
+        "splitting": ["split"],
+        "turns": ["one_answer_per_row", "split_thinking"],
+        "validation": ["check_dataset"],
+    },
+)

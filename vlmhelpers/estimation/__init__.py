@@ -1,0 +1,12 @@
+"""Tokens, memory, time and a pixel cap before anything is loaded."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    submod_attrs={
+        "gpus": ["estimate_time"],
+        "memory": ["estimate_memory", "memory_table"],
+        "planning": ["preflight"],
+    },
+)

@@ -1,0 +1,15 @@
+"""How good answers are: metrics with intervals, paired comparison, slices, image ablation, the result browser."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    submod_attrs={
+        "ablation": ["blank_images", "looks_at_image", "noise_images", "shuffled_images"],
+        "browser": ["browse"],
+        "charts": ["plot_scores", "plot_tradeoff"],
+        "comparison": ["compare"],
+        "scoring": ["evaluate", "parsed", "price_error", "says_all", "word_shift"],
+        "slices": ["by_slice", "worst_rows"],
+    },
+)

@@ -1,0 +1,15 @@
+"""A tuned model that leaves: adapter with its card, merge, verification, GGUF, vLLM, the Hub."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    submod_attrs={
+        "gguf": ["ollama_modelfile", "to_gguf"],
+        "hub": ["push"],
+        "merging": ["merge"],
+        "saving": ["save_adapter"],
+        "verification": ["check_export"],
+        "vllm": ["vllm_command"],
+    },
+)

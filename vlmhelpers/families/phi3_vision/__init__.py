@@ -1,0 +1,38 @@
+"""Phi-3-Vision and Phi-3.5-Vision on current transformers, which does not contain them.
+
+Importing this package registers configuration, model, image processor and processor with the Auto classes, so that
+they take the published files as they are, and no code from the hub is run. Written from the published shapes and
+answers of the model; `tests/test_phi3_vision_reference.py` compares with the answers of the original code.
+"""
+
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+
+from vlmhelpers.families.phi3_vision.configuration import Phi3VConfig
+from vlmhelpers.families.phi3_vision.image_processing import Phi3VImageProcessor
+from vlmhelpers.families.phi3_vision.modeling import Phi3VForCausalLM, Phi3VModel
+from vlmhelpers.families.phi3_vision.processing import Phi3VProcessor
+
+AutoConfig.register(Phi3VConfig.model_type, Phi3VConfig)
+AutoModel.register(Phi3VConfig, Phi3VModel)
+AutoModelForImageTextToText.register(Phi3VConfig, Phi3VForCausalLM)
+AutoModelForCausalLM.register(Phi3VConfig, Phi3VForCausalLM)
+AutoImageProcessor.register(
+    Phi3VConfig, image_processor_classes={"pil": Phi3VImageProcessor, "torchvision": Phi3VImageProcessor}
+)
+AutoProcessor.register(Phi3VConfig, Phi3VProcessor)
+AutoTokenizer.register(Phi3VConfig, fast_tokenizer_class=PreTrainedTokenizerFast)
+# The published files name LlamaTokenizer, whose class (transformers 5.17) builds its own rules instead of reading
+# those of tokenizer.json, and so drops the blank token that this model expects after a control token.
+TOKENIZER_MAPPING_NAMES[Phi3VConfig.model_type] = "PreTrainedTokenizerFast"
+
+__all__ = ["Phi3VConfig", "Phi3VForCausalLM", "Phi3VImageProcessor", "Phi3VModel", "Phi3VProcessor"]

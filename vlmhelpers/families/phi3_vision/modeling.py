@@ -1,0 +1,211 @@
+"""The model: transformers' own Phi-3, with images in place of their tokens and position factors for each row."""
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.phi3.modeling_phi3 import (
+    Phi3ForCausalLM,
+    Phi3Model,
+    Phi3PreTrainedModel,
+    Phi3RotaryEmbedding,
+)
+
+from vlmhelpers.families.phi3_vision.configuration import Phi3VConfig
+from vlmhelpers.families.phi3_vision.image_embedding import Phi3VImageEmbedding
+
+_ENDS_OF_ANSWER = [32007, 32000]  # <|end|> and <|endoftext|> of the published vocabulary
+
+
+class Phi3VRotaryEmbedding(Phi3RotaryEmbedding):
+    """LongRoPE that chooses between short and long factors for each row, by the row's own largest position.
+
+    transformers chooses once for a whole batch, so that a row's answer would depend on its neighbours' lengths.
+    """
+
+    @torch.no_grad()
+    def forward(self, x, position_ids):
+        original = self.config.rope_parameters["original_max_position_embeddings"]
+        is_long = position_ids.max(dim=-1, keepdim=True).values >= original
+        inverse = torch.where(is_long, self._long_inv_freq(x.device), self.original_inv_freq.to(x.device))
+        angles = position_ids[:, :, None].float() * inverse[:, None, :].float()
+        angles = torch.cat([angles, angles], dim=-1)
+        return tuple((f(angles) * self.attention_scaling).to(x.dtype) for f in (torch.cos, torch.sin))
+
+    def _long_inv_freq(self, device):
+        """Made when first needed: a model is built without weights or buffers before its file is read."""
+        if getattr(self, "_long", None) is None or self._long.device != device:
+            original = self.config.rope_parameters["original_max_position_embeddings"]
+            self._long, _ = ROPE_INIT_FUNCTIONS["longrope"](self.config, device, seq_len=original + 1)
+        return self._long
+
+
+class Phi3VPreTrainedModel(Phi3PreTrainedModel):
+    config: Phi3VConfig
+    input_modalities = ("image", "text")
+    _no_split_modules = ["Phi3DecoderLayer", "Phi3VImageEmbedding"]
+
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, Phi3VImageEmbedding):
+            init.zeros_(module.glb_GN)
+            init.zeros_(module.sub_GN)
+
+
+class Phi3VModel(Phi3VPreTrainedModel, Phi3Model):
+    """Phi-3 without its head, with images in place of their tokens."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.vision_embed_tokens = Phi3VImageEmbedding(config)
+        if config.rope_parameters["rope_type"] == "longrope":
+            self.rotary_emb = Phi3VRotaryEmbedding(config)
+        self.post_init()
+
+    def get_image_features(self, pixel_values, image_sizes):
+        """The tokens of all images as the language model reads them: (tokens, hidden size)."""
+        if image_sizes is None:
+            raise ValueError("pixel_values came without image_sizes: pass on all that the processor gives")
+        return self.vision_embed_tokens(pixel_values, image_sizes)
+
+    def forward(
+        self,
+        input_ids=None,
+        pixel_values=None,
+        image_sizes=None,
+        attention_mask=None,
+        position_ids=None,
+        past_key_values=None,
+        inputs_embeds=None,
+        **kwargs,
+    ):
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+            if pixel_values is not None:
+                inputs_embeds = self._put_images(input_ids, inputs_embeds, pixel_values, image_sizes)
+        if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
+            # Counted without padding, so that a row is the same on either side of it, and alone.
+            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
+        return super().forward(
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+
+    def _put_images(self, input_ids, inputs_embeds, pixel_values, image_sizes):
+        features = self.get_image_features(pixel_values, image_sizes).to(inputs_embeds)
+        places = input_ids == self.config.image_token_id
+        if places.sum() != len(features):
+            raise ValueError(
+                f"{places.sum()} image tokens in input_ids for images of {len(features)} tokens together: make both "
+                "with one call of the processor, and do not cut the text afterwards"
+            )
+        return inputs_embeds.masked_scatter(places[:, :, None], features)
+
+
+class Phi3VForCausalLM(Phi3VPreTrainedModel, Phi3ForCausalLM):
+    """Phi-3-Vision and Phi-3.5-Vision, with the published names of the parameters."""
+
+    def __init__(self, config):
+        super(Phi3ForCausalLM, self).__init__(config)  # not through Phi3ForCausalLM: it would build a Phi3Model
+        self.model = Phi3VModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+        self._end_with_answer()
+
+    def adjust_generation_fn(self, *args, **kwargs):
+        """transformers' reading of generation_config.json on loading, with the ends of an answer put right."""
+        super().adjust_generation_fn(*args, **kwargs)
+        self._end_with_answer()
+
+    def _end_with_answer(self):
+        """The published files name </s> (2) as the end, which the model never writes."""
+        if self.generation_config.eos_token_id in (2, [2]) and self.vocab_size > max(_ENDS_OF_ANSWER):
+            self.generation_config.eos_token_id = _ENDS_OF_ANSWER
+            self.generation_config.pad_token_id = _ENDS_OF_ANSWER[-1]
+
+    def save_pretrained(self, *args, **kwargs):
+        """As transformers', and under the published names also when the model was not read from files."""
+        if getattr(self, "_weight_conversions", None) is None:
+            self._weight_conversions = get_model_conversion_mapping(self, add_legacy=False)
+        super().save_pretrained(*args, **kwargs)
+
+    def get_image_features(self, pixel_values, image_sizes):
+        """The tokens of all images as the language model reads them: (tokens, hidden size)."""
+        return self.model.get_image_features(pixel_values, image_sizes)
+
+    def forward(
+        self,
+        input_ids=None,
+        pixel_values=None,
+        image_sizes=None,
+        attention_mask=None,
+        position_ids=None,
+        past_key_values=None,
+        inputs_embeds=None,
+        labels=None,
+        use_cache=None,
+        logits_to_keep=0,
+        **kwargs,
+    ):
+        """As `Phi3ForCausalLM`, with `pixel_values` (n, 1 + tiles, 3, side, side) and `image_sizes` (n, 2) for the n
+        images that stand in `input_ids` as `config.image_token_id`, in reading order.
+        """
+        return super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            labels=labels,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+            pixel_values=pixel_values,
+            image_sizes=image_sizes,
+            **kwargs,
+        )
+
+    def prepare_inputs_for_generation(
+        self, input_ids, past_key_values=None, attention_mask=None, inputs_embeds=None, **kwargs
+    ):
+        """Drops the cache when a row grows beyond the short factors: its keys were turned by other angles.
+
+        Everything is then computed anew once, images included, and answers are those that no cache would give. Raises
+        ValueError where the images of a conversation that is continued from its cache were not passed again.
+        """
+        if past_key_values is not None and self._crosses(input_ids, attention_mask, past_key_values):
+            past_key_values = None
+            kwargs |= {"next_sequence_length": None, "is_first_iteration": True, "position_ids": None}
+            if inputs_embeds is not None:
+                inputs_embeds = self._with_written(inputs_embeds, input_ids, attention_mask)
+            elif kwargs.get("pixel_values") is None and (input_ids == self.config.image_token_id).any():
+                raise ValueError(
+                    "the conversation outgrows the short factors of its positions, so its cache is of no use any more "
+                    "and its images are needed again: pass pixel_values and image_sizes, and no past_key_values"
+                )
+        return super(Phi3ForCausalLM, self).prepare_inputs_for_generation(
+            input_ids,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+
+    def _with_written(self, inputs_embeds, input_ids, attention_mask):
+        """The embeddings of a prompt and of the tokens written since, which are the last ones of `input_ids`."""
+        count = attention_mask.shape[1] - inputs_embeds.shape[1]
+        written = input_ids[:, input_ids.shape[1] - count :]
+        return torch.cat([inputs_embeds, self.get_input_embeddings()(written)], dim=1)
+
+    def _crosses(self, input_ids, attention_mask, past_key_values):
+        """Whether some row was within the reach of the short factors when it was cached, and no longer is."""
+        original = self.config.rope_parameters.get("original_max_position_embeddings", float("inf"))
+        cached = past_key_values.get_seq_length()
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if cached == 0 or mask.shape[1] <= original:
+            return False
+        return bool(((mask[:, :cached].sum(dim=-1) <= original) & (mask.sum(dim=-1) > original)).any())

@@ -1,0 +1,15 @@
+"""A run from its settings to an adapter, and what surrounds a trainer."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    submod_attrs={
+        "callbacks": ["watch"],
+        "checkpoints": ["resume_from"],
+        "config": ["RunConfig"],
+        "results": ["RunResult"],
+        "run": ["train"],
+        "trackers": ["report_to"],
+    },
+)
