@@ -15,7 +15,7 @@ from vlmhelpers.common import images
 from vlmhelpers.common.images import (
     ImageFacts,
     UnusableImage,
-    image_key,
+    image_identity,
     inspect_image,
     open_image,
     repair,
@@ -320,5 +320,5 @@ def test_sources_may_be_paths_bytes_or_what_arrow_stores(tmp_path, picture):
         {"path": "gone.png", "bytes": data},
     ]
     assert {inspect_image(source).pixels for source in sources} == {inspect_image(data).pixels}
-    assert image_key({"path": "a.png", "bytes": data}) == image_key({"path": "b.png", "bytes": data})
-    assert image_key({"path": "a.png", "bytes": None}) == "a.png" and image_key(None) is None
+    assert image_identity({"path": "a.png", "bytes": data}) == image_identity({"path": "b.png", "bytes": data})
+    assert image_identity({"path": "a.png", "bytes": None}) == "a.png" and image_identity(None) is None

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.ExifTags import Base
 
+from vlmhelpers.common.digests import digest
 from vlmhelpers.common.image_errors import (
     FORMATS,
     UnusableImage,
@@ -169,8 +170,24 @@ def strict_pillow():
         ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-def image_key(image):
-    """What tells one image, {"path", "bytes"} as in Arrow, from others: a hash of its bytes, or its path."""
-    if image and image["bytes"] is not None:
-        return hashlib.blake2b(image["bytes"], digest_size=16).digest()
-    return image["path"] if image else None
+def image_identity(image: Image.Image | dict | None) -> str | None:
+    """What tells one image from others, in the whole package: 32 hex digits, None for no image.
+
+    Of {"path", "bytes"} as in Arrow, a digest of the bytes, or else of the file's real path, size and time of change,
+    so that a file that was replaced is another image. Of a PIL image, a digest of its pixels.
+    """
+    if image is None:
+        return None
+    if isinstance(image, Image.Image):
+        image = repair(image)
+        return digest(image.size, image.tobytes())
+    if image.get("bytes") is not None:
+        return digest(image["bytes"])
+    if image.get("path") is None:
+        return None
+    path = os.path.realpath(image["path"])
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # open_image says what is wrong with it
+        return digest(path)
+    return digest(path, status.st_size, status.st_mtime_ns)

@@ -5,7 +5,7 @@ from collections import Counter
 
 from datasets import DatasetDict
 
-from vlmhelpers.common.images import image_key
+from vlmhelpers.common.images import image_identity
 from vlmhelpers.data.rows import plain_rows
 from vlmhelpers.data.schema import message_text
 
@@ -70,7 +70,7 @@ def _each(dataset):
 
 def _shown(row):
     """The keys of the row's pictures; without pictures, what its user says."""
-    pictures = [image_key(image) for image in row["images"] or [] if image]
+    pictures = [image_identity(image) for image in row["images"] or [] if image]
     said = tuple(message_text(message) for message in row["messages"] if message["role"] == "user")
     return pictures or [said]
 

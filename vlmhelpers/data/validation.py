@@ -8,7 +8,7 @@ from datasets import Dataset, Image
 from tqdm.auto import tqdm
 
 from vlmhelpers.common.image_errors import UnusableImage
-from vlmhelpers.common.images import MAX_PIXELS, ImageFacts, image_key, inspect_image, strict_pillow
+from vlmhelpers.common.images import MAX_PIXELS, ImageFacts, image_identity, inspect_image, strict_pillow
 from vlmhelpers.data.duplicates import Comparison
 from vlmhelpers.data.report import Finding, make_report
 from vlmhelpers.data.rows import plain_rows, split_problem
@@ -83,13 +83,13 @@ class _Checkup:
 
     def inspect_images(self, rows, pool):
         """Verifies, in parallel, those pictures of `rows` that were not met before."""
-        images = {image_key(image): image for row in rows for image in _images(row)}
+        images = {image_identity(image): image for row in rows for image in _images(row)}
         new = {key: image for key, image in images.items() if key not in self._pictures}
         self._pictures.update(zip(new, pool.map(self._inspect, new.values()), strict=True))
 
     def check_row(self, split, index, row):
         """Judges one row by itself and, if it is sound, against the rows before it."""
-        facts = [self._pictures[image_key(image)] for image in _images(row)]
+        facts = [self._pictures[image_identity(image)] for image in _images(row)]
         problems = [split_problem(row["problem"])] if row.get("problem") else message_problems(row)
         problems += _unusable(facts)
         if problems:
@@ -123,7 +123,7 @@ class _Checkup:
 
 def _images(row):
     """The row's pictures as {"path", "bytes"}, without those that are None."""
-    return [image for image in row["images"] or [] if image_key(image)]
+    return [image for image in row["images"] or [] if image_identity(image)]
 
 
 def _unusable(facts):

@@ -1,0 +1,39 @@
+"""Digests that tell whether something has changed: xxh3, fast enough for weights and images, not for secrets."""
+
+from collections.abc import Iterable
+
+import xxhash
+
+
+def digest(*values: object) -> str:
+    """32 hex digits of some values: bytes as they are, everything else by its `repr`."""
+    found = xxhash.xxh3_128()
+    for value in values:
+        data = (
+            value if isinstance(value, (bytes, bytearray, memoryview)) else repr(value).encode("utf-8", "surrogatepass")
+        )
+        found.update(len(data).to_bytes(8, "little"))
+        found.update(data)
+    return found.hexdigest()
+
+
+def tensors_digest(named_tensors: Iterable[tuple], sample: int | None = None) -> str:
+    """32 hex digits of (name, tensor) pairs: their names, shapes, types and numbers.
+
+    With `sample`, of about so many numbers of each tensor, evenly spread: training changes them, and a large model
+    takes no time.
+    """
+    import torch
+
+    found = xxhash.xxh3_128()
+    for name, tensor in named_tensors:
+        numbers = tensor.detach().flatten()
+        step = max(1, len(numbers) // sample) if sample else 1
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        found.update(numbers[::step].contiguous().cpu().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def changed_settings(before: dict, now: dict) -> list[str]:
+    """The sorted names of the settings that are not the same in both."""
+    return sorted(name for name in before | now if before.get(name) != now.get(name))
