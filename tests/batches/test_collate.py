@@ -327,16 +327,16 @@ CONTROL = (
 )
 
 
-def test_logits_at_the_labelled_places_give_the_same_loss_and_gradients(processor, model, family):
+def test_logits_at_the_labeled_places_give_the_same_loss_and_gradients(processor, model, family):
     rows = [ROWS["three turns"], ROWS["an image"]]  # the answers stand at different places
     results = {}
-    for which in ("all", "labelled"):
+    for which in ("all", "labeled"):
         batch = VisionCollator(processor, logits=which)(rows)
         output = model(**batch, num_items_in_batch=7)
         model.zero_grad()
         output.loss.backward()
         results[which] = output, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    (full, full_grads), (kept, kept_grads) = results["all"], results["labelled"]
+    (full, full_grads), (kept, kept_grads) = results["all"], results["labeled"]
     places = batch["logits_to_keep"]
     torch.testing.assert_close(kept.logits, full.logits[:, places], atol=1e-5, rtol=1e-4)
     assert set((batch["labels"][:, 1:] != -100).any(0).nonzero().flatten().tolist()) == set(places.tolist())
@@ -349,7 +349,7 @@ def test_logits_at_the_labelled_places_give_the_same_loss_and_gradients(processo
 
 
 def test_the_choice_of_logits_is_checked(processor):
-    with pytest.raises(ValueError, match="logits='some': choose one of all, labelled"):
+    with pytest.raises(ValueError, match="logits='some': choose one of all, labeled"):
         VisionCollator(processor, logits="some")
 
 
@@ -466,7 +466,7 @@ def test_largest_pixel_cap_counts_in_tokens_of_the_real_size(tiny, monkeypatch):
 
 @pytest.mark.parametrize(
     ("keep_columns", "which", "loss_type"),
-    [(True, "all", "chunked_nll"), (False, "all", "chunked_nll"), (True, "labelled", "nll")],
+    [(True, "all", "chunked_nll"), (False, "all", "chunked_nll"), (True, "labeled", "nll")],
 )
 def test_sft_trainer_trains_on_the_answers_alone(
     model, processor, family, keep_columns, which, loss_type, tmp_path, monkeypatch

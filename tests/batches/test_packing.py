@@ -11,7 +11,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.batches.packing import tokenize_rows
 from vlmhelpers.data.schema import FEATURES, assistant, make_row, user
-from vlmhelpers.models.loading import tiny_model
+from vlmhelpers.families import tiny_model
 from vlmhelpers.models.lora import lora_targets
 
 APART = ("qwen3-vl", "llama-3.2-vision")

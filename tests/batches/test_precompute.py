@@ -19,7 +19,8 @@ from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.batches.pixel_files import pack, unpack
 from vlmhelpers.data.schema import FEATURES, make_row
 from vlmhelpers.evaluation.ablation import blank_images
-from vlmhelpers.models.loading import FAMILIES, set_max_pixels, tiny_model
+from vlmhelpers.families import FAMILIES, tiny_model
+from vlmhelpers.models.loading import set_max_pixels
 from vlmhelpers.samples.drawing import sample_products
 
 job = sys.modules[precompute.__module__]  # the package's attribute of that name is the function
@@ -90,7 +91,7 @@ def same(batch, expected):
 
 def test_batches_are_the_same_bit_for_bit(processor, rows, tmp_path):
     stored = precompute(rows, processor, tmp_path / "pixels")
-    for collator in (VisionCollator(processor), VisionCollator(processor, logits="labelled")):
+    for collator in (VisionCollator(processor), VisionCollator(processor, logits="labeled")):
         for places in ([0], [1], [2], [3], [0, 1, 2], [2, 0], [1, 1]):
             raw, ours = [rows[i] for i in places], [stored[i] for i in places]
             assert same(collator(ours), collator(raw))

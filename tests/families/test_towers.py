@@ -9,8 +9,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.data.schema import make_row
-from vlmhelpers.families.towers import rest_frozen_tower, tower_of
-from vlmhelpers.models.loading import FAMILIES, load_model, tiny_model
+from vlmhelpers.models.vision import stop_gradients_at_frozen_vision
+from vlmhelpers.families import FAMILIES, tiny_model
+from vlmhelpers.models.loading import load_model
 from vlmhelpers.models.lora import lora_targets
 
 
@@ -29,7 +30,7 @@ def with_adapters(family, rest, vision=False):
     """(model, how often a linear layer of its vision tower was called) as it is trained with checkpointing."""
     model = AutoModelForImageTextToText.from_pretrained(tiny_model(family), dtype=torch.float32)
     if rest:
-        rest_frozen_tower(model)
+        stop_gradients_at_frozen_vision(model)
     set_seed(0)
     model = get_peft_model(model, LoraConfig(r=4, target_modules=lora_targets(model, vision=vision))).train()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

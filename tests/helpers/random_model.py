@@ -15,9 +15,9 @@ from trl import SFTConfig, SFTTrainer
 
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.data.schema import FEATURES, answer_of, make_row, user
-from vlmhelpers.families.towers import rest_frozen_tower, tower_of
+from vlmhelpers.models.vision import stop_gradients_at_frozen_vision
 from vlmhelpers.families.window_attention import group_windows
-from vlmhelpers.models.loading import tiny_model
+from vlmhelpers.families import tiny_model
 from vlmhelpers.models.lora import keep_adapters_float32, lora_targets
 from vlmhelpers.samples.drawing import sample_products
 
@@ -47,7 +47,7 @@ def make_model(config, bits, device):
     with torch.device(device):
         model = AutoModelForImageTextToText.from_config(copy.deepcopy(config), dtype=torch.bfloat16)
     group_windows(model)
-    rest_frozen_tower(model)
+    stop_gradients_at_frozen_vision(model)
     if bits == 4:
         linear = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and tower_of(n) == "language"]
         for name, module in linear:
@@ -79,7 +79,7 @@ def make_lora(model, vision=False):
     return LoraConfig(r=16, lora_alpha=16, target_modules=lora_targets(model, vision=vision), task_type="CAUSAL_LM")
 
 
-def make_trainer(model, processor, rows, folder, batch_size, steps, logits="labelled", gradient_checkpointing=True):
+def make_trainer(model, processor, rows, folder, batch_size, steps, logits="labeled", gradient_checkpointing=True):
     """TRL's trainer as the notebooks set it up for a real model: bfloat16, adapters in float32, two batches a step.
 
     Adapters that `model` has already stay. `logits` goes to the collator; None is for TRL's own, with its own loss.
@@ -112,6 +112,6 @@ def for_trls_collator(rows, processor):
 
 def lengths(processor, rows, batch_size):
     """(tokens, image tokens, places with labels) of a row of the batch, as `estimate_memory` takes them."""
-    batch = VisionCollator(processor, logits="labelled")(list(rows.select(range(batch_size))))
+    batch = VisionCollator(processor, logits="labeled")(list(rows.select(range(batch_size))))
     image_tokens = int((batch["input_ids"] == processor.image_token_id).sum()) // batch_size
     return batch["input_ids"].shape[1], image_tokens, len(batch["logits_to_keep"])

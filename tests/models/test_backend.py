@@ -11,7 +11,8 @@ from PIL import Image
 
 from vlmhelpers.inference.generation import generate
 from vlmhelpers.models.backends import add_lora, answering, choose_backend, unsloth_collator, use_unsloth
-from vlmhelpers.models.loading import load_model, tiny_model
+from vlmhelpers.families import tiny_model
+from vlmhelpers.models.loading import load_model
 from vlmhelpers.models.lora import describe_trainable, fingerprint, lora_targets
 
 

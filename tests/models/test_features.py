@@ -14,8 +14,8 @@ from trl import SFTConfig, SFTTrainer
 from vlmhelpers import generate
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.data.schema import FEATURES, make_row
-from vlmhelpers.models import forget_features, remember_features
-from vlmhelpers.models.loading import tiny_model
+from vlmhelpers.models import cache_vision_features, stop_caching_vision_features
+from vlmhelpers.families import tiny_model
 from vlmhelpers.models.lora import lora_targets
 from vlmhelpers.samples.drawing import sample_products
 
@@ -61,12 +61,12 @@ def test_the_outputs_are_the_same_in_whichever_batch_a_picture_comes_back(family
     collator = VisionCollator(processor)
     orders = ([0, 1, 2, 3], [2, 0], [3], [1, 3, 2])
     expected = [logits(model, collator, [ROWS[i] for i in places]) for places in orders]
-    remember_features(model, tmp_path)
+    cache_vision_features(model, tmp_path)
     passes = Passes(model)
     for places, wanted in zip(orders, expected, strict=True):
         torch.testing.assert_close(logits(model, collator, [ROWS[i] for i in places]), wanted, atol=2e-5, rtol=1e-4)
     assert passes.count == 1
-    forget_features(model)
+    stop_caching_vision_features(model)
     assert torch.equal(logits(model, collator, [ROWS[i] for i in orders[0]]), expected[0])
     assert passes.count == 2
 
@@ -74,7 +74,7 @@ def test_the_outputs_are_the_same_in_whichever_batch_a_picture_comes_back(family
 def test_a_batch_with_one_new_picture_is_computed_and_kept(family, tmp_path):
     model, processor = load(family)
     collator, passes = VisionCollator(processor), Passes(model)
-    remember_features(model, tmp_path)
+    cache_vision_features(model, tmp_path)
     for places in ([0, 1], [1, 2], [0, 1, 2], [0]):
         logits(model, collator, [ROWS[i] for i in places])
     assert passes.count == 2
@@ -84,24 +84,24 @@ def test_other_runs_of_the_same_tower_find_them_and_other_towers_do_not(family, 
     model, processor = load(family)
     other = copy.deepcopy(model)
     collator = VisionCollator(processor)
-    remember_features(model, tmp_path)
+    cache_vision_features(model, tmp_path)
     logits(model, collator, ROWS)
     same, _ = load(family)
     passes = Passes(same)
-    remember_features(same, tmp_path)
+    cache_vision_features(same, tmp_path)
     logits(same, collator, ROWS)
     assert passes.count == 0
     other.model.visual.blocks[0].mlp.state_dict()[next(iter(other.model.visual.blocks[0].mlp.state_dict()))].add_(0.01)
     passes = Passes(other)
     expected = logits(other, collator, ROWS)
-    remember_features(other, tmp_path)
+    cache_vision_features(other, tmp_path)
     assert torch.equal(logits(other, collator, ROWS), expected) and passes.count == 2
 
 
 def test_pictures_that_differ_in_one_pixel_or_in_their_shape_are_told_apart(family, tmp_path):
     model, processor = load(family)
     collator, passes = VisionCollator(processor), Passes(model)
-    remember_features(model, tmp_path)
+    cache_vision_features(model, tmp_path)
     picture = Image.new("RGB", (64, 64), "grey")
     changed = picture.copy()
     changed.putpixel((3, 3), (0, 0, 0))
@@ -113,7 +113,7 @@ def test_pictures_that_differ_in_one_pixel_or_in_their_shape_are_told_apart(fami
 def test_a_torn_file_is_computed_again_and_rows_without_pictures_need_none(family, tmp_path):
     model, processor = load(family)
     collator, passes = VisionCollator(processor), Passes(model)
-    remember_features(model, tmp_path)
+    cache_vision_features(model, tmp_path)
     expected = logits(model, collator, ROWS[:1])
     [file] = tmp_path.rglob("*.safetensors")
     file.write_bytes(file.read_bytes()[:-8])
@@ -134,10 +134,10 @@ def train(family, tmp_path, features=None, **options):
     )  # fmt: skip
     dataset = Dataset.from_list(ROWS, features=FEATURES)
     trainer = SFTTrainer(
-        model, arguments, VisionCollator(processor, logits="labelled"), dataset, processing_class=processor
+        model, arguments, VisionCollator(processor, logits="labeled"), dataset, processing_class=processor
     )
     if features:
-        remember_features(trainer.model, features)
+        cache_vision_features(trainer.model, features)
     passes = Passes(model)
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -158,16 +158,16 @@ def test_training_learns_the_same_and_computes_features_in_the_first_epoch_alone
 
 def test_a_trained_tower_is_refused_at_once_and_also_later(family, tmp_path):
     model, processor = load(family)
-    remember_features(model, tmp_path)
+    cache_vision_features(model, tmp_path)
     model.model.visual.blocks[0].requires_grad_(True)
     with pytest.raises(ValueError, match="vision tower is trained.*lora_targets"):
         VisionCollator(processor)
         model(**VisionCollator(processor)(ROWS[:1]))
     with pytest.raises(ValueError, match="vision tower is trained"):
-        remember_features(model, tmp_path)
+        cache_vision_features(model, tmp_path)
 
 
 def test_families_with_other_towers_are_named():
     model = AutoModelForImageTextToText.from_pretrained(tiny_model("llama-3.2-vision"))
     with pytest.raises(ValueError, match="Mllama.*only the vision towers of Qwen"):
-        remember_features(model, Path("nowhere"))
+        cache_vision_features(model, Path("nowhere"))

@@ -9,7 +9,8 @@ from trl import SFTConfig, SFTTrainer
 
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.families.towers import tower_of
-from vlmhelpers.models.loading import FAMILIES, load_model, tiny_model
+from vlmhelpers.families import FAMILIES, tiny_model
+from vlmhelpers.models.loading import load_model
 from vlmhelpers.models.lora import describe_trainable, keep_adapters_float32, lora_targets
 
 

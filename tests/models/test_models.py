@@ -8,7 +8,8 @@ from PIL import Image
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.families.towers import tower_of
 from vlmhelpers.models import loading as models
-from vlmhelpers.models.loading import FAMILIES, choose_model, load_model, tiny_model
+from vlmhelpers.families import FAMILIES, tiny_model
+from vlmhelpers.models.loading import choose_model, load_model
 
 PUBLISHED = {
     "llama-3.2-vision": "meta-llama/Llama-3.2-11B-Vision-Instruct",

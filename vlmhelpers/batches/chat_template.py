@@ -14,6 +14,7 @@ from jinja2 import TemplateError
 from vlmhelpers.batches.conversation import without_blank_lines
 from vlmhelpers.data.schema import message_text, text_part
 from vlmhelpers.data.turns import THINK_TAGS, split_thinking
+from vlmhelpers.families import family_of
 
 IGNORED = -100  # the label that PyTorch's cross entropy leaves out of the loss
 _MARKER = "\ue000the answer\ue000"  # private-use characters: in no real text
@@ -28,7 +29,6 @@ _NO_PROMPT = (
     "the chat template is not made for training, so give the processor another chat_template",
 )
 _MOST_KNOWN = 10_000  # pieces of text
-_NUMBERED_IMAGE = r"<\|image_\d+\|>"  # how Phi-3-Vision's chat form writes its images
 
 
 class ChatTemplate:
@@ -36,8 +36,8 @@ class ChatTemplate:
 
     The processor needs `tokenizer` (a fast one, for the offsets), `apply_chat_template`, `image_token` and
     `image_token_id`. It may write any number of image tokens for an image of the text. All its other tokens
-    must be those of the text between the images, apart from tokens that begin a sequence (Phi-3-Vision
-    writes one after each image).
+    must be those of the text between the images, apart from tokens that begin a sequence (some write one after
+    each image).
     """
 
     def __init__(self, processor):
@@ -45,7 +45,7 @@ class ChatTemplate:
         self.tokenizer = tokenizer = processor.tokenizer
         added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         self.specials = added | set(tokenizer.all_special_tokens)
-        self._image = re.compile(f"{re.escape(processor.image_token)}|{_NUMBERED_IMAGE}")
+        self._image = re.compile(family_of(processor).image_pattern(processor))
         self._not_text = {processor.image_token_id, tokenizer.bos_token_id} - {tokenizer.eos_token_id}
         self._known = {}  # piece of text -> its tokens
 

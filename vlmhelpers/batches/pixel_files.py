@@ -1,13 +1,11 @@
-"""What an image processor made of a picture, on disk: packed small, read back bit for bit, and taken instead of it.
+"""What an image processor made of an image, on disk: packed small, read back bit for bit, and taken instead of it.
 
-Files are safetensors, which are mapped into memory and not copied. A processor reads them through `for_pictures`; its
-text and its tensors are then those that it makes of the pictures themselves.
+Files are safetensors, which are mapped into memory and not copied. A processor reads them through `for_images`; its
+text and its tensors are then those that it makes of the images themselves.
 """
 
 import copy
 import functools
-import hashlib
-import json
 from importlib.metadata import version
 
 import torch
@@ -16,12 +14,14 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.nn.utils.rnn import pad_sequence
+from transformers import ProcessorMixin
 
+from vlmhelpers.common.digests import digest
 from vlmhelpers.common.version import VERSION
-from vlmhelpers.families.phi3_vision import Phi3VImageProcessor
+from vlmhelpers.families.stand_ins import ImageProcessorStandIn, SizedImage
 
-# How a row names a picture whose pixels are stored: `path` is the picture's own file, where it has one, `pixels` the
-# file of its tensors, `settings` what they were made with; width and height are the picture's, upright.
+# How a row names an image whose pixels are stored: `path` is the image's own file, where it has one, `pixels` the
+# file of its tensors, `settings` what they were made with; width and height are the image's, upright.
 REFERENCE = {
     "path": Value("string"),
     "pixels": Value("string"),
@@ -33,43 +33,35 @@ _LIBRARIES = ("torch", "torchvision", "transformers", "pillow")  # what decides 
 _ZEROS, _BYTES, _FLOATS = range(3)  # how three planes of pixels are stored
 
 
-class SizedPicture(Image.Image):
-    """A picture of known size (width, height) without pixels, which a processor takes for a picture."""
+class StoredImage(SizedImage):
+    """An image whose tensors lie on disk."""
 
-    def __init__(self, size):
-        super().__init__()
-        self._mode, self._size = "RGB", size
-
-
-class StoredPicture(SizedPicture):
-    """A picture whose tensors lie on disk."""
-
-    def __init__(self, reference):
+    def __init__(self, reference: dict):
         super().__init__((reference["width"], reference["height"]))
         self.file, self.settings = reference["pixels"], reference["settings"]
 
 
-def as_pictures(images):
-    """The images of a row, with a StoredPicture for each that `precompute` has put on disk."""
-    return [StoredPicture(image) if isinstance(image, dict) and "pixels" in image else image for image in images]
+def as_images(images: list) -> list:
+    """The images of a row, with a StoredImage for each that `precompute` has put on disk."""
+    return [StoredImage(image) if isinstance(image, dict) and "pixels" in image else image for image in images]
 
 
-def settings_key(image_processor):
+def settings_key(image_processor) -> str:
     """What tells the tensors of one image processor from those of others: a hash of its settings and its libraries."""
-    return hashlib.blake2b((image_processor.to_json_string() + _versions()).encode(), digest_size=16).hexdigest()
+    return digest(image_processor.to_json_string(), *_versions())
 
 
 @functools.cache
 def _versions():
-    return json.dumps([VERSION, *map(version, _LIBRARIES)])
+    return VERSION, *map(version, _LIBRARIES)
 
 
-def for_pictures(processor, images):
-    """The processor to call with `images`: itself, or a copy that reads the tensors of stored pictures from disk.
+def for_images(processor: ProcessorMixin, images: list) -> ProcessorMixin:
+    """The processor to call with `images`: itself, or a copy that reads the tensors of stored images from disk.
 
-    Raises ValueError for stored pictures of other settings, or beside pictures that are not stored.
+    Raises ValueError for stored images of other settings, or beside images that are not stored.
     """
-    settings = {image.settings if isinstance(image, StoredPicture) else None for image in images}
+    settings = {image.settings if isinstance(image, StoredImage) else None for image in images}
     if settings <= {None}:
         return processor
     if settings != {settings_key(processor.image_processor)}:
@@ -82,21 +74,11 @@ def for_pictures(processor, images):
     return reading
 
 
-class StandIn:
-    """Stands in for an image processor: what a subclass does not do itself is that one's own."""
-
-    def __init__(self, image_processor):
-        self.image_processor = image_processor
-
-    def __getattr__(self, name):
-        return getattr(self.image_processor, name)
-
-
-class _ReadsPixels(StandIn):
-    """Gives what the image processor gave for the stored pictures."""
+class _ReadsPixels(ImageProcessorStandIn):
+    """Gives what the image processor gave for the stored images."""
 
     def __call__(self, images, **_):
-        """The tensors of `images`: StoredPictures, flat or in a list per row."""
+        """The tensors of `images`: StoredImages, flat or in a list per row."""
         rows = images if isinstance(images[0], list) else [images]
         rows = [[_load(image.file) for image in row] for row in rows]
         join = _in_slots if "num_tiles" in rows[0][0] else _one_after_another
@@ -112,12 +94,12 @@ def _load(file):
 
 def _one_after_another(rows, image_processor):
     """As the families do that put all images of a batch into one row of patches, or of tiles."""
-    stored = [picture for row in rows for picture in row]
-    shapes = [picture["shape"].tolist() for picture in stored]
+    stored = [image for row in rows for image in row]
+    shapes = [image["shape"].tolist() for image in stored]
     pixels = torch.empty(sum(length for length, *_ in shapes), *shapes[0][1:])
-    for picture, part in zip(stored, pixels.split([length for length, *_ in shapes]), strict=True):
-        unpack(picture, part, image_processor)
-    others = {name: torch.cat([picture[name] for picture in stored]) for name in _others(stored[0])}
+    for image, part in zip(stored, pixels.split([length for length, *_ in shapes]), strict=True):
+        unpack(image, part, image_processor)
+    others = {name: torch.cat([image[name] for image in stored]) for name in _others(stored[0])}
     if "num_img_tokens" in others:
         others["num_img_tokens"] = others["num_img_tokens"].tolist()
     return {"pixel_values": pixels, **others}
@@ -127,31 +109,31 @@ def _in_slots(rows, image_processor):
     """As Mllama does: a slot per image of each row. Rows with fewer images get zeros, which the collator fills."""
     pixels = torch.zeros(len(rows), max(map(len, rows)), *rows[0][0]["shape"].tolist()[2:])
     for row, slots in zip(rows, pixels, strict=True):
-        for picture, slot in zip(row, slots, strict=False):
-            unpack(picture, slot, image_processor)
-    joined = {name: [torch.cat([picture[name][0] for picture in row]) for row in rows] for name in _others(rows[0][0])}
+        for image, slot in zip(row, slots, strict=False):
+            unpack(image, slot, image_processor)
+    joined = {name: [torch.cat([image[name][0] for image in row]) for row in rows] for name in _others(rows[0][0])}
     tiles = [counts.tolist() for counts in joined.pop("num_tiles")]
     others = {name: pad_sequence(tensors, batch_first=True) for name, tensors in joined.items()}
     return {"pixel_values": pixels, **others, "num_tiles": tiles}
 
 
-def _others(picture):
-    return [name for name in picture if name not in ("shape", "kinds", "bytes", "floats", "size")]
+def _others(image):
+    return [name for name in image if name not in ("shape", "kinds", "bytes", "floats", "size")]
 
 
-def features_to_store(image, image_processor):
-    """What `image_processor` gives for one PIL picture, as a dict of tensors for a file that `for_pictures` reads."""
+def features_to_store(image: Image.Image, image_processor) -> dict[str, torch.Tensor]:
+    """What `image_processor` gives for one PIL image, as a dict of tensors for a file that `for_images` reads."""
     features = dict(image_processor([image], return_tensors="pt"))
     packed = pack(features.pop("pixel_values"), image_processor)
     return {"size": torch.tensor(image.size)} | {k: torch.as_tensor(v) for k, v in features.items()} | packed
 
 
-def pack(pixels, image_processor):
-    """Float32 `pixels` of one picture as a dict of small tensors, from which `unpack` makes the same bit for bit.
+def pack(pixels: torch.Tensor, image_processor) -> dict[str, torch.Tensor]:
+    """Float32 `pixels` of one image as a dict of small tensors, from which `unpack` makes the same bit for bit.
 
     An image processor makes nearly all values from bytes. Of each group of three planes (red, green and blue of a
     patch or a tile) the bytes are stored where they give exactly its values; nothing is, where all values are zero;
-    the values themselves otherwise. Planes of two equal halves, as Qwen's two frames of a still picture, are halved.
+    the values themselves otherwise. Planes of two equal halves, as Qwen's two frames of a still image, are halved.
     """
     groups = _groups(pixels)
     first, second = groups.view(torch.int32).tensor_split(2, dim=2)
@@ -167,7 +149,7 @@ def pack(pixels, image_processor):
     return {"shape": shape, "kinds": kinds, "bytes": nearest, "floats": groups[kinds == _FLOATS]}
 
 
-def unpack(packed, pixels, image_processor):
+def unpack(packed: dict[str, torch.Tensor], pixels: torch.Tensor, image_processor) -> None:
     """Writes into `pixels` what `pack` was given."""
     groups, kinds = _groups(pixels), packed["kinds"]
     groups = groups.unflatten(2, (-1, packed["bytes"].shape[2]))  # both halves of a plane, where only one is stored
@@ -193,7 +175,7 @@ def _nearest_bytes(groups, image_processor):
 def _values(bytes_, image_processor):
     """The values of bytes (groups, 3, n), by the very arithmetic of the image processor."""
     mean, std = _mean_and_std(image_processor)
-    if isinstance(image_processor, Phi3VImageProcessor):
+    if not hasattr(image_processor, "rescale_factor"):  # it divides by 255 first; transformers' own fuse the two steps
         return bytes_.float().div_(255).sub_(mean).div_(std)
     scale = 1 / image_processor.rescale_factor
     return bytes_.float().sub_(mean * scale).div_(std * scale)

@@ -4,8 +4,10 @@ import lazy_loader as lazy
 
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
+    submodules=["phi3_vision"],
     submod_attrs={
-        "phi3_vision.tiles": ["show_crops"],
-        "towers": ["tower_of"],
+        "family": ["TOWERS", "Family"],
+        "registry": ["FAMILIES", "family_of", "tiny_model"],
+        "shapes": ["PUBLISHED", "find_config"],
     },
 )

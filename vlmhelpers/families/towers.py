@@ -1,57 +1,41 @@
-"""The towers of a model, and one that is not trained kept out of the backward pass."""
+"""The towers of a model as transformers knows its parts, and one that is not trained kept out of the backward pass."""
 
 from contextlib import nullcontext
 
 import torch
 from transformers import PreTrainedModel
 
-_PROJECTOR = {"multi_modal_projector", "merger", "deepstack_merger_list", "img_projection"}
-_VISION = {"visual", "vision_model", "vision_tower", "vision_embed_tokens"}
 
+def derive_towers(model: PreTrainedModel) -> dict[str, tuple[str, ...]]:
+    """The names of the modules of `model` in the towers "vision" and "projector", as transformers knows its parts.
 
-def tower_of(name):
-    """The part of a model that a module or parameter belongs to, by its full name.
-
-    One of "vision", "projector" (from picture features to language), "language" and "head" (lm_head).
+    Language is what `get_decoder` gives, the head `get_output_embeddings`, vision `get_encoder(modality="image")`, and
+    the projector all the rest, single parameters included.
     """
-    parts = set(name.split("."))
-    if parts & _PROJECTOR:
-        return "projector"
-    if parts & _VISION:
-        return "vision"
-    return "head" if "lm_head" in parts else "language"
+    names = {id(module): name for name, module in model.named_modules()}
+    language, head = names[id(model.get_decoder())], names.get(id(model.get_output_embeddings()))
+    vision = names[id(model.get_encoder(modality="image"))]
+    rest = _outside(model, {language, head, vision})
+    return {"vision": (vision,), "projector": tuple(rest)}
 
 
-def is_frozen(module):
+def _outside(module: torch.nn.Module, towers: set, prefix: str = "") -> list[str]:
+    """The topmost modules, and the parameters between them, that lie outside of `towers` (full names)."""
+    rest = [prefix + name for name, _ in module.named_parameters(recurse=False)]
+    for name, child in module.named_children():
+        full = prefix + name
+        if full in towers:
+            continue
+        inside = any(tower and tower.startswith(f"{full}.") for tower in towers)
+        rest += _outside(child, towers, f"{full}.") if inside else [full]
+    return rest
+
+
+def is_frozen(module: torch.nn.Module) -> bool:
     """Whether no parameter in it is trained."""
     return not any(parameter.requires_grad for parameter in module.parameters())
 
 
-def rest_frozen_tower(model):
-    """Makes the vision tower of `model` compute without gradients for as long as nothing in it is trained.
-
-    For gradient checkpointing the trainer asks for gradients of what every embedding gives
-    (`enable_input_require_grads`), in Qwen2.5-VL also the pixels'. Its frozen tower is then computed a second time in
-    the backward pass, and differentiated, for gradients of pixels that nobody uses. Losses and the adapters'
-    gradients stay the same. Adapters that are put into the tower later are trained as ever. Once per model is enough.
-    """
-    tops = [module for name, module in model.named_modules() if _is_tower(name, module)]
-    inside = {id(part) for top in tops for part in top.modules() if part is not top}
-    for top in tops:
-        if id(top) not in inside and not isinstance(top.forward, _Resting):
-            top.forward = _Resting(top)
-
-
-def _is_tower(name, module):
-    return isinstance(module, PreTrainedModel) and tower_of(name) == "vision"
-
-
-class _Resting:
-    """Stands in for the `forward` of a tower. An object, so that a deep copy of the model has a tower of its own."""
-
-    def __init__(self, tower):
-        self.tower, self.compute = tower, tower.forward
-
-    def __call__(self, *args, **kwargs):
-        with torch.no_grad() if is_frozen(self.tower) else nullcontext():
-            return self.compute(*args, **kwargs)
+def no_grad_if_frozen(module: torch.nn.Module):
+    """A context without gradients for as long as nothing in `module` is trained."""
+    return torch.no_grad() if is_frozen(module) else nullcontext()

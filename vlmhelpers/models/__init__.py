@@ -6,8 +6,8 @@ __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
         "backends": ["add_lora", "choose_backend", "unsloth_collator", "use_unsloth"],
-        "loading": ["choose_model", "load_model", "set_max_pixels", "tiny_model"],
+        "loading": ["choose_model", "load_model", "set_max_pixels"],
         "lora": ["describe_trainable", "fingerprint", "keep_adapters_float32", "lora_targets"],
-        "vision_features": ["forget_features", "remember_features"],
+        "vision": ["cache_vision_features", "stop_caching_vision_features"],
     },
 )

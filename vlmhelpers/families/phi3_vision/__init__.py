@@ -18,6 +18,7 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
 from vlmhelpers.families.phi3_vision.configuration import Phi3VConfig
+from vlmhelpers.families.phi3_vision.family import PHI_3_VISION
 from vlmhelpers.families.phi3_vision.image_processing import Phi3VImageProcessor
 from vlmhelpers.families.phi3_vision.modeling import Phi3VForCausalLM, Phi3VModel
 from vlmhelpers.families.phi3_vision.processing import Phi3VProcessor
@@ -35,4 +36,4 @@ AutoTokenizer.register(Phi3VConfig, fast_tokenizer_class=PreTrainedTokenizerFast
 # those of tokenizer.json, and so drops the blank token that this model expects after a control token.
 TOKENIZER_MAPPING_NAMES[Phi3VConfig.model_type] = "PreTrainedTokenizerFast"
 
-__all__ = ["Phi3VConfig", "Phi3VForCausalLM", "Phi3VImageProcessor", "Phi3VModel", "Phi3VProcessor"]
+__all__ = ["PHI_3_VISION", "Phi3VConfig", "Phi3VForCausalLM", "Phi3VImageProcessor", "Phi3VModel", "Phi3VProcessor"]

@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from transformers import CLIPVisionModel
 
+from vlmhelpers.families.towers import no_grad_if_frozen
+
 
 class Phi3VImageEmbedding(nn.Module):
     """Tiles become tokens: CLIP's last but one layer, 2 x 2 patches merged, a separator after each line of them."""
@@ -40,8 +42,7 @@ class Phi3VImageEmbedding(nn.Module):
     def _clip(self, pixels):
         """CLIP's hidden states before its last layer; no graph is kept where nothing in it is trained."""
         clip = self.img_processor
-        learns = any(parameter.requires_grad for parameter in clip.parameters())
-        with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
+        with no_grad_if_frozen(clip):
             hidden = clip.pre_layrnorm(clip.embeddings(pixels))
             for layer in clip.encoder.layers[:-1]:
                 hidden = layer(hidden, attention_mask=None)

@@ -1,0 +1,145 @@
+"""What differs from one model architecture to another, as one object; what transformers can tell is derived here."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from transformers import PreTrainedModel
+
+from vlmhelpers.common.environment import data_dir
+from vlmhelpers.families.towers import derive_towers
+
+TOWERS = ("vision", "projector", "language", "head")
+UNKNOWN_LICENSE = ({}, "not known here: look it up on the page of the base")
+TINY_LICENSE = ({"license": "apache-2.0"}, "Apache License 2.0, as this project's tiny bases are")
+
+
+@dataclass(frozen=True)
+class Family:
+    """One model architecture. This class is the generic family: it serves what nobody has described by hand.
+
+    A subclass overrides what the generic answer does not fit; `tests/families` holds the checks for all of them.
+
+    name: also that of the folder of its tiny base. model_type: as in config.json. processor: its class. id_words: words
+    that together mark the id of a model on the hub. vision, projector: names of the modules that belong to these
+    towers, alone or with the names of the modules around them. packable: rows packed into one sequence do not see each
+    other. mixable: a batch may have rows with and without images. images_in_sequence: an image takes tokens of the
+    sequence; elsewhere the text attends to it. unsloth: Unsloth has it. gguf_architectures: what llama.cpp's converter
+    has of it. loading_import: the import that makes it known to transformers. licenses: (words of a model's id,
+    metadata for a card of the hub, a sentence), the first that fits. same_shape: names in the ids of models, and
+    the published names that have the same shape. guide_gigabytes: what the guide to this family says of GPU memory in
+    GB, by model: (4 bits, "full").
+    """
+
+    name: str = "generic"
+    model_type: str = ""
+    processor: str = ""
+    id_words: tuple[str, ...] = ()
+    vision: tuple[str, ...] = ()
+    projector: tuple[str, ...] = ()
+    packable: bool = False
+    mixable: bool = True
+    images_in_sequence: bool = True
+    unsloth: bool = True
+    gguf_architectures: tuple[str, ...] = ()
+    loading_import: str = ""
+    licenses: tuple[tuple[tuple[str, ...], dict, str], ...] = ()
+    same_shape: dict[str, str] = field(default_factory=dict)
+    guide_gigabytes: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    # Names, files and licenses
+
+    def is_meant_by(self, model_id: str) -> bool:
+        """Whether the id of a model on the hub, in lower case, is one of this family."""
+        return bool(self.id_words) and all(word in model_id for word in self.id_words)
+
+    def tiny_base(self) -> Path:
+        """The folder of the tiny base. Raises FileNotFoundError where there is none."""
+        folder = data_dir() / "tiny" / self.name
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(f"{folder} holds no model: make it with `python tools/pretrain.py {self.name}`")
+        return folder
+
+    def license_of(self, base: str) -> tuple[dict, str]:
+        """The license of a base by its hub id or the family's name: (metadata for a card, a sentence)."""
+        if base == self.name:
+            return TINY_LICENSE
+        found = (entry[1:] for entry in self.licenses if all(word in base.lower() for word in entry[0]))
+        return next(found, UNKNOWN_LICENSE)
+
+    # Towers
+
+    def tower_of(self, name: str) -> str:
+        """The tower of a module or parameter by its full name, one of `TOWERS`; the projector is between the first two."""
+        dotted = f".{name}."
+        for tower, modules in (("projector", self.projector), ("vision", self.vision), ("head", ("lm_head",))):
+            if any(f".{module}." in dotted for module in modules):
+                return tower
+        return "language"
+
+    def for_model(self, model: PreTrainedModel) -> "Family":
+        """This family with the towers of `model`, where they are not described by hand."""
+        return self if self.vision else replace(self, **derive_towers(model))
+
+    def prepare(self, model: PreTrainedModel) -> None:
+        """Changes a loaded model in place so that it computes the same in less time."""
+
+    def feature_tower(self, model: torch.nn.Module) -> torch.nn.Module | None:
+        """The vision tower whose output can be stored for each image alone, or None."""
+        return None
+
+    # Image tokens and the cap on pixels
+
+    def image_pattern(self, processor) -> str:
+        """A regular expression for what the chat template writes where an image stands."""
+        return re.escape(processor.image_token)
+
+    def size_reader(self, image_processor):
+        """A stand-in for `image_processor` that computes no pixels, yet makes the processor write as many image tokens.
+
+        None where it takes the pixels of a blank image.
+        """
+        return None
+
+    def blank_image(self, size: tuple[int, int]) -> Image.Image:
+        """An image that takes as many tokens as one of `size` (width, height)."""
+        return Image.new("RGB", size)
+
+    def has_pixel_cap(self, image_processor) -> bool:
+        """Whether fewer pixels make fewer image tokens, and `set_max_pixels` can ask for them."""
+        return False
+
+    def set_max_pixels(self, image_processor, max_pixels: int) -> None:
+        """Caps the pixels of an image after resizing, in `image_processor` itself. Raises ValueError without a cap."""
+        raise ValueError(f"{type(image_processor).__name__} has no pixel cap: its size is {image_processor.size}")
+
+    def largest_cap(self, image_processor, images: Sequence[Image.Image], room: int) -> int | None:
+        """The largest `max_pixels` that brings `images` down to `room` tokens together, or None."""
+        return None
+
+    def as_seen(self, image_processor, image: Image.Image) -> tuple[Image.Image, int]:
+        """(the image as the model gets it, its tokens)."""
+        raise ValueError(f"{self.name}: how an image is resized is not known here")
+
+    # Batches
+
+    def complete_batch(self, batch, counts: list[int]):
+        """The processor's batch as the model needs it; `counts` are the images of each row."""
+        return batch
+
+    # Estimates on the meta device
+
+    def states_per_image(self, config) -> int:
+        """States besides the tokens of the sequence that the text attends to for an image of any size."""
+        return 0
+
+    def dry_run_inputs(self, config, ids: torch.Tensor, image_tokens: int) -> dict[str, torch.Tensor]:
+        """What a model is called with for images, besides the tokens `ids` (n rows, t) of which these write theirs.
+
+        Each row has `image_tokens` of one image, or that many states. Integers are real tensors, all else is on the
+        meta device. Raises ValueError for an unknown architecture.
+        """
+        raise ValueError(f"no batch can be made for a {config.model_type!r} without its weights")

@@ -1,0 +1,72 @@
+"""Llama 3.2 Vision (Mllama): images take no tokens, the text attends to them through cross-attention."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+
+from vlmhelpers.families.family import Family
+
+
+@dataclass(frozen=True)
+class LlamaVision(Family):
+    """transformers (5.17, its issue 39379) masks the images out of a token's cross-attention scores, but then adds the
+    average of all image features all the same: beside an image, a text-only row gets other logits than alone. So rows
+    with and without images are not mixed, and the empty image slots of a batch are filled.
+    """
+
+    def blank_image(self, size):
+        return Image.new("RGB", (8, 8))  # an image of any size takes one mark in the text
+
+    def complete_batch(self, batch, counts):
+        """The empty image slots of each row filled by its own images over again, and masked.
+
+        The average reaches every token before the first image; with slots that are a multiple of each count, it is the
+        average over the row's own images, as when alone.
+        """
+        if not any(counts):
+            return batch
+        slots = math.lcm(*counts)
+        order = torch.tensor([[slot % count for slot in range(slots)] for count in counts])
+        for name in ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask"):
+            batch[name] = batch[name][torch.arange(len(counts))[:, None], order]
+        more = slots - batch["cross_attention_mask"].shape[2]
+        batch["cross_attention_mask"] = torch.nn.functional.pad(batch["cross_attention_mask"], (0, 0, 0, more))
+        return batch
+
+    def states_per_image(self, config):
+        """The patches of an image, and one more per tile: the same for an image of any size."""
+        vision = config.vision_config
+        return vision.max_num_tiles * ((vision.image_size // vision.patch_size) ** 2 + 1)
+
+    def dry_run_inputs(self, config, ids, image_tokens):
+        """As many images as have these states: each is padded to the most tiles."""
+        rows, vision = len(ids), config.vision_config
+        shape = (rows, math.ceil(image_tokens / self.states_per_image(config)), vision.max_num_tiles)
+        return {
+            "pixel_values": torch.empty(*shape, 3, vision.image_size, vision.image_size, device="meta"),
+            "aspect_ratio_ids": torch.ones(shape[:2], dtype=torch.long),
+            "aspect_ratio_mask": torch.ones(shape, dtype=torch.long),
+            "cross_attention_mask": torch.ones((*ids.shape, *shape[1:]), dtype=torch.long),
+        }
+
+
+LLAMA_3_2_VISION = LlamaVision(
+    name="llama-3.2-vision",
+    model_type="mllama",
+    processor="MllamaProcessor",
+    id_words=("llama-3.2", "vision"),
+    vision=("vision_model",),
+    projector=("multi_modal_projector",),
+    packable=True,
+    mixable=False,
+    images_in_sequence=False,
+    licenses=(
+        (
+            ("llama-3.2",),
+            {"license": "llama3.2"},
+            "Llama 3.2 Community License: its name has to stay, and so has its notice",
+        ),
+    ),
+)

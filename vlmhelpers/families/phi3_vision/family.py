@@ -1,0 +1,84 @@
+"""What the rest of the package asks of Phi-3-Vision and Phi-3.5-Vision."""
+
+import math
+import re
+from dataclasses import dataclass
+
+import torch
+from transformers.image_utils import make_flat_list_of_images
+
+from vlmhelpers.families.family import Family
+from vlmhelpers.families.stand_ins import ImageProcessorStandIn, SizedImage
+
+
+@dataclass(frozen=True)
+class Phi3Vision(Family):
+    """An image is cut into tiles, and each tile takes as many tokens as any other."""
+
+    def image_pattern(self, processor):
+        """The chat template numbers the images of a conversation."""
+        return rf"{re.escape(processor.image_token)}|<\|image_\d+\|>"
+
+    def size_reader(self, image_processor):
+        return _Tokens(image_processor)
+
+    def blank_image(self, size):
+        return SizedImage(size)
+
+    def has_pixel_cap(self, image_processor):
+        return True
+
+    def set_max_pixels(self, image_processor, max_pixels):
+        """`num_crops` becomes as many tiles as `max_pixels` can fill. Raises ValueError for less than one."""
+        tile = _tile_pixels(image_processor)
+        if max_pixels < tile:
+            raise ValueError(f"max_pixels={max_pixels} is less than one tile of Phi-3-Vision: {tile} pixels")
+        image_processor.num_crops = max_pixels // tile
+
+    def largest_cap(self, image_processor, images, room):
+        for tiles in range(image_processor.num_crops, 0, -1):
+            if sum(image_processor.count_tokens(*image.size, tiles) for image in images) <= room:
+                return tiles * _tile_pixels(image_processor)
+        return None
+
+    def as_seen(self, image_processor, image):
+        return image_processor.arrange(image), image_processor.count_tokens(*image.size)
+
+    def dry_run_inputs(self, config, ids, image_tokens):
+        """An image of the most tiles whose tokens, as the image processor counts them, are no more than these."""
+        side = config.vision_config.image_size
+        lines = side // config.vision_config.patch_size // 2  # of tokens, per tile
+        tiles = max(1, (image_tokens - 1) // lines**2 - 1)
+        rows = math.isqrt(tiles)
+        columns = max(1, ((image_tokens - 1 - (rows + 1) * lines) // lines**2 - 1) // rows)
+        ids[:, : (rows * columns + 1) * lines**2 + 1 + (rows + 1) * lines] = config.image_token_id
+        return {
+            "pixel_values": torch.empty(len(ids), 1 + rows * columns, 3, side, side, device="meta"),
+            "image_sizes": torch.tensor([[rows * side, columns * side]] * len(ids)),
+        }
+
+
+def _tile_pixels(image_processor):
+    return image_processor.size["height"] * image_processor.size["width"]
+
+
+class _Tokens(ImageProcessorStandIn):
+    """Says by the image processor's own rule how many tokens images take; no pixels."""
+
+    def __call__(self, images, **_):
+        own = self.image_processor
+        return {"num_img_tokens": [own.count_tokens(*image.size) for image in make_flat_list_of_images(images)]}
+
+
+PHI_3_VISION = Phi3Vision(
+    name="phi-3-vision",
+    model_type="phi3_v",
+    processor="Phi3VProcessor",
+    id_words=("phi-3", "vision"),
+    vision=("vision_embed_tokens",),
+    projector=("img_projection",),
+    unsloth=False,
+    same_shape={"phi-3.5-vision": "phi-3-vision"},
+    loading_import="import vlmhelpers.families.phi3_vision  # makes the model known to transformers",
+    licenses=((("phi-3",), {"license": "mit"}, "MIT License"),),
+)

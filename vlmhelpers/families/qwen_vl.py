@@ -1,0 +1,150 @@
+"""Qwen2.5-VL and Qwen3-VL: images of any size, whose tokens grow with their pixels."""
+
+import math
+from bisect import bisect_right
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from transformers.image_utils import make_flat_list_of_images
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from vlmhelpers.families.family import Family
+from vlmhelpers.families.stand_ins import ImageProcessorStandIn, SizedImage
+from vlmhelpers.families.window_attention import group_windows
+
+# Beside the features themselves, Qwen3-VL hands on those of earlier layers.
+_DEEP = "deepstack_features"
+
+
+@dataclass(frozen=True)
+class QwenVL(Family):
+    """What both have in common: one token stands for (patch_size * merge_size) ** 2 pixels after resizing."""
+
+    vision: tuple[str, ...] = ("visual",)
+    projector: tuple[str, ...] = ("merger", "deepstack_merger_list")
+
+    def prepare(self, model):
+        group_windows(model)
+
+    # Features of a frozen vision tower, image by image
+
+    def feature_tower(self, model):
+        towers = (module for name, module in model.named_modules() if name.rpartition(".")[2] == "visual")
+        return next(towers, None)
+
+    def split_pixels(self, hidden_states, grid_thw):
+        """(patches, grid) of each image: the tower's arguments cut apart."""
+        shapes = grid_thw.tolist()
+        return list(zip(hidden_states.split([t * h * w for t, h, w in shapes]), shapes, strict=True))
+
+    def split_features(self, tower, output, grid_thw):
+        """The tower's output cut apart: a dict of tensors for each image."""
+        tokens = (grid_thw.prod(-1) // tower.spatial_merge_size**2).tolist()
+        deep = {f"{_DEEP}.{i}": layer for i, layer in enumerate(getattr(output, _DEEP, None) or [])}
+        parts = {name: whole.split(tokens) for name, whole in ({"features": output.pooler_output} | deep).items()}
+        return [dict(zip(parts, values, strict=True)) for values in zip(*parts.values(), strict=True)]
+
+    def join_features(self, stored, device):
+        """What `split_features` cut apart, as the output that the model reads."""
+        joined = {name: torch.cat([features[name] for features in stored]).to(device) for name in stored[0]}
+        output = BaseModelOutputWithPooling(pooler_output=joined.pop("features"))
+        if joined:
+            output[_DEEP] = [joined[f"{_DEEP}.{i}"] for i in range(len(joined))]
+        return output
+
+    # Image tokens and the cap on pixels
+
+    def size_reader(self, image_processor):
+        return _Grids(image_processor)
+
+    def blank_image(self, size):
+        return SizedImage(size)
+
+    def has_pixel_cap(self, image_processor):
+        return True
+
+    def set_max_pixels(self, image_processor, max_pixels):
+        shortest = min(dict(image_processor.size)["shortest_edge"], max_pixels)
+        image_processor.size = {"shortest_edge": shortest, "longest_edge": max_pixels}
+
+    def largest_cap(self, image_processor, images, room):
+        """Found from the sizes alone, with the processor's own resizing rule.
+
+        An image that has to shrink counts with all tokens that the cap allows, also where its shape uses fewer: so
+        rows as long as this one fit with images of any other shape, too.
+        """
+        pixels = (image_processor.patch_size * image_processor.merge_size) ** 2
+        shortest, longest = image_processor.size["shortest_edge"], image_processor.size["longest_edge"]
+
+        def tokens(image, least, most):
+            limits = {"min_pixels": least, "max_pixels": most}
+            patches = image_processor.get_number_of_image_patches(image.height, image.width, limits)
+            return patches // image_processor.merge_size**2
+
+        now = [tokens(image, shortest, longest) for image in images]
+
+        def needed(allowed):
+            cap = allowed * pixels
+            capped = [tokens(image, min(shortest, cap), cap) for image in images]
+            return sum(max(few, min(allowed, many)) for few, many in zip(capped, now, strict=True))
+
+        return bisect_right(range(1, longest // pixels + 1), room, key=needed) * pixels or None
+
+    def as_seen(self, image_processor, image):
+        _, rows, columns = image_processor([image], return_tensors="pt")["image_grid_thw"][0].tolist()
+        size = (columns * image_processor.patch_size, rows * image_processor.patch_size)
+        return image.resize(size, Image.Resampling.BICUBIC), rows * columns // image_processor.merge_size**2
+
+    # Estimates on the meta device
+
+    def dry_run_inputs(self, config, ids, image_tokens):
+        """An image as near to a square as its tokens allow."""
+        rows = max(side for side in range(1, math.isqrt(image_tokens) + 1) if image_tokens % side == 0)
+        vision, merge = config.vision_config, config.vision_config.spatial_merge_size
+        numbers = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        ids[:, :image_tokens] = config.image_token_id
+        return {
+            "pixel_values": torch.empty(len(ids) * image_tokens * merge**2, numbers, device="meta"),
+            "image_grid_thw": torch.tensor([[1, merge * rows, merge * (image_tokens // rows)]] * len(ids)),
+            "mm_token_type_ids": (ids == config.image_token_id).long(),
+        }
+
+
+class _Grids(ImageProcessorStandIn):
+    """Says by the image processor's own rule into how many patches images are cut; no pixels."""
+
+    def __call__(self, images, **_):
+        own = self.image_processor
+        sizes = [(image.height, image.width) for image in make_flat_list_of_images(images)]
+        patches = [own.get_number_of_image_patches(*size, {}) for size in sizes]
+        return {"image_grid_thw": torch.tensor([[1, 1, number] for number in patches])}
+
+
+_APACHE = ({"license": "apache-2.0"}, "Apache License 2.0")
+_RESEARCH = ({"license": "other", "license_name": "qwen-research"}, "Qwen Research License: no commercial use")
+
+QWEN2_5_VL = QwenVL(
+    name="qwen2.5-vl",
+    model_type="qwen2_5_vl",
+    processor="Qwen2_5_VLProcessor",
+    id_words=("qwen2.5-vl",),
+    # The model drops the position ids before it builds the mask, so packed rows see each other (transformers 5.17).
+    packable=False,
+    gguf_architectures=("Qwen2_5_VLForConditionalGeneration",),
+    licenses=(
+        (("qwen2.5-vl-3b",), *_RESEARCH),
+        (("qwen2.5-vl-72b",), {"license": "other", "license_name": "qwen"}, "Qwen License"),
+        (("qwen2.5-vl-",), *_APACHE),
+    ),
+    guide_gigabytes={"Qwen2.5-VL-3B": (6, 12), "Qwen2.5-VL-7B": (10, 28), "Qwen2.5-VL-72B": (45, 144)},
+)
+QWEN3_VL = QwenVL(
+    name="qwen3-vl",
+    model_type="qwen3_vl",
+    processor="Qwen3VLProcessor",
+    id_words=("qwen3-vl",),
+    packable=True,
+    gguf_architectures=("Qwen3VLForConditionalGeneration",),
+    licenses=((("qwen3-vl-",), *_APACHE),),
+)

@@ -1,0 +1,124 @@
+"""A frozen vision tower: kept out of the backward pass, and computed once per image instead of in every epoch."""
+
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from transformers import PreTrainedModel
+
+from vlmhelpers.common.digests import digest, tensors_digest
+from vlmhelpers.common.files import atomic_file
+from vlmhelpers.common.version import VERSION
+from vlmhelpers.families import family_of
+from vlmhelpers.families.towers import is_frozen, no_grad_if_frozen
+
+
+def stop_gradients_at_frozen_vision(model: PreTrainedModel) -> None:
+    """Makes the vision tower of `model` compute without gradients for as long as nothing in it is trained.
+
+    For gradient checkpointing the trainer asks for gradients of what every embedding gives
+    (`enable_input_require_grads`), in Qwen2.5-VL also the pixels'. Its frozen tower is then computed a second time in
+    the backward pass, and differentiated, for gradients of pixels that nobody uses. Losses and the adapters'
+    gradients stay the same. Adapters that are put into the tower later are trained as ever. Once per model is enough.
+    """
+    tower_of = family_of(model).tower_of
+    towers = [m for n, m in model.named_modules() if isinstance(m, PreTrainedModel) and tower_of(n) == "vision"]
+    inside = {id(part) for tower in towers for part in tower.modules() if part is not tower}
+    for tower in towers:
+        if id(tower) not in inside and not isinstance(tower.forward, _NoGradIfFrozen):
+            tower.forward = _NoGradIfFrozen(tower)
+
+
+class _NoGradIfFrozen:
+    """Stands in for the `forward` of a tower. An object, so that a deep copy of the model has a tower of its own."""
+
+    def __init__(self, tower):
+        self.tower, self.compute = tower, tower.forward
+
+    def __call__(self, *args, **kwargs):
+        with no_grad_if_frozen(self.tower):
+            return self.compute(*args, **kwargs)
+
+
+def cache_vision_features(model: torch.nn.Module, folder: str | Path) -> None:
+    """Makes the frozen vision tower of `model` compute an image's features once, and keeps them in `folder`.
+
+    From the second epoch on, a step costs what the language model costs. The features are those that the tower gives
+    anyway, to rounding: it computes them beside other images than later batches have. Inference reads them, too.
+
+    model: of a family whose tower sees each image by itself (Qwen-VL), with or without adapters, with DDP but not
+    sharded. folder: takes a file per image, of tokens x hidden size numbers (Qwen3-VL: that for each of its layers
+    that hand features on), for this model's and other runs' next use. Images are told apart by their pixels, towers by
+    their weights: whatever changes is computed again. Delete the folder to free the disk.
+
+    The features of a tower that is trained change: raises ValueError for one, also in a later step.
+    `stop_caching_vision_features` ends it.
+    """
+    stop_caching_vision_features(model)
+    tower = _tower(model)
+    tower.forward = _CachedFeatures(family_of(model), tower, folder)
+    tower.forward.check_frozen()
+
+
+def stop_caching_vision_features(model: torch.nn.Module) -> None:
+    """Lets the vision tower compute every time again."""
+    tower = _tower(model)
+    if isinstance(tower.forward, _CachedFeatures):
+        tower.forward = tower.forward.compute
+
+
+def _tower(model):
+    tower = family_of(model).feature_tower(model)
+    if tower is None:
+        raise ValueError(f"{type(model).__name__}: the features of this family's vision tower cannot be cached")
+    return tower
+
+
+class _CachedFeatures:
+    """Stands in for the `forward` of a tower."""
+
+    def __init__(self, family, tower, folder):
+        self.family, self.tower, self.compute = family, tower, tower.forward
+        computed_by = (VERSION, version("torch"), version("transformers"), tower.config._attn_implementation)
+        self.folder = Path(folder).absolute() / digest(*computed_by, tensors_digest(tower.state_dict().items()))
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def check_frozen(self):
+        if not is_frozen(self.tower):
+            raise ValueError(
+                "the vision tower is trained, so its cached features are out of date: freeze it "
+                "(lora_targets(model, vision=False)), or call stop_caching_vision_features(model)"
+            )
+
+    def __call__(self, hidden_states, grid_thw, **options):
+        """The tower's output, without the fields that only the tower itself needs.
+
+        `hidden_states` (patches of all images, numbers per patch), `grid_thw` (images, 3) in patches.
+        """
+        self.check_frozen()
+        files = [self._file(*image) for image in self.family.split_pixels(hidden_states, grid_thw)]
+        stored = [_load(file) for file in files]
+        if None in stored:
+            with torch.no_grad():  # gradient checkpointing asks for gradients of the pixels, which nobody uses
+                output = self.compute(hidden_states, grid_thw=grid_thw, **options)
+            stored = self.family.split_features(self.tower, output, grid_thw)
+            for file, features in zip(files, stored, strict=True):
+                with atomic_file(file, "wb") as sink:
+                    sink.write(save({name: tensor.contiguous().cpu() for name, tensor in features.items()}))
+        return self.family.join_features(stored, hidden_states.device)
+
+    def _file(self, pixels, shape):
+        device = pixels.device.type
+        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else pixels.dtype
+        key = digest(shape, precision, tensors_digest([("pixels", pixels)]))
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+
+def _load(file):
+    """The features in a file, or None where no whole file is."""
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError):
+        return None
