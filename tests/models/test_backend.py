@@ -9,9 +9,9 @@ import torch
 from peft import LoraConfig
 from PIL import Image
 
+from vlmhelpers.families import tiny_model
 from vlmhelpers.inference.generation import generate
 from vlmhelpers.models.backends import add_lora, answering, choose_backend, unsloth_collator, use_unsloth
-from vlmhelpers.families import tiny_model
 from vlmhelpers.models.loading import load_model
 from vlmhelpers.models.lora import describe_trainable, fingerprint, lora_targets
 

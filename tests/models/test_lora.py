@@ -8,13 +8,13 @@ from peft import LoraConfig, get_peft_model
 from trl import SFTConfig, SFTTrainer
 
 from vlmhelpers.batches.collator import VisionCollator
-from vlmhelpers.families.towers import tower_of
-from vlmhelpers.families import FAMILIES, tiny_model
+from vlmhelpers.families import FAMILIES, family_of, tiny_model
 from vlmhelpers.models.loading import load_model
 from vlmhelpers.models.lora import describe_trainable, keep_adapters_float32, lora_targets
 
 
 def linear_layers(model, *towers):
+    tower_of = family_of(model).tower_of
     return {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and tower_of(n) in towers}
 
 
@@ -32,7 +32,7 @@ def test_the_pattern_hits_exactly_the_chosen_towers(family, chosen, towers):
     pattern = lora_targets(model, **chosen)
     hit = {name for name, _ in model.named_modules() if re.fullmatch(pattern, name)}
     assert hit & linear_layers(model, *towers) == linear_layers(model, *towers) != set()
-    assert {tower_of(name) for name in hit} == set(towers)
+    assert {FAMILIES[family].tower_of(name) for name in hit} == set(towers)
 
 
 def test_nothing_chosen_is_an_error():

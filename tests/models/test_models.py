@@ -6,9 +6,8 @@ import torch
 from PIL import Image
 
 from vlmhelpers.batches.collator import VisionCollator
-from vlmhelpers.families.towers import tower_of
+from vlmhelpers.families import FAMILIES, family_of, tiny_model
 from vlmhelpers.models import loading as models
-from vlmhelpers.families import FAMILIES, tiny_model
 from vlmhelpers.models.loading import choose_model, load_model
 
 PUBLISHED = {
@@ -43,12 +42,12 @@ def test_folders_are_taken_and_unknown_families_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_only_the_language_model_is_quantised(family):
+def test_only_the_language_model_is_quantized(family):
     model, _ = load_model(tiny_model(family), bits=4)
     linear = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    quantised = {name for name, module in linear.items() if isinstance(module, bnb.nn.Linear4bit)}
-    assert quantised == {name for name in linear if tower_of(name) == "language"} != set()
-    for name in quantised:
+    quantized = {name for name, module in linear.items() if isinstance(module, bnb.nn.Linear4bit)}
+    assert quantized == {name for name in linear if FAMILIES[family].tower_of(name) == "language"} != set()
+    for name in quantized:
         state = linear[name].weight.quant_state
         assert (linear[name].weight.quant_type, state.nested, linear[name].compute_dtype) == (
             "nf4",
@@ -56,7 +55,7 @@ def test_only_the_language_model_is_quantised(family):
             torch.float32,
         )
         assert not linear[name].support_avx512bf16_for_cpu
-    assert {m.weight.dtype for n, m in linear.items() if n not in quantised} == {torch.float32}
+    assert {m.weight.dtype for n, m in linear.items() if n not in quantized} == {torch.float32}
 
 
 def test_four_bits_learn_after_an_evaluation(rows_of, picture):
@@ -74,7 +73,7 @@ def test_four_bits_learn_after_an_evaluation(rows_of, picture):
         assert model(**batch).loss < before
 
 
-def test_without_bits_nothing_is_quantised():
+def test_without_bits_nothing_is_quantized():
     model, _ = load_model(tiny_model("qwen2.5-vl"), bits=None)
     assert not any(isinstance(module, bnb.nn.Linear4bit) for module in model.modules())
     with pytest.raises(ValueError, match="bits=8"):
@@ -103,8 +102,8 @@ def test_the_pixel_cap_of_phi_counts_tiles():
 
 def test_both_published_names_of_phi_are_known():
     for name in ("microsoft/Phi-3-vision-128k-instruct", "microsoft/Phi-3.5-vision-instruct"):
-        assert models.family_of(name) == "phi-3-vision"
-    assert models.family_of("microsoft/Phi-3-mini-4k-instruct") is None
+        assert family_of(name).name == "phi-3-vision"
+    assert family_of("microsoft/Phi-3-mini-4k-instruct").name == "generic"
 
 
 def test_llama_has_no_pixel_cap():
@@ -117,10 +116,10 @@ def test_names_belong_to_towers():
         "model.visual.merger.mlp.0": "projector",
         "model.visual.blocks.0.attn.qkv": "vision",
         "base_model.model.model.language_model.layers.0.mlp.up_proj.lora_A.default": "language",
-        "model.multi_modal_projector": "projector",
         "lm_head": "head",
     }
-    assert {name: tower_of(name) for name in names} == names
+    assert {name: FAMILIES["qwen3-vl"].tower_of(name) for name in names} == names
+    assert FAMILIES["llama-3.2-vision"].tower_of("model.multi_modal_projector") == "projector"
 
 
 def test_skipped_modules_are_full_names():

@@ -23,15 +23,19 @@ class Family:
 
     A subclass overrides what the generic answer does not fit; `tests/families` holds the checks for all of them.
 
-    name: also that of the folder of its tiny base. model_type: as in config.json. processor: its class. id_words: words
-    that together mark the id of a model on the hub. vision, projector: names of the modules that belong to these
-    towers, alone or with the names of the modules around them. packable: rows packed into one sequence do not see each
-    other. mixable: a batch may have rows with and without images. images_in_sequence: an image takes tokens of the
-    sequence; elsewhere the text attends to it. unsloth: Unsloth has it. gguf_architectures: what llama.cpp's converter
-    has of it. loading_import: the import that makes it known to transformers. licenses: (words of a model's id,
-    metadata for a card of the hub, a sentence), the first that fits. same_shape: names in the ids of models, and
-    the published names that have the same shape. guide_gigabytes: what the guide to this family says of GPU memory in
-    GB, by model: (4 bits, "full").
+    name: also that of the folder of its tiny base. model_type: as in config.json. processor: its class.
+    id_words: words that together mark the id of a model on the hub.
+    vision, projector: the modules of these towers: their names, alone or with those of the modules around them.
+    packable: rows packed into one sequence do not see each other.
+    mixable: a batch may have rows with and without images.
+    images_in_sequence: an image takes tokens of the sequence; elsewhere the text attends to it.
+    caches_features: it has `feature_tower`, `split_pixels`, `split_features` and `join_features`, for a tower that sees
+        each image by itself.
+    unsloth: Unsloth has it. gguf_architectures: what llama.cpp's converter has of it.
+    loading_import: the import that makes it known to transformers.
+    licenses: (words of a model's id, metadata for a card of the hub, a sentence), the first that fits.
+    same_shape: parts of ids, and the published names that have the same shape.
+    guide_gigabytes: what the guide to it says of GPU memory in GB, by model: (4 bits, "full").
     """
 
     name: str = "generic"
@@ -43,6 +47,7 @@ class Family:
     packable: bool = False
     mixable: bool = True
     images_in_sequence: bool = True
+    caches_features: bool = False
     unsloth: bool = True
     gguf_architectures: tuple[str, ...] = ()
     loading_import: str = ""
@@ -73,7 +78,7 @@ class Family:
     # Towers
 
     def tower_of(self, name: str) -> str:
-        """The tower of a module or parameter by its full name, one of `TOWERS`; the projector is between the first two."""
+        """The tower, one of `TOWERS`, of a module or parameter by its full name; the projector comes after vision."""
         dotted = f".{name}."
         for tower, modules in (("projector", self.projector), ("vision", self.vision), ("head", ("lm_head",))):
             if any(f".{module}." in dotted for module in modules):
@@ -86,10 +91,6 @@ class Family:
 
     def prepare(self, model: PreTrainedModel) -> None:
         """Changes a loaded model in place so that it computes the same in less time."""
-
-    def feature_tower(self, model: torch.nn.Module) -> torch.nn.Module | None:
-        """The vision tower whose output can be stored for each image alone, or None."""
-        return None
 
     # Image tokens and the cap on pixels
 

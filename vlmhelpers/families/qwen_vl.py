@@ -23,6 +23,7 @@ class QwenVL(Family):
 
     vision: tuple[str, ...] = ("visual",)
     projector: tuple[str, ...] = ("merger", "deepstack_merger_list")
+    caches_features: bool = True
 
     def prepare(self, model):
         group_windows(model)
@@ -30,8 +31,8 @@ class QwenVL(Family):
     # Features of a frozen vision tower, image by image
 
     def feature_tower(self, model):
-        towers = (module for name, module in model.named_modules() if name.rpartition(".")[2] == "visual")
-        return next(towers, None)
+        """The vision tower of a model, with or without adapters."""
+        return next(module for name, module in model.named_modules() if name.rpartition(".")[2] == "visual")
 
     def split_pixels(self, hidden_states, grid_thw):
         """(patches, grid) of each image: the tower's arguments cut apart."""

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from vlmhelpers.common.digests import digest, tensors_digest
 from vlmhelpers.common.files import atomic_file
 from vlmhelpers.common.version import VERSION
-from vlmhelpers.families import family_of
+from vlmhelpers.families import FAMILIES, family_of
 from vlmhelpers.families.towers import is_frozen, no_grad_if_frozen
 
 
@@ -70,10 +70,11 @@ def stop_caching_vision_features(model: torch.nn.Module) -> None:
 
 
 def _tower(model):
-    tower = family_of(model).feature_tower(model)
-    if tower is None:
-        raise ValueError(f"{type(model).__name__}: the features of this family's vision tower cannot be cached")
-    return tower
+    family = family_of(model)
+    if not family.caches_features:
+        able = ", ".join(name for name, other in FAMILIES.items() if other.caches_features)
+        raise ValueError(f"{type(model).__name__}: its features cannot be cached, only those of {able}")
+    return family.feature_tower(model)
 
 
 class _CachedFeatures:

@@ -1,4 +1,4 @@
-"""Remembered features of pictures are those that the vision tower gives, and are never taken for others."""
+"""Cached features of images are those that the vision tower gives, and are never taken for others."""
 
 import copy
 from pathlib import Path
@@ -14,8 +14,8 @@ from trl import SFTConfig, SFTTrainer
 from vlmhelpers import generate
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.data.schema import FEATURES, make_row
-from vlmhelpers.models import cache_vision_features, stop_caching_vision_features
 from vlmhelpers.families import tiny_model
+from vlmhelpers.models import cache_vision_features, stop_caching_vision_features
 from vlmhelpers.models.lora import lora_targets
 from vlmhelpers.samples.drawing import sample_products
 
@@ -119,7 +119,7 @@ def test_a_torn_file_is_computed_again_and_rows_without_pictures_need_none(famil
     file.write_bytes(file.read_bytes()[:-8])
     assert torch.equal(logits(model, collator, ROWS[:1]), expected) and passes.count == 2
     logits(model, collator, [make_row("Hello", "Hello.", [])])
-    assert passes.count == 2 and not list(tmp_path.rglob("*.draft"))
+    assert passes.count == 2 and not list(tmp_path.rglob("*.part"))
 
 
 def train(family, tmp_path, features=None, **options):
@@ -169,5 +169,5 @@ def test_a_trained_tower_is_refused_at_once_and_also_later(family, tmp_path):
 
 def test_families_with_other_towers_are_named():
     model = AutoModelForImageTextToText.from_pretrained(tiny_model("llama-3.2-vision"))
-    with pytest.raises(ValueError, match="Mllama.*only the vision towers of Qwen"):
+    with pytest.raises(ValueError, match="Mllama.*only those of qwen2.5-vl, qwen3-vl"):
         cache_vision_features(model, Path("nowhere"))

@@ -9,10 +9,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.data.schema import make_row
-from vlmhelpers.models.vision import stop_gradients_at_frozen_vision
-from vlmhelpers.families import FAMILIES, tiny_model
+from vlmhelpers.families import FAMILIES, family_of, tiny_model
 from vlmhelpers.models.loading import load_model
 from vlmhelpers.models.lora import lora_targets
+from vlmhelpers.models.vision import stop_gradients_at_frozen_vision
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -35,6 +35,7 @@ def with_adapters(family, rest, vision=False):
     model = get_peft_model(model, LoraConfig(r=4, target_modules=lora_targets(model, vision=vision))).train()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.enable_input_require_grads()
+    tower_of = family_of(model).tower_of
     layers = [(n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and tower_of(n) == "vision"]
     calls = []
     next(m for n, m in layers if "lora" not in n).register_forward_pre_hook(lambda *_: calls.append(1))
@@ -57,7 +58,7 @@ def test_the_frozen_tower_is_computed_once_and_the_gradients_are_the_same(family
 
 def test_adapters_in_the_tower_are_trained_as_ever(family, batch):
     gradients = [step(with_adapters(family, rest, vision=True)[0], batch)[1] for rest in (False, True)]
-    assert any(tower_of(name) == "vision" for name in gradients[0])
+    assert any(FAMILIES[family].tower_of(name) == "vision" for name in gradients[0])
     assert gradients[0].keys() == gradients[1].keys()
     assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
 
@@ -66,7 +67,7 @@ def test_load_model_does_it_and_a_copy_has_a_tower_of_its_own(family, batch):
     model, _ = load_model(tiny_model(family), bits=None)
     copied = copy.deepcopy(model)
     (name, tower), *others = [
-        (n, m) for n, m in model.named_modules() if "forward" in vars(m) and "vision" == tower_of(n)
+        (n, m) for n, m in model.named_modules() if "forward" in vars(m) and "vision" == FAMILIES[family].tower_of(n)
     ]
     assert not others
     expected = copied(**batch).logits
