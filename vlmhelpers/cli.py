@@ -159,14 +159,14 @@ def _refuse_same_files(options):
 def _report(dataset):
     """What the reader and the messages alone say of the rows, as a Report; no picture is opened."""
     from vlmhelpers.data.report import Finding, make_report
-    from vlmhelpers.data.rows import join_problems, split_problem, stream_plain_rows
+    from vlmhelpers.data.rows import stream_plain_rows
+    from vlmhelpers.data.rules import merge_problems, row_problems
     from vlmhelpers.data.schema import FEATURES
-    from vlmhelpers.data.validation import message_problems
 
     rejected = {}
     for index, row in enumerate(stream_plain_rows(dataset, [*FEATURES, "problem"], "checking")):
-        if problem := row["problem"] or join_problems(message_problems(row)):
-            rejected["", index] = Finding("", index, *split_problem(problem))
+        if problems := row_problems(row):
+            rejected["", index] = Finding("", index, *merge_problems(problems))
     return make_report({"": dataset}, rejected, [], [])
 
 

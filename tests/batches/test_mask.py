@@ -83,5 +83,5 @@ def test_other_choices_of_what_to_train_on_show(collators):
 
 
 def test_a_row_that_cannot_be_trained_on_is_refused(collators):
-    with pytest.raises(ValueError, match="row 8: no assistant turn"):
+    with pytest.raises(ValueError, match="row 8: no answer: the last turn is not the assistant's"):
         show_mask(collators["qwen3-vl"], {"messages": [user("Hi")], "images": [], "row": 8})

@@ -18,7 +18,7 @@ from PIL import Image, ImageEnhance
 from vlmhelpers.data import validation as check
 from vlmhelpers.data.near_duplicates import closest_others
 from vlmhelpers.data.readers.csv_reader import read_csv
-from vlmhelpers.data.schema import FEATURES, assistant, image_part, make_row, text_part, user
+from vlmhelpers.data.schema import FEATURES, make_row, user
 from vlmhelpers.data.validation import check_dataset
 from vlmhelpers.samples.drawing import Product, draw, sample_products
 
@@ -58,41 +58,6 @@ def test_sound_rows_are_kept_as_they_are():
         "read": 4, "kept": 4, "rejected": 0, "repaired": 0, "warned": 0, "by_reason": {},
         "by_split": {"": {"read": 4, "kept": 4, "rejected": 0}},
     }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("messages", "reason"),
-    [
-        ([], "no answer: the last turn is not the assistant's"),
-        ([user("Hi")], "no answer: the last turn is not the assistant's"),
-        ([user("Hi"), assistant("Hello"), user("Bye")], "no answer: the last turn is not the assistant's"),
-        ([user("Hi"), assistant(" \n")], "empty answer"),
-        ([user("Hi"), assistant(""), user("Why?"), assistant("Because.")], "empty answer"),
-        ([user("Hi"), {"role": "bot", "content": [text_part("Hello")]}], "unknown role: 'bot'"),
-        ([user("Hi"), {"role": "assistant", "content": None}], "content is no list of parts"),
-        ([user("Hi"), assistant(None)], "a text part without text"),
-        (
-            [user("Hi"), {"role": "assistant", "content": [{"type": "audio", "text": ""}]}],
-            "unknown part: ['audio']",
-        ),
-        ([user("Hi"), {"role": "assistant", "content": [image_part()]}], "image in an answer"),
-        ([user("Hi", images=1), assistant("Hello")], "images do not match: 1 image parts, 0 images"),
-    ],
-)
-def test_messages_that_cannot_be_trained_on(messages, reason):
-    report = check_dataset(dataset_of(row_of(0), {"messages": messages, "images": []}))
-    assert reasons(report.rejected) == [(2, reason)] and report.rejected[0]["remedy"]
-    assert report.counts["kept"] == 1 and len(report.dataset) == 1
-
-
-def test_images_have_to_match_their_parts():
-    spare = make_row("What?", "A bag.", PICTURES[:1]) | {"images": PICTURES[:2]}
-    none = make_row("What?", "A bag.", [None])
-    report = check_dataset(dataset_of(spare, none))
-    assert reasons(report.rejected) == [
-        (1, "images do not match: 1 image parts, 2 images"),
-        (2, "no picture: an image is None"),
-    ]
 
 
 def test_of_several_pictures_the_broken_one_is_named():

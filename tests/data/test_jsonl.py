@@ -12,7 +12,7 @@ from PIL import Image as Pictures
 
 from vlmhelpers.data.readers.csv_reader import read_csv
 from vlmhelpers.data.readers.jsonl_reader import read_jsonl, write_jsonl
-from vlmhelpers.data.rows import split_problem
+from vlmhelpers.data.rules import split_problem
 from vlmhelpers.data.schema import FEATURES, assistant, image_part, make_row, text_part, user
 from vlmhelpers.data.validation import check_dataset
 

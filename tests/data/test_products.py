@@ -13,7 +13,8 @@ from misbehaving_server import misbehaving_server, picture_bytes
 
 from vlmhelpers import check_dataset, read_products, split
 from vlmhelpers.data.readers.tables import open_table
-from vlmhelpers.data.rows import READER_FEATURES, split_problem
+from vlmhelpers.data.rows import READER_FEATURES
+from vlmhelpers.data.rules import split_problem
 from vlmhelpers.data.schema import FEATURES, assistant, user
 
 TYPES = {

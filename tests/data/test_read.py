@@ -11,7 +11,8 @@ from PIL import Image as Pictures
 
 from vlmhelpers.data.readers.csv_file import read_table
 from vlmhelpers.data.readers.csv_reader import read_csv
-from vlmhelpers.data.rows import READER_FEATURES, join_problems, split_problem
+from vlmhelpers.data.rows import READER_FEATURES
+from vlmhelpers.data.rules import split_problem
 from vlmhelpers.data.schema import FEATURES, assistant, user
 
 HEADER = "image_path,instruction,description\n"
@@ -115,11 +116,6 @@ def test_surplus_cells_are_not_lost(read):
     dataset = read(HEADER + "images/bag.jpg,What?,A bag, red, large\nimages/bag.jpg,What?,A bag.,,\n")
     assert dataset["description"] == ["A bag, red, large", "A bag."]
     assert problem_of(dataset[1]) == ""  # empty surplus is harmless
-
-
-def test_problems_are_kept_as_reason_and_remedy():
-    assert split_problem(join_problems([("a", "x"), ("b", "y")])) == ("a; b", "x; y")
-    assert join_problems([]) == "" and split_problem("") == ("", "")
 
 
 # Encodings, separators, quotes
@@ -365,7 +361,7 @@ def test_other_processes_may_use_the_rows_and_leave(read):
 def test_nothing_is_left_behind(folder, tmp_path):
     (folder / "products.csv").write_text(HEADER + "images/bag.jpg,What?,A bag.\n")
     (tmp_path / "tmp").mkdir()
-    code = "import sys; from vlmhelpers.read import read_csv; print(len(read_csv(sys.argv[1])))"
+    code = "import sys; from vlmhelpers.data.readers.csv_reader import read_csv; print(len(read_csv(sys.argv[1])))"
     done = subprocess.run(
         [sys.executable, "-c", code, folder / "products.csv"],
         env=os.environ | {"TMPDIR": str(tmp_path / "tmp")}, capture_output=True, text=True, check=True,

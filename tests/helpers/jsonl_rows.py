@@ -5,7 +5,7 @@ import json
 from datasets import Image, List
 
 from vlmhelpers.data.readers.jsonl_reader import read_jsonl
-from vlmhelpers.data.rows import split_problem
+from vlmhelpers.data.rules import split_problem
 
 
 def write_and_read(folder, *values, **options):

@@ -33,8 +33,8 @@ class VisionCollator:
     `train_on="last"` (see `one_answer_per_row`).
 
     Control tokens written out in a row's text are escaped, images repaired, and blank lines at the start of
-    an answer dropped. Columns besides `messages`, `images` and `row` are ignored. Usable as `data_collator`
-    of TRL's SFTTrainer; set `remove_unused_columns=False` there, so that errors can name the row's number.
+    an answer dropped. Columns besides `messages`, `images`, `row` and a reader's `problem` are ignored. Usable as
+    `data_collator` of TRL's SFTTrainer; set `remove_unused_columns=False` there, so that errors can name the row.
     """
 
     def __init__(

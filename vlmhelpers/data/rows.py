@@ -13,6 +13,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, Value
 from tqdm.auto import tqdm
 
+from vlmhelpers.data.rules import join_problems
 from vlmhelpers.data.schema import FEATURES, make_row
 
 # What a reader adds to the schema. `row` counts the source's data rows from 1. `problem` is empty for a
@@ -126,17 +127,6 @@ def finish_row(number, messages, images, problems=(), notes=()):
         "problem": join_problems(problems),
         "note": note,
     }
-
-
-def join_problems(problems):
-    """(reason, remedy) pairs as the text of the column `problem`."""
-    return "\n".join("; ".join(dict.fromkeys(texts)) for texts in zip(*problems, strict=True))
-
-
-def split_problem(text):
-    """The text of the column `problem` as one (reason, remedy) pair."""
-    reason, _, remedy = text.partition("\n")
-    return reason, remedy
 
 
 def rows_to_dataset(rows, columns, source):

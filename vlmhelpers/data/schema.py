@@ -59,6 +59,16 @@ def answer_of(row):
     return message_text([m for m in row["messages"] if m["role"] == "assistant"][-1])
 
 
+def last_question(messages: list[dict]) -> str:
+    """The text of the last user turn, "" without one."""
+    return next((message_text(message) for message in reversed(messages) if message["role"] == "user"), "")
+
+
+def count_images(messages: list[dict]) -> int:
+    """The number of image parts in some messages."""
+    return sum(part["type"] == "image" for message in messages for part in message["content"])
+
+
 def find_control_tokens(text, extra=()):
     """Every substring of `text` that a tokenizer could take for a control token, in order of appearance.
 

@@ -11,8 +11,9 @@ from vlmhelpers.common.image_errors import UnusableImage
 from vlmhelpers.common.images import MAX_PIXELS, ImageFacts, image_identity, inspect_image, strict_pillow
 from vlmhelpers.data.duplicates import Comparison
 from vlmhelpers.data.report import Finding, make_report
-from vlmhelpers.data.rows import plain_rows, split_problem
-from vlmhelpers.data.schema import FEATURES, ROLES, find_control_tokens, message_text
+from vlmhelpers.data.rows import plain_rows
+from vlmhelpers.data.rules import merge_problems, row_problems
+from vlmhelpers.data.schema import FEATURES, find_control_tokens, message_text
 
 _ROWS_PER_CHUNK = 200  # in memory at a time, with their encoded pictures where the dataset embeds those
 
@@ -90,11 +91,8 @@ class _Checkup:
     def check_row(self, split, index, row):
         """Judges one row by itself and, if it is sound, against the rows before it."""
         facts = [self._pictures[image_identity(image)] for image in _images(row)]
-        problems = [split_problem(row["problem"])] if row.get("problem") else message_problems(row)
-        problems += _unusable(facts)
-        if problems:
-            texts = ("; ".join(dict.fromkeys(texts)) for texts in zip(*problems, strict=True))
-            finding = Finding(split, index, *texts)
+        if problems := row_problems(row) + _unusable(facts):
+            finding = Finding(split, index, *merge_problems(problems))
         else:
             finding = self.comparison.add(split, index, row.get("row") or index + 1, row["messages"], facts)
             self._note_repairs(split, index, row, facts)
@@ -131,40 +129,6 @@ def _unusable(facts):
     of_image = [f" (image {number})" if len(facts) > 1 else "" for number in range(1, len(facts) + 1)]
     pairs = zip(facts, of_image, strict=True)
     return [(found[0] + which, found[1]) for found, which in pairs if not isinstance(found, ImageFacts)]
-
-
-def message_problems(row):
-    """(reason, remedy) pairs for what makes a row impossible to train on, whatever its pictures show."""
-    messages, images = row["messages"] or [], row["images"] or []
-    problems = [problem for message in messages for problem in _turn_problems(message)]
-    if problems:
-        return problems
-    parts = sum(part["type"] == "image" for message in messages for part in message["content"])
-    if parts != len(images):
-        remedy = "give the row one image part for each image, in their order"
-        problems.append((f"images do not match: {parts} image parts, {len(images)} images", remedy))
-    if len(_images(row)) < len(images):
-        problems.append(("no picture: an image is None", "give the row its picture, or remove the image part"))
-    if not messages or messages[-1]["role"] != "assistant":
-        problems.append(("no answer: the last turn is not the assistant's", "add the answer to learn"))
-    elif not all(message_text(message).strip() for message in messages if message["role"] == "assistant"):
-        problems.append(("empty answer", "write the answer that the model should give"))
-    return problems
-
-
-def _turn_problems(message):
-    if message["role"] not in ROLES:
-        return [(f"unknown role: {message['role']!r}", f"use one of {', '.join(ROLES)}")]
-    if not isinstance(message["content"], list):
-        return [("content is no list of parts", "build messages with user() and assistant()")]
-    types = [part["type"] for part in message["content"]]
-    if any(kind not in ("text", "image") for kind in types):
-        return [(f"unknown part: {types}", "a part is of type text or image")]
-    if any(part["type"] == "text" and part["text"] is None for part in message["content"]):
-        return [("a text part without text", "write its text or remove it")]
-    if message["role"] == "assistant" and "image" in types:
-        return [("image in an answer", "move it to the user's turn; a model answers in text")]
-    return []
 
 
 def _inspect(image, max_pixels):

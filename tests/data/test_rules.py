@@ -1,0 +1,136 @@
+"""What makes a row unusable: the same for validation, the command line and the collator, in the same words."""
+
+import io
+
+import pytest
+from datasets import Dataset, Features
+from PIL import Image
+
+from vlmhelpers.batches.conversation import to_answer, to_train
+from vlmhelpers.cli import main
+from vlmhelpers.data.rows import READER_FEATURES
+from vlmhelpers.data.rules import join_problems, row_problems, split_problem
+from vlmhelpers.data.schema import FEATURES, assistant, image_part, make_row, text_part, user
+from vlmhelpers.data.validation import check_dataset
+
+
+def png(size=(8, 8)):
+    buffer = io.BytesIO()
+    Image.new("RGB", size, "red").save(buffer, "PNG")
+    return {"path": None, "bytes": buffer.getvalue()}
+
+
+def turn(role, *parts):
+    return {"role": role, "content": list(parts) or None}
+
+
+def row(*messages, images=()):
+    return {"messages": list(messages), "images": list(images)}
+
+
+# name -> (row, how its reason begins), for rows whose messages or number of images are bad
+BAD_MESSAGES = {
+    "nothing": (row(), "no answer: the last turn is not the assistant's"),
+    "no messages": ({"messages": None, "images": None}, "no answer: the last turn is not the assistant's"),
+    "no answer": (row(user("Hi")), "no answer: the last turn is not the assistant's"),
+    "a question last": (row(user("Hi"), assistant("Ho"), user("Bye")), "no answer: the last turn is not the assistant"),
+    "a blank answer": (row(user("Hi"), assistant(" \n")), "empty answer"),
+    "an answer of no parts": (row(user("Hi"), {"role": "assistant", "content": []}), "empty answer"),
+    "an empty earlier answer": (row(user("Hi"), assistant(""), user("Why?"), assistant("So.")), "empty answer"),
+    "an unknown role": (row(user("Hi"), turn("bot", text_part("Hello"))), "unknown role: 'bot'"),
+    "no content": (row(user("Hi"), turn("assistant")), "content is no list of parts"),
+    "no text": (row(user(None), assistant("So.")), "a text part without text"),
+    "no text in an answer": (row(user("Hi"), assistant(None)), "a text part without text"),
+    "another medium": (row(user("Hi"), turn("assistant", {"type": "audio", "text": ""})), "unknown part: ['audio']"),
+    "an image in an answer": (row(user("Hi"), turn("assistant", image_part()), images=[png()]), "image in an answer"),
+    "an image in a system turn": (
+        row(turn("system", image_part()), user("Hi"), assistant("Ho"), images=[png()]),
+        "image in a system turn",
+    ),
+    "a missing part": (
+        row(user("Hi"), assistant("Ho"), images=[png()]),
+        "images do not match: 0 image parts, 1 images",
+    ),
+    "a missing image": (row(user("Hi", 1), assistant("Ho")), "images do not match: 1 image parts, 0 images"),
+    "a spare image": (
+        make_row("What?", "A bag.", [png()]) | {"images": [png(), png()]},
+        "images do not match: 1 image parts, 2 images",
+    ),
+}
+# the same for images that are bad themselves
+BAD_IMAGES = {
+    "None": (make_row("What?", "A bag.", [None]), "no image: image 1 is NoneType"),
+    "a second None": (make_row("What?", "A bag.", [png(), None]), "no image: image 2 is NoneType"),
+    "neither path nor bytes": (make_row("What?", "A bag.", [{"path": None, "bytes": None}]), "no image: image 1 is "),
+    "a missing file": (make_row("What?", "A bag.", [{"path": "gone.png", "bytes": None}]), "missing file: gone.png"),
+    "an empty file": (make_row("What?", "A bag.", [{"path": None, "bytes": b""}]), "empty file: 0 bytes"),
+    "a text file": (make_row("What?", "A bag.", [{"path": None, "bytes": b"An image."}]), "not an image: it is text"),
+    "a damaged file": (
+        make_row("What?", "A bag.", [{"path": None, "bytes": png((64, 64))["bytes"][:-40]}]),
+        "truncated or damaged image",
+    ),
+    "a narrow image": (make_row("What?", "A bag.", [png((401, 2))]), "too narrow: 401 x 2 pixels"),
+}
+OF_A_READER = {
+    "a reader's problem": (make_row("What?", "A bag.") | {"problem": "empty text\nwrite the question"}, "empty text"),
+}
+BAD_ROWS = BAD_MESSAGES | BAD_IMAGES | OF_A_READER
+
+
+def dataset_of(*rows):
+    features = Features({**FEATURES, "problem": READER_FEATURES["problem"]})
+    return Dataset.from_list([{"problem": "", **row} for row in rows], features=features)
+
+
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_validation_and_the_collator_refuse_a_bad_row_alike(name):
+    bad, reason = BAD_ROWS[name]
+    report = check_dataset(dataset_of(make_row("Why?", "So."), bad))
+    (record,) = report.rejected
+    assert record["row"] == 2 and record["reason"].startswith(reason) and record["remedy"]
+    assert report.counts["kept"] == 1 and len(report.dataset) == 1
+    with pytest.raises(ValueError) as refused:
+        to_train(bad | {"row": 17}, 3, specials=())
+    assert str(refused.value).startswith(f"row 17: {record['reason']}. Remedy: {record['remedy']}")
+    with pytest.raises(ValueError, match=r"^row 4 of the batch \('.*'\): "):
+        to_train(bad, 3, specials=())
+
+
+@pytest.mark.parametrize("name", BAD_MESSAGES)
+def test_the_command_line_refuses_it_too(name, tmp_path, monkeypatch, capsys):
+    bad, reason = BAD_MESSAGES[name]
+    monkeypatch.setattr("vlmhelpers.read_alpaca", lambda path: dataset_of(make_row("Why?", "So."), bad))
+    assert main(["alpaca", "-i", "in.json", "-o", str(tmp_path / "out.jsonl")]) == 1
+    listed = capsys.readouterr().err.splitlines()[0]
+    assert listed.startswith(f"in.json, row 2: {reason}") and " -> " in listed
+
+
+@pytest.mark.parametrize("name", [*BAD_MESSAGES, "None", "a second None"])
+def test_a_prompt_has_the_same_rules_but_for_its_answer(name):
+    bad, reason = BAD_ROWS[name]
+    with_question = bad["messages"] and any(message["role"] == "user" for message in bad["messages"])
+    if with_question and reason.startswith(("no answer", "empty answer")):
+        assert to_answer(bad, 0, specials=()).messages[-1]["role"] == "user"
+    elif with_question and bad["messages"][-1]["role"] != "assistant":
+        with pytest.raises(ValueError, match="Remedy: "):
+            to_answer(bad, 0, specials=())
+
+
+def test_a_sound_row_has_no_problem():
+    system = turn("system", text_part("Be brief."))
+    for sound in (make_row("Why?", "So."), row(system, user("What?", 1), assistant("A bag."), images=[png()])):
+        assert row_problems(sound) == [] and check_dataset(dataset_of(sound)).counts["kept"] == 1
+        assert to_train(sound, 0, specials=()).messages[-1] == sound["messages"][-1]
+
+
+def test_several_problems_come_together():
+    bad = make_row("What?", " ", [None]) | {"images": [None, None]}
+    assert check_dataset(dataset_of(bad)).rejected[0]["reason"] == (
+        "images do not match: 1 image parts, 2 images; no image: image 1 is NoneType; "
+        "no image: image 2 is NoneType; empty answer"
+    )
+
+
+def test_problems_are_kept_as_reason_and_remedy():
+    assert split_problem(join_problems([("a", "x"), ("b", "y")])) == ("a; b", "x; y")
+    assert join_problems([]) == "" and split_problem("") == ("", "")
