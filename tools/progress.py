@@ -1,28 +1,72 @@
-"""Shows how far a notebook is while papermill runs it, on a terminal as well as in a log."""
+"""Shows how far each notebook is while papermill runs several of them, on a terminal as well as in a log."""
 
 import shutil
 import sys
 import threading
 import time
 
-from papermill.engines import NBClientEngine, papermill_engines
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import Engine, papermill_engines
 
 ENGINE = "watched"  # the name under which papermill finds the engine below
 
 
 class Progress:
-    """Shows the cell that runs, the time since the notebook began, and the last line that the cell printed.
+    """Where one notebook is: the running cell, the time since its start, and the last line that the cell printed.
 
-    On a terminal one line is drawn again and again; a log gets a line every ten seconds. Use it as a context
-    manager, and as the file that papermill copies the cells' output to.
+    It is also the file that papermill copies the cells' output to.
     """
 
-    def __init__(self, total):
-        self.total = total
-        self.number = 0
-        self.message = "starting Python"
+    def __init__(self, total, name=""):
+        self.total, self.name = total, name
+        self.number, self.message = 0, "starting Python"
         self.started = time.monotonic()
-        self.on_terminal = sys.stdout.isatty()
+        self.client = None
+        self.stopped = False
+
+    def begin(self, number):
+        """A cell begins: `number` counts from 1."""
+        self.number, self.message = number, ""
+        if self.stopped:
+            raise RuntimeError("stopped")
+
+    def write(self, text):
+        lines = text.replace("\r", "\n").split("\n")
+        self.message = next((line.strip() for line in reversed(lines) if line.strip()), self.message)
+
+    def flush(self):
+        pass  # part of being a file; the display draws
+
+    def stop(self):
+        """End the notebook by killing its kernel; papermill raises what a dead kernel raises."""
+        self.stopped = True
+        if self.client is not None and self.client.km is not None and self.client.km.has_kernel:
+            self.client.km.provisioner.process.kill()
+
+    def elapsed(self):
+        """Minutes and seconds since the start, as 2:05."""
+        seconds = int(time.monotonic() - self.started)
+        return f"{seconds // 60}:{seconds % 60:02d}"
+
+    def line(self):
+        """What is shown now, no wider than the terminal."""
+        text = f"      {self.name}cell {self.number}/{self.total}  {self.elapsed()}  {self.message}"
+        return text[: shutil.get_terminal_size().columns - 1]
+
+
+class Display:
+    """Draws a line for each running notebook: again and again on a terminal, every ten seconds in a log.
+
+    Use it as a context manager, and `print` through it, so that nothing is drawn over.
+    """
+
+    SECONDS_ON_TERMINAL, SECONDS_IN_LOG = 0.5, 10
+
+    def __init__(self):
+        self.running = []
+        self._on_terminal = sys.stdout.isatty()
+        self._drawn = 0
+        self._lock = threading.Lock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._draw_until_over, daemon=True)
 
@@ -33,52 +77,51 @@ class Progress:
     def __exit__(self, *_):
         self._over.set()
         self._thread.join()
-        if self.on_terminal:
-            print("\r\033[K", end="", flush=True)
+        self.print()
 
-    def begin(self, number):
-        """A cell begins: `number` counts from 1."""
-        self.number, self.message = number, ""
-
-    def write(self, text):
-        lines = text.replace("\r", "\n").split("\n")
-        self.message = next((line.strip() for line in reversed(lines) if line.strip()), self.message)
-
-    def flush(self):
-        pass  # part of being a file; the thread draws
-
-    def elapsed(self):
-        """Minutes and seconds since the notebook began, as 2:05."""
-        seconds = int(time.monotonic() - self.started)
-        return f"{seconds // 60}:{seconds % 60:02d}"
-
-    def line(self):
-        """What is shown now, no wider than the terminal."""
-        text = f"      cell {self.number}/{self.total}  {self.elapsed()}  {self.message}"
-        return text[: shutil.get_terminal_size().columns - 1]
+    def print(self, *lines):
+        """Print lines that stay, above those of the running notebooks."""
+        with self._lock:
+            self._show(lines)
+            self._drawn = 0
 
     def _draw_until_over(self):
-        while not self._over.wait(0.5 if self.on_terminal else 10):
-            if self.on_terminal:
-                print(f"\r\033[K{self.line()}", end="", flush=True)
-            else:
-                print(self.line(), flush=True)
+        while not self._over.wait(self.SECONDS_ON_TERMINAL if self._on_terminal else self.SECONDS_IN_LOG):
+            with self._lock:
+                lines = [progress.line() for progress in self.running]
+                self._show(lines)
+                self._drawn = len(lines)
+
+    def _show(self, lines):
+        erase = f"\r\033[{self._drawn}A\033[J" if self._on_terminal and self._drawn else ""
+        print(erase + "".join(f"{line}\n" for line in lines), end="", flush=True)
 
 
-class WatchedEngine(NBClientEngine):
-    """Papermill's engine, which also tells each cell that begins to the `Progress` it copies stdout to."""
+class WatchedEngine(Engine):
+    """Papermill's engine, which also keeps a `Progress` up to date. `folder` is where the kernel runs.
+
+    Papermill's own option for the folder would move the whole process there, and other notebooks with it.
+    """
 
     @classmethod
-    def execute_managed_notebook(cls, nb_man, kernel_name, stdout_file=None, **options):
-        mark_start = nb_man.cell_start
+    def execute_managed_notebook(cls, nb_man, kernel_name, stdout_file, folder, start_timeout, **_):
+        progress, mark_start = stdout_file, nb_man.cell_start
 
         def cell_start(cell, index, **more):
             cells = nb_man.nb.cells[: index + 1]  # the cell that papermill puts in for -p is not counted
-            stdout_file.begin(sum("injected-parameters" not in c.metadata.get("tags", []) for c in cells))
+            progress.begin(sum("injected-parameters" not in c.metadata.get("tags", []) for c in cells))
             mark_start(cell, index, **more)
 
         nb_man.cell_start = cell_start
-        return super().execute_managed_notebook(nb_man, kernel_name, stdout_file=stdout_file, **options)
+        progress.client = PapermillNotebookClient(
+            nb_man,
+            kernel_name=kernel_name,
+            startup_timeout=start_timeout,
+            stdout_file=progress,
+            resources={"metadata": {"path": str(folder)}},
+            extra_arguments=["--log-level=ERROR"],  # it warns that its local sockets are not encrypted
+        )
+        return progress.client.execute()
 
 
 papermill_engines.register(ENGINE, WatchedEngine)

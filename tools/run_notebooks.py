@@ -1,18 +1,22 @@
-"""Runs the notebooks from top to bottom through papermill, and writes their outputs back into them.
+"""Runs the notebooks from top to bottom through papermill, two at a time, and writes their outputs back into them.
 
-    python tools/run_notebooks.py                          all of them, in order
+    python tools/run_notebooks.py                          all of them
     python tools/run_notebooks.py --only 01 03             some
     python tools/run_notebooks.py --only 01 -p EPOCHS 5    one with another parameter
 
-A notebook is replaced only after a run without errors, and never after one with changed parameters: those,
-and failed ones, stay under outputs/. The first failing cell ends everything: exit code 1.
+A notebook that uses the outputs of another one runs after it. A notebook is replaced only after a run without errors,
+and never after one with changed parameters: those, and failed ones, stay under outputs/. The first failing cell ends
+everything: exit code 1.
 """
 
 import argparse
 import ast
 import os
+import re
 import shutil
 import sys
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import nbformat
@@ -20,61 +24,115 @@ import papermill
 import readme_tables
 from clean_outputs import clean
 from papermill.exceptions import PapermillExecutionError
-from progress import ENGINE, Progress
+from progress import ENGINE, Display, Progress
 
+from vlmhelpers.common.files import atomic_file
 from vlmhelpers.common.records import read_records
 
 LARGE_KB = 500
+OUTPUTS = re.compile(r"\boutputs/(\d\d)\b")  # how a parameter names the folder that another notebook writes
 
 
-def run(notebook, executed, parameters, heading):
-    """Execute one notebook into the file `executed`; False, with the failure printed, when a cell fails."""
-    total = len(nbformat.read(notebook, as_version=4).cells)
-    print(f"{heading} {notebook.name}: {total} cells", flush=True)
-    with Progress(total) as progress:
-        failure = execute(notebook, executed, parameters, progress)
-    if failure is None:
-        print(f"      done in {progress.elapsed()}", flush=True)
-        return True
-    print(failure)
-    print(f"FAILED: {notebook.name}, cell {progress.number} of {total}, after {progress.elapsed()}.")
-    print(f"The notebook is unchanged; the run up to the failure is in {executed}", flush=True)
-    return False
+class Run:
+    """One run of a notebook into the file `executed`, with `parameters` changed."""
+
+    def __init__(self, notebook, executed, parameters):
+        self.notebook, self.executed, self.parameters = notebook, executed, parameters
+        self.number = notebook.name[:2]
+
+    def needs(self):
+        """The numbers of the notebooks whose outputs its parameters name."""
+        found = {name: parameter["default"] for name, parameter in papermill.inspect_notebook(self.notebook).items()}
+        found |= {name: str(value) for name, value in self.parameters.items()}
+        return set(OUTPUTS.findall("\n".join(found.values()))) - {self.number}
+
+    def start(self):
+        """Gets the progress ready, and gives it."""
+        cells = nbformat.read(self.notebook, as_version=4).cells
+        self.progress = Progress(len(cells), f"{self.number}  ")
+        return self.progress
+
+    def execute(self):
+        """Run papermill; None, or what went wrong as a text."""
+        try:
+            papermill.execute_notebook(
+                self.notebook,
+                self.executed,
+                self.parameters,
+                engine_name=ENGINE,
+                kernel_name="python3",
+                language="python",
+                progress_bar=False,
+                stdout_file=self.progress,
+                folder=self.notebook.parent,
+            )
+        except PapermillExecutionError as error:
+            return str(error)
+        except Exception as error:  # the kernel did not start, or died, as it does when memory runs out
+            return f"{type(error).__name__}: {error}"
+        return None
 
 
-def execute(notebook, executed, parameters, progress):
-    """Run papermill; None, or what went wrong as a text."""
-    try:
-        papermill.execute_notebook(
-            notebook,
-            executed,
-            parameters,
-            engine_name=ENGINE,
-            kernel_name="python3",
-            language="python",
-            progress_bar=False,
-            cwd=notebook.parent,
-            stdout_file=progress,
-            extra_arguments=["--log-level=ERROR"],  # it warns that its local sockets are not encrypted
-        )
-    except PapermillExecutionError as error:
-        return str(error)
-    except Exception as error:  # the kernel did not start, or died, as it does when memory runs out
-        return f"{type(error).__name__}: {error}"
-    return None
+def run_all(runs, at_once, finish=lambda run: []):
+    """Execute `runs`, so many at once; False, with the failure printed, when a cell fails.
+
+    `finish` is called with each run that was without errors, and gives lines to print.
+    """
+    order, waiting, running, begun = in_order(runs), [], {}, 0
+    with ThreadPoolExecutor(at_once) as pool, Display() as display:
+        try:
+            while order.is_active():
+                waiting += order.get_ready()
+                while waiting and len(running) < at_once:
+                    run, begun = waiting.pop(0), begun + 1
+                    display.running.append(run.start())
+                    display.print(f"[{begun}/{len(runs)}] {run.notebook.name}: {run.progress.total} cells")
+                    running[pool.submit(run.execute)] = run
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    run, failure = running.pop(future), future.result()
+                    display.running.remove(run.progress)
+                    if failure is not None:
+                        display.print(*describe(run, failure))
+                        return False
+                    display.print(f"      {run.notebook.name}: done in {run.progress.elapsed()}", *finish(run))
+                    order.done(run)
+        finally:  # also on Ctrl-C
+            for run in running.values():
+                run.progress.stop()
+    return True
 
 
-def write_back(executed, notebook):
-    """Replace `notebook` by its cleaned executed copy in one step, and remove the copy."""
-    node = nbformat.read(executed, as_version=4)
+def in_order(runs):
+    """A sorter that gives out each run when those it needs are done; those that others need come first."""
+    needs = {run: [other for other in runs if other.number in run.needs()] for run in runs}
+    needed = {other for others in needs.values() for other in others}
+    sorter = TopologicalSorter({run: needs[run] for run in sorted(runs, key=lambda run: run not in needed)})
+    sorter.prepare()
+    return sorter
+
+
+def describe(run, failure):
+    """The lines that say which cell failed and why."""
+    return (
+        failure,
+        f"FAILED: {run.notebook.name}, cell {run.progress.number} of {run.progress.total}, "
+        f"after {run.progress.elapsed()}.",
+        f"The notebook is unchanged; the run up to the failure is in {run.executed}",
+    )
+
+
+def write_back(run):
+    """Replace the notebook by its cleaned executed copy in one step, and remove the copy. Gives lines to print."""
+    notebook = run.notebook
+    node = nbformat.read(run.executed, as_version=4)
     clean(node, notebook.parent, notebook.parent.parent)
-    partial = notebook.with_suffix(".partial")
-    nbformat.write(node, partial)
-    os.replace(partial, notebook)
-    executed.unlink()
+    with atomic_file(notebook, encoding="utf-8") as file:
+        nbformat.write(node, file)
+    run.executed.unlink()
     kilobytes = notebook.stat().st_size / 1000
     if kilobytes > LARGE_KB:
-        print(f"      {notebook.name} has {kilobytes:.0f} kB, over {LARGE_KB} kB: make its pictures smaller")
+        return [f"      {notebook.name} has {kilobytes:.0f} kB, over {LARGE_KB} kB: make its images smaller"]
+    return []
 
 
 def select(folder, numbers):
@@ -118,8 +176,19 @@ def parse(arguments):
     add = parser.add_argument
     add("--only", nargs="+", action="extend", default=[], metavar="NN", help="the notebooks' numbers")
     add("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter")
+    add("--at-once", type=int, metavar="N", help="notebooks that run at the same time: 2, or with -p 1")
     add("--folder", type=Path, default=readme_tables.ROOT / "notebooks", help="where the notebooks are")
     return parser.parse_args(arguments)
+
+
+def prepare_kernels(one_thread):
+    """Set what the kernels inherit: this Python, and one thread each where the outputs are to be kept.
+
+    The outputs must not depend on how many run at once, and sums over other numbers of threads round differently.
+    """
+    os.environ["JUPYTER_PATH"] = str(Path(sys.prefix, "share", "jupyter"))  # before any kernel of the machine
+    if one_thread:
+        os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def main(arguments=None):
@@ -127,27 +196,25 @@ def main(arguments=None):
     folder = options.folder.resolve()
     notebooks = select(folder, options.only)
     parameters = {name: literal(value) for name, value in options.p}
-    chosen = {notebook: parameters_for(notebook, parameters) for notebook in notebooks}
-    unknown = set(parameters).difference(*chosen.values())
+    outputs = folder.parent / "outputs"
+    runs = [Run(notebook, outputs / notebook.name, parameters_for(notebook, parameters)) for notebook in notebooks]
+    unknown = set(parameters).difference(*(run.parameters for run in runs))
     if unknown:
         sys.exit(f"no parameters cell sets {', '.join(sorted(unknown))}")
 
-    # The kernel is this Python: its own kernelspec goes before any that is registered on the machine.
-    os.environ["JUPYTER_PATH"] = str(Path(sys.prefix, "share", "jupyter"))
-    outputs = folder.parent / "outputs"
     outputs.mkdir(exist_ok=True)
-    for position, notebook in enumerate(notebooks, start=1):
-        executed = outputs / notebook.name
-        if not parameters:  # what is written back shows a whole run, not one that goes on from checkpoints
-            shutil.rmtree(folder / "outputs" / notebook.name[:2], ignore_errors=True)
-        if not run(notebook, executed, chosen[notebook], f"[{position}/{len(notebooks)}]"):
-            return 1
-        if not parameters:
-            write_back(executed, notebook)
+    at_once = options.at_once or (1 if parameters else 2)
+    prepare_kernels(one_thread=at_once > 1 or not parameters)
     if parameters:
-        show_records([outputs / notebook.name for notebook in notebooks])
+        if not run_all(runs, at_once):
+            return 1
+        show_records([run.executed for run in runs])
         print(f"\nThe notebooks are unchanged; the runs with {parameters} are in {outputs}")
         return 0
+    for run in runs:  # what is written back shows a whole run, not one that goes on from checkpoints
+        shutil.rmtree(folder / "outputs" / run.number, ignore_errors=True)
+    if not run_all(runs, at_once, write_back):
+        return 1
     show_records(readme_tables.find_notebooks(folder))
     print()
     return readme_tables.main(["--folder", str(folder)])
@@ -157,4 +224,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        sys.exit("interrupted: the notebook is unchanged")
+        sys.exit("interrupted: the notebooks that were running are unchanged")

@@ -1,8 +1,11 @@
 """The runner, on small notebooks made here: what it writes, what it leaves alone, what it says."""
 
+import contextlib
+import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +17,7 @@ import readme_tables
 import run_notebooks
 from clean_outputs import clean
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from progress import Progress
+from progress import Display, Progress
 
 from vlmhelpers.common.records import read_records
 
@@ -42,7 +45,8 @@ def folder(tmp_path):
 @pytest.fixture
 def run(folder, capsys, monkeypatch):
     """Call the runner with arguments: its exit code and what it printed."""
-    monkeypatch.setenv("JUPYTER_PATH", "")  # the runner sets it for its own process
+    for name in ("JUPYTER_PATH", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "")  # the runner sets them for its own process
 
     def call(*arguments):
         code = run_notebooks.main(["--folder", str(folder), *arguments])
@@ -51,26 +55,44 @@ def run(folder, capsys, monkeypatch):
     return call
 
 
-@pytest.fixture
-def pair(folder):
+def save_pair(folder):
     """Two sound notebooks."""
     first = save(
         folder,
         "01_first.ipynb",
         PARAMETERS,
         "import os, pathlib, sys\nfrom vlmhelpers import record\nprint(pathlib.Path('x').resolve())",
-        "record('proves', 'it runs')\nrecord('steps', STEPS)\nrecord('python', sys.executable)",
+        "record('proves', 'it runs')\nrecord('steps', STEPS)\nrecord('python', sys.executable)\n"
+        "record('threads', os.environ['OMP_NUM_THREADS'])",
     )
     second = save(folder, "02_second.ipynb", "from vlmhelpers import record", "record('train_seconds', 1.25)")
     return first, second
 
 
-def test_a_good_run_writes_outputs_and_readme_back(run, pair, folder):
-    code, shown = run()
+@pytest.fixture
+def pair(folder):
+    return save_pair(folder)
+
+
+@pytest.fixture(scope="module")
+def good_run(tmp_path_factory):
+    """The folder of two notebooks, the runner's exit code and what it printed. Not to be changed."""
+    folder = tmp_path_factory.mktemp("good") / "notebooks"
+    folder.mkdir()
+    save_pair(folder)
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as shown:
+        for name in ("JUPYTER_PATH", "OMP_NUM_THREADS"):
+            patch.setenv(name, "")
+        code = run_notebooks.main(["--folder", str(folder)])
+    return folder, code, shown.getvalue()
+
+
+def test_a_good_run_writes_outputs_and_readme_back(good_run):
+    folder, code, shown = good_run
     assert code == 0, shown
     assert "[1/2] 01_first.ipynb: 4 cells" in shown
     assert "[2/2] 02_second.ipynb: 3 cells" in shown
-    assert read_records(pair[0])["steps"] == 3
+    assert read_records(folder / "01_first.ipynb")["steps"] == 3
     assert re.search(r"Recorded results\n  01_first\n.*steps +3\n", shown, re.DOTALL)
     assert "| [About 01_first.ipynb](notebooks/01_first.ipynb) | it runs |" in readme(folder)
     assert "train 1.25 s" in readme(folder)
@@ -81,10 +103,10 @@ def readme(folder):
     return (folder.parent / "README.md").read_text()
 
 
-def test_what_is_written_back_is_clean_and_relative(run, pair, folder):
-    run("--only", "01")
-    text = pair[0].read_text()
-    notebook = nbformat.read(pair[0], as_version=4)
+def test_what_is_written_back_is_clean_and_relative(good_run):
+    folder = good_run[0]
+    text = (folder / "01_first.ipynb").read_text()
+    notebook = nbformat.read(folder / "01_first.ipynb", as_version=4)
     nbformat.validate(notebook)
     assert set(notebook.metadata) == {"kernelspec", "language_info"}
     assert all(set(cell.metadata) <= {"tags"} for cell in notebook.cells)
@@ -93,12 +115,13 @@ def test_what_is_written_back_is_clean_and_relative(run, pair, folder):
     assert [cell.execution_count for cell in notebook.cells[1:]] == [1, 2, 3]
 
 
-def test_running_twice_changes_nothing(run, pair):
-    run("--only", "02")
-    before = pair[1].read_bytes()
-    _, shown = run("--only", "02")
-    assert pair[1].read_bytes() == before
+def test_running_again_one_at_a_time_changes_nothing(good_run, run, folder):
+    names = "01_first.ipynb", "02_second.ipynb"
+    shutil.copytree(good_run[0].parent, folder.parent, dirs_exist_ok=True)
+    _, shown = run("--at-once", "1")
+    assert [(folder / name).read_bytes() for name in names] == [(good_run[0] / name).read_bytes() for name in names]
     assert "up to date" in shown
+    assert read_records(folder / "01_first.ipynb")["threads"] == "1"
 
 
 def test_the_kernel_is_the_python_that_runs_the_runner(run, pair, folder, tmp_path, monkeypatch):
@@ -118,7 +141,7 @@ def test_the_first_failing_cell_ends_the_run(run, folder):
     broken = save(folder, "01_broken.ipynb", PARAMETERS, *cells)
     later = save(folder, "02_later.ipynb", "1 + 1")
     before = broken.read_bytes(), later.read_bytes()
-    code, shown = run()
+    code, shown = run("--at-once", "1")
     assert code == 1
     assert "01_broken.ipynb, cell 4 of 5" in shown
     assert "ZeroDivisionError: division by zero" in shown
@@ -129,6 +152,68 @@ def test_the_first_failing_cell_ends_the_run(run, folder):
     kept = folder.parent / "outputs" / "01_broken.ipynb"
     assert str(kept) in shown
     assert "fine" in kept.read_text()
+
+
+def test_a_failing_cell_stops_the_notebook_beside_it_too(run, folder):
+    slow = save(
+        folder, "01_slow.ipynb", f"{SAY_PID}\n_ = pathlib.Path('ready').touch()", "import time\ntime.sleep(120)"
+    )
+    wait = "import pathlib, time\nwhile not pathlib.Path('ready').exists():\n    time.sleep(0.1)"
+    save(folder, "02_broken.ipynb", wait, "1 / 0")
+    save(folder, "03_later.ipynb", "1 + 1")
+    before = slow.read_bytes()
+    started = time.monotonic()
+    code, shown = run()
+    assert code == 1 and time.monotonic() - started < 60
+    assert "02_broken.ipynb, cell 3 of 3" in shown
+    assert shown.count("FAILED") == 1 and "03_later" not in shown
+    assert slow.read_bytes() == before
+    kernel = int((folder / "pid").read_text())
+    wait_for(lambda: not alive(kernel))
+
+
+def test_two_notebooks_run_at_once_each_with_a_line_of_progress(run, folder, monkeypatch):
+    meet = "import pathlib, time\n_ = pathlib.Path('here{0}').touch()\nwhile not pathlib.Path('here{1}').exists():\n"
+    meet += "    time.sleep(0.1)\nprint('met')\ntime.sleep(1)"  # each waits for the other
+    for i in (1, 2):
+        save(folder, f"0{i}_meet.ipynb", meet.format(i, 3 - i))
+    monkeypatch.setattr(Display, "SECONDS_IN_LOG", 0.1)
+    code, shown = run()
+    assert code == 0, shown
+    for number in ("01", "02"):
+        assert re.search(rf"      {number}  cell 2/2  0:\d\d  met\n", shown)
+
+
+def test_a_notebook_runs_after_the_one_whose_outputs_it_uses(run, folder):
+    save(folder, "01_user.ipynb", "RUN = 'outputs/03'  # of another", "print(open('outputs/03/made').read())")
+    tag(folder / "01_user.ipynb")
+    save(folder, "02_other.ipynb", "1 + 1")
+    make = "import pathlib, time\ntime.sleep(1)\nfolder = pathlib.Path('outputs/03')\n"
+    save(folder, "03_maker.ipynb", make + "folder.mkdir(parents=True)\n_ = (folder / 'made').write_text('here')")
+    code, shown = run()
+    assert code == 0, shown
+    assert "[1/3] 03_maker" in shown and "[3/3] 01_user" in shown
+    assert nbformat.read(folder / "01_user.ipynb", as_version=4).cells[2].outputs[0].text == "here\n"
+
+
+def tag(path):
+    """Tag the first code cell as that of the parameters."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[1].metadata["tags"] = ["parameters"]
+    nbformat.write(notebook, path)
+
+
+def test_on_a_terminal_the_lines_are_drawn_over(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(Display, "SECONDS_ON_TERMINAL", 0.1)
+    with Display() as display:
+        display.running += [Progress(3, "01  "), Progress(5, "02  ")]
+        time.sleep(0.5)
+        display.print("an event")
+    shown = capsys.readouterr().out
+    frame = r"      01  cell 0/3  0:0\d  starting Python\n      02  cell 0/5  0:0\d  starting Python\n"
+    assert re.match(frame + re.escape("\r\033[2A\033[J") + frame, shown)
+    assert "\r\033[2A\033[Jan event\n" in shown
 
 
 def test_an_inserted_parameters_cell_does_not_shift_the_number(run, folder):
