@@ -10,8 +10,9 @@ from PIL import Image
 from tiny_families import FAMILIES, build
 from tokenizers.processors import TemplateProcessing
 
-from vlmhelpers.batches.collator import VisionCollator, largest_pixel_cap
+from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.data.schema import FEATURES, assistant, image_part, make_row, text_part, user
+from vlmhelpers.families.qwen_vl import QWEN3_VL
 from vlmhelpers.models.loading import set_max_pixels
 from vlmhelpers.samples.drawing import sample_products
 from vlmhelpers.training.callbacks import watch
@@ -451,17 +452,17 @@ def test_too_long_for_max_length_where_no_cap_helps(tiny):
         VisionCollator(tiny["qwen3-vl"][1], max_length=50)([chat([], "word " * 60, "A bag.")])
 
 
-def test_largest_pixel_cap_counts_in_tokens_of_the_real_size(tiny, monkeypatch):
+def test_the_largest_cap_counts_in_tokens_of_the_real_size(tiny, monkeypatch):
     image_processor = tiny["qwen3-vl"][1].image_processor
     big, small, strip = picture(0, 128, 128), picture(1, 32, 48), picture(2, 512, 16)  # 64, 6 and 32 tokens
-    assert largest_pixel_cap(image_processor, [big], 20) == 20 * 16**2
-    assert largest_pixel_cap(image_processor, [big, small], 20) == 14 * 16**2
-    assert largest_pixel_cap(image_processor, [big, small], 9) == 4 * 16**2
-    assert largest_pixel_cap(image_processor, [big, big, small], 21) == 7 * 16**2
-    assert largest_pixel_cap(image_processor, [strip], 10) == 3 * 16**2  # never thinner than a token
-    assert largest_pixel_cap(image_processor, [big], 0) is None
+    assert QWEN3_VL.largest_cap(image_processor, [big], 20) == 20 * 16**2
+    assert QWEN3_VL.largest_cap(image_processor, [big, small], 20) == 14 * 16**2
+    assert QWEN3_VL.largest_cap(image_processor, [big, small], 9) == 4 * 16**2
+    assert QWEN3_VL.largest_cap(image_processor, [big, big, small], 21) == 7 * 16**2
+    assert QWEN3_VL.largest_cap(image_processor, [strip], 10) == 3 * 16**2  # never thinner than a token
+    assert QWEN3_VL.largest_cap(image_processor, [big], 0) is None
     monkeypatch.setattr(image_processor, "size", {"shortest_edge": 48**2, "longest_edge": 48**2})
-    assert largest_pixel_cap(image_processor, [picture(0, 32, 32)], 5) == 4 * 16**2  # the lower limit, too
+    assert QWEN3_VL.largest_cap(image_processor, [picture(0, 32, 32)], 5) == 4 * 16**2  # the lower limit, too
 
 
 @pytest.mark.parametrize(

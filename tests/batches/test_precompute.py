@@ -254,7 +254,7 @@ def test_an_unreadable_picture_is_named_and_the_others_stay(qwen, rows, tmp_path
     with pytest.raises(ValueError, match="^row 5, image 2: .*5.png"):
         precompute(rows, qwen, tmp_path / "pixels")
     none = Dataset.from_list([make_row("What?", "A.", [None])], features=FEATURES)
-    with pytest.raises(ValueError, match="^row 1 of the dataset, image 1: no picture"):
+    with pytest.raises(ValueError, match="^row 1 of the dataset, image 1: no image"):
         precompute(none, qwen, tmp_path / "pixels")
 
 
@@ -283,13 +283,12 @@ def test_calls_at_the_same_time_do_no_harm(qwen, many, tmp_path):
     assert len(files_of(tmp_path)) == 40 and not list(tmp_path.rglob("drafts-*"))
 
 
-def test_drafts_of_killed_processes_are_removed_but_not_those_of_running_ones(qwen, many, tmp_path):
+def test_temporary_files_of_killed_processes_are_removed_but_not_those_of_running_ones(qwen, many, tmp_path):
     precompute(many.select([0]), qwen, tmp_path / "pixels")
-    folder = files_of(tmp_path)[0].parents[1]
-    old, young = folder / "drafts-old", folder / "drafts-young"
-    for drafts in (old, young):
-        drafts.mkdir()
-        (drafts / "draft").write_bytes(b"half")
+    (stored,) = files_of(tmp_path)
+    old, young = (stored.with_name(f"{stored.name}-{name}.part") for name in ("01234567", "89abcdef"))
+    for temporary in (old, young):
+        temporary.write_bytes(b"half")
     os.utime(old, (0, 0))
     precompute(many.select([1]), qwen, tmp_path / "pixels")
     assert not old.exists() and young.exists()

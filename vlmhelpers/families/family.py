@@ -95,8 +95,8 @@ class Family:
     # Image tokens and the cap on pixels
 
     def image_pattern(self, processor) -> str:
-        """A regular expression for what the chat template writes where an image stands."""
-        return re.escape(processor.image_token)
+        """A regular expression for what the chat template writes for an image; some number those of a conversation."""
+        return rf"{re.escape(processor.image_token)}|<\|image_\d+\|>"
 
     def size_reader(self, image_processor):
         """A stand-in for `image_processor` that computes no pixels, yet makes the processor write as many image tokens.

@@ -1,7 +1,6 @@
 """What the rest of the package asks of Phi-3-Vision and Phi-3.5-Vision."""
 
 import math
-import re
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +13,6 @@ from vlmhelpers.families.stand_ins import ImageProcessorStandIn, SizedImage
 @dataclass(frozen=True)
 class Phi3Vision(Family):
     """An image is cut into tiles, and each tile takes as many tokens as any other."""
-
-    def image_pattern(self, processor):
-        """The chat template numbers the images of a conversation."""
-        return rf"{re.escape(processor.image_token)}|<\|image_\d+\|>"
 
     def size_reader(self, image_processor):
         return _Tokens(image_processor)
