@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from vlmhelpers.export.gguf import find_converter, ollama_modelfile, to_gguf
 from vlmhelpers.export.hub import push
 from vlmhelpers.export.vllm import vllm_command
-from vlmhelpers.models.loading import tiny_model
+from vlmhelpers.families import tiny_model
 
 # Stands in for llama.cpp's script: notes what it was called with, and puts mmproj- before a name as that one does.
 CONVERTER = """
@@ -96,7 +96,7 @@ def test_a_modelfile_names_its_files(tmp_path):
     text = ollama_modelfile(gguf, mmproj, system="Be brief.")
     assert text == f'FROM {gguf}\nFROM {mmproj}\nPARAMETER temperature 0\nSYSTEM """Be brief."""\n'
     assert ollama_modelfile(tmp_path, temperature=0.2) == f"FROM {tmp_path}\nPARAMETER temperature 0.2\n"
-    with pytest.raises(ValueError, match="sees no pictures"):
+    with pytest.raises(ValueError, match="sees no images"):
         ollama_modelfile(gguf)
     with pytest.raises(FileNotFoundError, match="is not there"):
         ollama_modelfile(tmp_path / "none.gguf", mmproj)

@@ -9,14 +9,15 @@ from peft import LoraConfig
 from quick_adapter import sample_rows, train_adapter
 from safetensors.torch import load_file, save_file
 
-from vlmhelpers.export import verification as export_check
+from vlmhelpers.export import verification
+from vlmhelpers.export.adapters import save_adapter
 from vlmhelpers.export.merging import merge
 from vlmhelpers.export.probing import probe
-from vlmhelpers.export.saving import save_adapter
 from vlmhelpers.export.verification import check_export
+from vlmhelpers.families import FAMILIES, tiny_model
 from vlmhelpers.inference.generation import generate
 from vlmhelpers.models.backends import add_lora
-from vlmhelpers.models.loading import FAMILIES, load_model, tiny_model
+from vlmhelpers.models.loading import load_model
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +47,10 @@ def merged(adapter_of, tmp_path_factory):
 def in_this_process(monkeypatch):
     """Saves the time that a fresh process takes to start, where it is not what is tested."""
 
-    def probe_here(folder, dataset, max_new_tokens):
-        return probe(*load_model(folder, bits=None), dataset, max_new_tokens)
+    def probe_here(folder, rows, max_new_tokens, references):
+        return probe(*load_model(folder, bits=None), rows, max_new_tokens, references)
 
-    monkeypatch.setattr(export_check, "probe_in_fresh_process", probe_here)
+    monkeypatch.setattr(verification, "probe_in_fresh_process", probe_here)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -77,8 +78,9 @@ def test_sixteen_bits_by_default_and_in_shards(adapter_of, tmp_path):
 def test_a_good_merge_passes(merged):
     out, adapter, dataset = merged
     check = check_export(out, adapter, dataset, rows=4, max_new_tokens=12, four_bit=True).raise_if_wrong()
-    assert check.ok and check.export == check.adapter != check.base and check.agreement.value == 1
-    assert check.distance < 0.05 < check.base_distance and len(check.four_bit) == 4
+    answers = check.answers
+    assert check.ok and answers["export"] == answers["adapter"] != answers["base"] and check.agreement.value == 1
+    assert check.distance < 0.05 < check.base_distance and len(answers["adapter in 4 bits"]) == 4
     assert "4 of 4 rows" in repr(check) and "<td" in check._repr_html_()
 
 
@@ -101,7 +103,7 @@ def copy_of(folder, name):
     return shutil.copytree(folder, folder.parent / name, dirs_exist_ok=True)
 
 
-def test_perturbed_weights_and_another_normalisation_fail(merged, in_this_process):
+def test_perturbed_weights_and_another_normalization_fail(merged, in_this_process):
     out, adapter, dataset = merged
     copy = copy_of(out, "perturbed")
     weights = load_file(copy / "model.safetensors")

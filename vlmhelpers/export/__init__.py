@@ -5,10 +5,10 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
+        "adapters": ["save_adapter"],
         "gguf": ["ollama_modelfile", "to_gguf"],
         "hub": ["push"],
         "merging": ["merge"],
-        "saving": ["save_adapter"],
         "verification": ["check_export"],
         "vllm": ["vllm_command"],
     },

@@ -1,7 +1,7 @@
-"""Uploading a folder to the Hugging Face Hub, as a step that has to be asked for twice."""
+"""Uploading a folder to the Hugging Face Hub: a dry run unless it is asked for."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import huggingface_hub
@@ -21,7 +21,7 @@ class Upload:
 
     repo_id: str
     private: bool
-    files: dict
+    files: dict[str, int]
     url: str | None = None
 
     def __repr__(self):
@@ -31,49 +31,46 @@ class Upload:
         return "\n".join([f"{self.repo_id} ({kind}), {len(lines)} files, {done}", *lines])
 
 
-def push(folder, repo_id, private=True, token=None, dry_run=True):
-    """Shows what an upload of `folder` would hold, an adapter or a merged model; `dry_run=False` sends it: an `Upload`.
+def push(
+    folder: str | Path, repo_id: str, private: bool = True, token: str | None = None, dry_run: bool = True
+) -> Upload:
+    """Shows what an upload of `folder` would hold, an adapter or a merged model; `dry_run=False` sends it.
 
     `repo_id`: "owner/name" of a model repository, made private where it is new unless `private=False`. `token`: a
-    token that may write; None takes the one of `hf auth login`. Nothing is sent, and no network used, in a dry run.
+    token that may write; None takes the one of `hf auth login`. A dry run sends nothing and uses no network.
 
     Raises FileNotFoundError for a folder without card, ValueError for a card without base_model, library_name and
-    licence, a name with no owner, and for files that should not leave this machine: secrets, and leftovers of training
+    license, a name without owner, and for files that should not leave this machine: secrets, and leftovers of training
     (optimizer states, pickled arguments), which tell more than the weights and are larger.
     """
     folder = Path(folder)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
         raise ValueError(f"repo_id={repo_id!r}: write it as owner/name")
-    _check_card(folder)
+    _check_card(folder / CARD)
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
-    _check_files(folder, files)
+    for path in paths:
+        _check_file(path, path.relative_to(folder).as_posix())
+    upload = Upload(repo_id, private, {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths})
     if dry_run:
-        return Upload(repo_id, private, files)
+        return upload
     api = huggingface_hub.HfApi(token=token)
     api.create_repo(repo_id, private=private, exist_ok=True)
-    sent = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload with its processor and card")
-    return Upload(repo_id, private, files, str(sent))
+    url = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload with its processor and card")
+    return replace(upload, url=str(url))
 
 
-def _check_card(folder):
-    path = folder / CARD
+def _check_card(path):
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no {CARD}: write the folder with save_adapter or merge")
-    data = huggingface_hub.ModelCard.load(path).data.to_dict()
-    missing = [name for name in ("base_model", "library_name", "license") if not data.get(name)]
-    if missing:
+        raise FileNotFoundError(f"{path.parent} has no {CARD}: write the folder with save_adapter or merge")
+    data = huggingface_hub.ModelCard.load(path).data
+    if missing := [name for name in ("base_model", "library_name", "license") if not data.get(name)]:
         raise ValueError(f"{path} does not say {', '.join(missing)}: add it between the lines of --- at its beginning")
 
 
-def _check_files(folder, files):
-    """Raises ValueError that names the first file that should not be sent."""
-    for name in files:
-        if any(part in Path(name).name for part in _LEFTOVERS):
-            raise ValueError(
-                f"{folder / name} is left over from training: remove it, or push the adapter's folder alone"
-            )
-        if _SECRET_FILES.search(name):
-            raise ValueError(f"{folder / name} looks like a secret by its name: remove it")
-        if Path(name).suffix in _TEXTS and _SECRETS.search((folder / name).read_bytes()):
-            raise ValueError(f"{folder / name} holds what looks like an access token: remove it, and revoke the token")
+def _check_file(path, name):
+    if any(part in path.name for part in _LEFTOVERS):
+        raise ValueError(f"{path} is left over from training: remove it, or push the adapter's folder alone")
+    if _SECRET_FILES.search(name):
+        raise ValueError(f"{path} looks like a secret by its name: remove it")
+    if path.suffix in _TEXTS and _SECRETS.search(path.read_bytes()):
+        raise ValueError(f"{path} holds what looks like an access token: remove it, and revoke the token")

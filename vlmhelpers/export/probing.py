@@ -1,18 +1,22 @@
-"""What a model says to some rows, and what its processor makes of them: in this process or in a fresh one."""
+"""What a model answers to some rows, and what its processor makes of them: in this process or in a fresh one."""
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from datasets import Dataset, load_from_disk
+from transformers import PreTrainedModel, ProcessorMixin
 
 from vlmhelpers.batches.chat_template import IGNORED
 from vlmhelpers.batches.collator import VisionCollator
+from vlmhelpers.common.digests import tensors_digest
 from vlmhelpers.common.environment import quiet
 from vlmhelpers.data.schema import FEATURES, assistant
 from vlmhelpers.inference.generation import generate
@@ -20,79 +24,86 @@ from vlmhelpers.models.backends import answering
 from vlmhelpers.models.loading import load_model
 
 
-def fixed_rows(dataset, rows):
-    """The rows at these places with their pictures as they are now, whatever transform makes them."""
-    chosen = [dataset[i] for i in rows]
-    return Dataset.from_list([{name: row[name] for name in FEATURES} for row in chosen], features=FEATURES)
+@dataclass(frozen=True)
+class Probe:
+    """What is compared of two models, per row.
 
-
-def with_answers(dataset, answers):
-    """The rows with these answers, a list of strings, in place of their last assistant turns."""
-    messages = []
-    for turns, answer in zip(dataset["messages"], answers, strict=True):
-        asked = turns[:-1] if turns[-1]["role"] == "assistant" else turns
-        messages.append([*asked, assistant(answer)])
-    rows = [{"messages": m, "images": row["images"]} for m, row in zip(messages, dataset, strict=True)]
-    return Dataset.from_list(rows, features=FEATURES)
-
-
-def probe(model, processor, dataset, max_new_tokens, answers=None):
-    """What is compared of two models, as a dict that JSON can hold.
-
-    `answers`: the model's own, a string per row, or those given, where they are known. `chances`: the probabilities
-    that it gives to the tokens of the dataset's answers, one after the other, a list per row. `inputs`: a digest of the
-    processor's tensors per row. `settings`: those of the image processor, as strings.
+    answers: the model's own. probabilities: those that it gives to the tokens of the reference answers. inputs: digests
+    of the processor's tensors, without and with these. settings: of the image processor, as strings by name.
     """
-    collator = VisionCollator(processor, train_on="last")
+
+    answers: list[str]
+    probabilities: list[list[float]]
+    inputs: list[str]
+    settings: dict[str, str]
+
+    def distance(self, other: "Probe") -> float:
+        """The mean difference between the probabilities (0..1); 1 where they are of other tokens."""
+        ours, theirs = np.concatenate(self.probabilities), np.concatenate(other.probabilities)
+        return float(np.abs(ours - theirs).mean()) if ours.shape == theirs.shape else 1.0
+
+
+def fixed_rows(dataset: Dataset, indices: Sequence[int]) -> Dataset:
+    """These rows with their images as they are now, whatever transform makes them."""
+    rows = (dataset[i] for i in indices)
+    return Dataset.from_list([{name: row[name] for name in FEATURES} for row in rows], features=FEATURES)
+
+
+def probe(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    rows: Dataset,
+    max_new_tokens: int,
+    references: list | None = None,
+) -> Probe:
+    """The `Probe` of a model. `references`: the answers whose tokens get probabilities; None takes the model's own."""
+    answers = generate(model, processor, rows, batch_size=1, max_new_tokens=max_new_tokens, progress=False)
+    collator, probabilities, inputs = VisionCollator(processor, train_on="last"), [], []
     with answering(model), torch.inference_mode():
-        chances = [_chances(model, collator([row]).to(model.device)) for row in dataset]
-    if answers is None:
-        answers = generate(model, processor, dataset, batch_size=1, max_new_tokens=max_new_tokens, progress=False)
-    return {
-        "answers": answers,
-        "chances": chances,
-        "inputs": [_digest(collator.prompts([row])) for row in dataset],
-        "settings": {name: str(value) for name, value in processor.image_processor.to_dict().items()},
-    }
+        for row, reference in zip(rows, references or answers, strict=True):
+            prompt, batch = collator.prompts([row]), collator([_with_answer(row, reference)])
+            inputs.append(tensors_digest([*prompt.items(), *batch.items()]))
+            probabilities.append(_probabilities(model, batch.to(model.device)))
+    settings = {name: str(value) for name, value in processor.image_processor.to_dict().items()}
+    return Probe(answers, probabilities, inputs, settings)
 
 
-def _chances(model, batch):
+def _with_answer(row, answer):
+    """The row with this answer in place of its last assistant turn."""
+    *before, last = row["messages"]
+    return row | {"messages": [*before, *([last] if last["role"] != "assistant" else []), assistant(answer)]}
+
+
+def _probabilities(model, batch):
     labels = batch.pop("labels")[0, 1:]
     logits = model(**batch).logits[0, :-1][labels != IGNORED].float()
     return logits.softmax(-1).gather(1, labels[labels != IGNORED][:, None])[:, 0].tolist()
 
 
-def _digest(batch):
-    digest = hashlib.sha256()
-    for name in sorted(batch):
-        digest.update(name.encode() + batch[name].cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def probe_in_fresh_process(folder, dataset, max_new_tokens):
+def probe_in_fresh_process(folder: Path, rows: Dataset, max_new_tokens: int, references: list[str]) -> Probe:
     """`probe` of the model in `folder`, loaded from there alone by a Python of its own, without the hub.
 
     Raises RuntimeError with the last lines that it printed when it fails.
     """
-    package = Path(__file__).parents[2]
-    paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     with tempfile.TemporaryDirectory() as scratch:
-        rows, out = Path(scratch) / "rows", Path(scratch) / "probe.json"
-        dataset.save_to_disk(rows)
-        command = [sys.executable, "-m", "vlmhelpers.export.probing", *map(str, (folder, rows, out, max_new_tokens))]
+        rows.save_to_disk(scratch)
+        exchange = Path(scratch) / "probe.json"
+        exchange.write_text(json.dumps(references), encoding="utf-8")
+        command = [sys.executable, "-m", __name__, str(folder), scratch, str(exchange), str(max_new_tokens)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             last = "\n".join(done.stderr.strip().splitlines()[-3:])
             raise RuntimeError(f"{folder} does not load and answer in a fresh process: {last}")
-        return json.loads(out.read_text(encoding="utf-8"))
+        return Probe(**json.loads(exchange.read_text(encoding="utf-8")))
 
 
-def _main(folder, rows, out, max_new_tokens):
+def _main(folder, rows, exchange, max_new_tokens):
     quiet()
+    references = json.loads(Path(exchange).read_text(encoding="utf-8"))
     model, processor = load_model(folder, bits=None, backend="transformers")
-    found = probe(model, processor, load_from_disk(rows), int(max_new_tokens))
-    Path(out).write_text(json.dumps(found), encoding="utf-8")
+    found = probe(model, processor, load_from_disk(rows), int(max_new_tokens), references)
+    Path(exchange).write_text(json.dumps(asdict(found)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,26 @@
-"""The command that serves a model with vLLM, and whether vLLM will take the adapter."""
+"""The command that serves a model with vLLM, and whether vLLM takes the adapter."""
 
 import json
 import shlex
+from pathlib import Path
 
-from vlmhelpers.export.adapters import read_adapter_config, tensor_names
-from vlmhelpers.families.towers import tower_of
+from safetensors import safe_open
+
+from vlmhelpers.export.adapters import ADAPTER_WEIGHTS_FILE, read_adapter_config
+from vlmhelpers.families import FAMILIES, family_of
 
 # What --max-lora-rank may be: MaxLoRARanks in vllm.config.lora, in 0.14.
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
-def vllm_command(base_model=None, adapter=None, merged=None, images=1, name="tuned", port=8000):
+def vllm_command(
+    base_model: str | Path | None = None,
+    adapter: str | Path | None = None,
+    merged: str | Path | None = None,
+    images: int = 1,
+    name: str = "tuned",
+    port: int = 8000,
+) -> str:
     """The shell command that serves a base with an adapter, or a merged model, through vLLM's OpenAI interface.
 
     Either `base_model` (a hub id or folder) and `adapter` (a folder), or `merged` (a folder). `images`: how many a
@@ -24,17 +34,17 @@ def vllm_command(base_model=None, adapter=None, merged=None, images=1, name="tun
     if merged is not None:
         command = ["vllm", "serve", str(merged), "--served-model-name", name]
     else:
-        rank = _served_rank(adapter)
         command = ["vllm", "serve", str(base_model), "--enable-lora", "--lora-modules", f"{name}={adapter}"]
-        command += ["--max-lora-rank", str(rank)]
-    command += ["--limit-mm-per-prompt", json.dumps({"image": images}), "--port", str(port)]
-    return shlex.join(command)
+        command += ["--max-lora-rank", str(_served_rank(adapter, base_model))]
+    return shlex.join([*command, "--limit-mm-per-prompt", json.dumps({"image": images}), "--port", str(port)])
 
 
-def _served_rank(adapter):
+def _served_rank(adapter, base):
     """The smallest rank of vLLM's that holds the adapter. Raises ValueError where vLLM does not take it."""
-    outside = [name for name in tensor_names(adapter) if tower_of(name) != "language"]
-    config = read_adapter_config(adapter)
+    config, family = read_adapter_config(adapter), family_of(base)
+    families = [family] if family.name in FAMILIES else FAMILIES.values()  # an unknown one may use any known name
+    with safe_open(Path(adapter) / ADAPTER_WEIGHTS_FILE, "pt") as weights:
+        outside = [name for name in weights.keys() if any(known.tower_of(name) != "language" for known in families)]
     rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
     reasons = {
         f"{len(outside)} of its tensors are outside the language model (such as {outside[:1]})": outside,

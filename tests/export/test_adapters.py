@@ -8,11 +8,10 @@ from huggingface_hub import ModelCard
 from quick_adapter import sample_rows, train_adapter
 
 from vlmhelpers.evaluation.scoring import evaluate
-from vlmhelpers.export.adapters import find_base, portable_name, read_adapter_config
-from vlmhelpers.export.model_card import licence_of
-from vlmhelpers.export.saving import save_adapter
+from vlmhelpers.export.adapters import find_base, portable_name, read_adapter_config, save_adapter
+from vlmhelpers.families import family_of, tiny_model
 from vlmhelpers.inference.generation import generate
-from vlmhelpers.models.loading import load_model, tiny_model
+from vlmhelpers.models.loading import load_model
 
 
 class Comparison:
@@ -58,7 +57,7 @@ def test_the_card_says_what_the_adapter_is(saved):
     assert "- 4 rows" in card.text and "file `rows.jsonl`, SHA-256 `" in card.text and "tuned minus base" in card.text
     assert "r = 4, alpha = 16" in card.text and "by tower: language " in card.text
     assert re.search(r"- peft \d", card.text) and "It describes drawn products." in card.text
-    assert "falls under the base's licence" in card.text
+    assert "falls under the base's license" in card.text
 
 
 def test_no_path_of_this_machine_is_written(saved):
@@ -85,12 +84,16 @@ def test_bases_are_named_for_other_machines(tmp_path):
     assert portable_name(tmp_path) == tmp_path.name and portable_name("/not/here/model") == "model"
 
 
-def test_licences_of_the_known_bases():
-    assert licence_of("meta-llama/Llama-3.2-11B-Vision-Instruct")[0] == {"license": "llama3.2"}
-    assert licence_of("unsloth/Qwen2.5-VL-3B-Instruct")[0]["license_name"] == "qwen-research"
-    assert licence_of("Qwen/Qwen2.5-VL-7B-Instruct")[0] == {"license": "apache-2.0"}
-    assert licence_of("microsoft/Phi-3.5-vision-instruct")[0] == {"license": "mit"}
-    assert licence_of("someone/else")[0] == {} and "look it up" in licence_of("someone/else")[1]
+def license_of(base):
+    return family_of(base).license_of(base)
+
+
+def test_licenses_of_the_known_bases():
+    assert license_of("meta-llama/Llama-3.2-11B-Vision-Instruct")[0] == {"license": "llama3.2"}
+    assert license_of("unsloth/Qwen2.5-VL-3B-Instruct")[0]["license_name"] == "qwen-research"
+    assert license_of("Qwen/Qwen2.5-VL-7B-Instruct")[0] == {"license": "apache-2.0"}
+    assert license_of("microsoft/Phi-3.5-vision-instruct")[0] == {"license": "mit"}
+    assert license_of("someone/else")[0] == {} and "look it up" in license_of("someone/else")[1]
 
 
 def test_a_model_without_adapters_is_refused(tmp_path):
@@ -100,7 +103,7 @@ def test_a_model_without_adapters_is_refused(tmp_path):
     assert not (tmp_path / "adapter").exists()
 
 
-def test_bases_that_are_not_to_be_had_or_quantised(saved, tmp_path):
+def test_bases_that_are_not_to_be_had_or_quantized(saved, tmp_path):
     with pytest.raises(FileNotFoundError, match="base=..."):
         find_base(saved[0], "someone/not-here")
     with pytest.raises(FileNotFoundError, match="no adapter_config.json"):
@@ -108,7 +111,7 @@ def test_bases_that_are_not_to_be_had_or_quantised(saved, tmp_path):
     config = (tiny_model("qwen3-vl") / "config.json").read_text()
     folder = tmp_path / "Qwen3-VL-2B-Instruct-unsloth-bnb-4bit"
     folder.mkdir()
-    quantised = '{"quantization_config": {"load_in_4bit": true, "quant_method": "bitsandbytes"},' + config.strip()[1:]
-    (folder / "config.json").write_text(quantised)
+    quantized = '{"quantization_config": {"load_in_4bit": true, "quant_method": "bitsandbytes"},' + config.strip()[1:]
+    (folder / "config.json").write_text(quantized)
     with pytest.raises(ValueError, match="base='.*Qwen3-VL-2B-Instruct'"):
         find_base(saved[0], folder)
