@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from vlmhelpers.common import environment
-from vlmhelpers.common.environment import compute_dtype, data_dir, find_repository_root, one_gpu, show_versions
+from vlmhelpers.common.environment import compute_dtype, data_dir, one_gpu, show_versions
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 class Cuda:
-    """Stands in for torch.cuda on a machine with `gpus` cards; a process sees those that it was told to."""
+    """Stands in for torch.cuda on a machine with `gpus` GPUs, of which CUDA_VISIBLE_DEVICES names those to be seen."""
 
-    def __init__(self, gpus, capability=(7, 5), looked=False):
-        self.gpus, self.capability, self.fixed = gpus, capability, gpus if looked else None
+    def __init__(self, gpus, capability=(7, 5), initialized=False):
+        self.gpus, self.capability, self.fixed = gpus, capability, gpus if initialized else None
 
     def device_count(self):
         return self._visible() if self.fixed is None else self.fixed
@@ -35,8 +35,8 @@ class Cuda:
         return self.capability
 
     def _visible(self):
-        told = os.environ.get("CUDA_VISIBLE_DEVICES")
-        return self.gpus if told is None else len(told.split(","))
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return self.gpus if visible is None else len(visible.split(","))
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_the_users_choice_stands(clean_environment):
 
 
 def test_too_late_is_an_error_and_leaves_no_trace(clean_environment):
-    clean_environment.setattr(torch, "cuda", Cuda(gpus=2, looked=True))
+    clean_environment.setattr(torch, "cuda", Cuda(gpus=2, initialized=True))
     with pytest.raises(RuntimeError, match="restart the kernel"):
         one_gpu()
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
@@ -122,7 +122,7 @@ def test_too_late_is_an_error_and_leaves_no_trace(clean_environment):
     ("capability", "dtype"),
     [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((8, 9), torch.bfloat16), ((9, 0), torch.bfloat16)],
 )
-def test_compute_dtype_follows_the_card(monkeypatch, capability, dtype):
+def test_compute_dtype_follows_the_gpu(monkeypatch, capability, dtype):
     monkeypatch.setattr(torch, "cuda", Cuda(gpus=1, capability=capability))
     assert compute_dtype() == dtype
 
@@ -143,7 +143,7 @@ def installed_copy(folder):
     return {**os.environ, "PYTHONPATH": str(folder / "site")}
 
 
-PRINT_DATA_DIR = [sys.executable, "-c", "from vlmhelpers import data_dir; print(data_dir())"]
+PRINT_DATA_DIR = [sys.executable, "-c", "from vlmhelpers.common import data_dir; print(data_dir())"]
 
 
 def test_an_installed_package_finds_the_clone_it_is_used_in(tmp_path):
@@ -158,7 +158,3 @@ def test_an_installed_package_without_data_says_what_to_do(tmp_path):
     assert run.returncode != 0
     assert "installed without its data" in run.stderr
     assert "pip install --no-deps -e ." in run.stderr
-
-
-def test_repository_root_holds_the_package():
-    assert find_repository_root() == ROOT

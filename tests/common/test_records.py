@@ -14,9 +14,9 @@ from nbformat.v4 import new_code_cell, new_notebook
 from vlmhelpers.common.records import MIMETYPE, read_records, record
 
 CELLS = [
-    "from vlmhelpers.records import record\nrecord('exact', 0.25)",
+    "from vlmhelpers import record\nrecord('exact', 0.25)",
     "record('exact', 0.975)\nrecord('interval', (0.94, 0.99))",
-    "record('by field', {'colour': 1, 'known': True, 'note': 'größer', 'none': None})",
+    "record('by field', {'color': 1, 'known': True, 'note': 'größer', 'none': None})",
 ]
 
 
@@ -33,7 +33,7 @@ def executed(tmp_path_factory):
 EXPECTED = {
     "exact": 0.975,
     "interval": [0.94, 0.99],
-    "by field": {"colour": 1, "known": True, "note": "größer", "none": None},
+    "by field": {"color": 1, "known": True, "note": "größer", "none": None},
 }
 
 

@@ -5,7 +5,7 @@ import io
 import sys
 from collections.abc import Iterable, Sequence
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from PIL import Image
 
 from vlmhelpers.common.images import repair
@@ -30,7 +30,7 @@ def html_table(heads: Iterable[str], rows: Iterable[Sequence], style: str = CELL
 
 
 def _line(cell: str, values: Iterable) -> Markup:
-    return Markup("<tr>{}</tr>").format(Markup("").join(Markup(cell).format(escape(value)) for value in values))
+    return Markup("<tr>{}</tr>").format(Markup("").join(Markup(cell).format(value) for value in values))
 
 
 def printable(text: str) -> str:
@@ -40,7 +40,7 @@ def printable(text: str) -> str:
 
 def thumbnail(image: Image.Image, side: int = 72) -> Markup:
     """An HTML `<img>` of `image`, at most `side` pixels wide and high, its bytes included (1-3 kB)."""
-    image = repair(image).copy()  # a plain picture is returned as it is, and shrinking works in place
+    image = repair(image).copy()  # plain RGB is returned as it is, and shrinking works in place
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
@@ -50,11 +50,11 @@ def thumbnail(image: Image.Image, side: int = 72) -> Markup:
 class Html:
     """HTML for a notebook, the same as plain text for a terminal."""
 
-    def __init__(self, markup, text):
+    def __init__(self, markup: str, text: str):
         self.markup, self.text = markup, text
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         return self.markup
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return self.text

@@ -3,22 +3,22 @@
 import contextlib
 import io
 import os
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
-def on_main(function):
-    """What `function()` gives on the main process, on every process; what it raises there is raised on every one.
+def on_main(function: Callable[[], T]) -> T:
+    """Calls `function` on the main process, and returns or raises the same on every process.
 
-    All processes have to call it, once `SFTConfig` or `accelerate.PartialState` has joined them. With one process it
-    is a call like any other.
+    All processes have to call it, once `SFTConfig` or `accelerate.PartialState` has joined them.
     """
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
-    state = PartialState()
-    if state.num_processes == 1:
-        return function()
     outcome = [None, None]
-    if state.is_main_process:
+    if PartialState().is_main_process:
         try:
             outcome[0] = function()
         except Exception as error:
@@ -29,12 +29,12 @@ def on_main(function):
     return value
 
 
-def only_main_prints():
+def only_main_prints() -> contextlib.AbstractContextManager:
     """A context in which only the main process prints; every launcher numbers its processes in RANK."""
     is_main = os.environ.get("RANK", "0") == "0"
     return contextlib.nullcontext() if is_main else contextlib.redirect_stdout(io.StringIO())
 
 
-def is_sharded():
-    """Whether accelerate is to shard the model over the processes (FSDP), which then places its parts itself."""
+def is_sharded() -> bool:
+    """Whether accelerate is to shard the model over the processes (FSDP), and so places its parts itself."""
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"

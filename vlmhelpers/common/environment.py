@@ -6,29 +6,21 @@ import platform
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 LIBRARIES = (
-    "torch",
-    "torchvision",
-    "transformers",
-    "trl",
-    "peft",
-    "bitsandbytes",
-    "accelerate",
-    "datasets",
-    "unsloth",
-)
-
-# Set by torchrun and accelerate, which give each process a GPU of its own.
-_LAUNCHER_VARIABLES = ("LOCAL_RANK", "WORLD_SIZE")
+    "torch", "torchvision", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "unsloth"
+)  # fmt: skip
 
 
-def show_versions():
+def show_versions() -> None:
     """Print the versions of the libraries that decide a run, and the device that will do the work.
 
-    Versions come from the packages' metadata: of the libraries only torch is imported, for the device. On a
-    machine with several GPUs this settles which one is used (see `one_gpu`), so call it before anything else
-    touches a GPU.
+    Of the libraries only torch is imported, for the device. On a machine with several GPUs this settles which one is
+    used (see `one_gpu`), so call it before anything else touches a GPU.
     """
     found = {name: _version(name) for name in LIBRARIES}
     print(f"python {platform.python_version()}")
@@ -40,10 +32,10 @@ def show_versions():
     print(f"device: {device_line()}")
 
 
-def quiet():
-    """Silence what libraries say to each other: coming changes, torch's note on enums, missing extras, loading bars.
+def quiet() -> None:
+    """Silence notes of libraries that a reader cannot act on, and their loading bars.
 
-    Everything that a reader could act on still shows. Call it before torch, peft or trl are imported.
+    Call it before torch, peft or trl are imported.
     """
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
@@ -54,34 +46,33 @@ def quiet():
     disable_progress_bar()
 
 
-def _version(name):
+def _version(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:
         return None
 
 
-def device_line():
+def device_line() -> str:
     """One line about the device that torch will use, such as "Tesla T4, 14.6 GiB, compute capability 7.5"."""
     import torch
 
     if torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
         return f"{gpu.name}, {gpu.total_memory / 2**30:.1f} GiB, compute capability {gpu.major}.{gpu.minor}"
-    if torch.backends.mps.is_available():
-        return f"Apple GPU (mps) beside a CPU, {torch.get_num_threads()} threads"
-    return f"CPU, {torch.get_num_threads()} threads"
+    count = torch.get_num_threads()
+    threads = f"{count} thread{'s' * (count > 1)}"
+    return f"Apple GPU (mps) and CPU, {threads}" if torch.backends.mps.is_available() else f"CPU, {threads}"
 
 
-def one_gpu():
-    """Leave this process the first GPU only, and say so, where it would see several.
+def one_gpu() -> None:
+    """Leave this process only the first of several GPUs, and print that.
 
-    With several GPUs in one process transformers' trainers fall into `torch.nn.DataParallel`, and a model
-    that is spread over them fails: two T4s on Kaggle are the usual case. Nothing happens where accelerate or
-    torchrun launched the process or where CUDA_VISIBLE_DEVICES is set: then someone has chosen. Raises
-    RuntimeError when it comes too late.
+    With several GPUs in one process transformers' trainers fall into `torch.nn.DataParallel`, and a model that is
+    spread over them fails: two T4s on Kaggle are the usual case. Nothing happens where accelerate or torchrun launched
+    the process or where CUDA_VISIBLE_DEVICES is set. Raises RuntimeError when CUDA is initialized already.
     """
-    if "CUDA_VISIBLE_DEVICES" in os.environ or any(name in os.environ for name in _LAUNCHER_VARIABLES):
+    if any(name in os.environ for name in ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK", "WORLD_SIZE")):
         return
     import torch
 
@@ -94,18 +85,17 @@ def one_gpu():
     if torch.cuda.device_count() > 1:
         del os.environ["CUDA_VISIBLE_DEVICES"]
         raise RuntimeError(
-            f"this process has looked at its {count} GPUs already and cannot be left one of them: restart "
-            "the kernel and call show_versions() first, or start it with CUDA_VISIBLE_DEVICES=0"
+            f"this process uses its {count} GPUs already and cannot be limited to one of them: restart the kernel and "
+            "call show_versions() first, or start it with CUDA_VISIBLE_DEVICES=0"
         )
     print(f"{count} GPUs found: using the first (CUDA_VISIBLE_DEVICES=0); `accelerate launch` uses all.")
 
 
-def compute_dtype():
-    """The torch dtype to compute in: bfloat16 from compute capability 8 on, float16 below, float32 elsewhere.
+def compute_dtype() -> "torch.dtype":
+    """The dtype to compute in: bfloat16 from compute capability 8 on, float16 below, float32 without CUDA.
 
-    `torch.cuda.is_bf16_supported()` is no test: it counts emulation, so a T4 (7.5) passes it and is then
-    slow. On a CPU half precision is slow or missing. Apple GPUs get float32 too: they have no 4-bit kernels
-    to save memory with, and float16 training would need a gradient scaler that is written for CUDA.
+    `torch.cuda.is_bf16_supported()` is no test: it counts emulation, so a T4 (7.5) passes it and is then slow. On a CPU
+    half precision is slow or missing. Apple GPUs have no 4-bit kernels, and no gradient scaler for float16 training.
     """
     import torch
 
@@ -115,22 +105,17 @@ def compute_dtype():
     return torch.bfloat16 if major >= 8 else torch.float16
 
 
-def find_repository_root():
-    """The folder of the checkout: the one this package lies in, else the nearest above the working directory.
+def data_dir() -> Path:
+    """The folder `data` of the checkout: sample tables, their images and the tiny base models.
 
-    Raises FileNotFoundError, with what to do, when the package was installed without its repository.
+    The checkout is the one that this package lies in, else the nearest above the working directory. Raises
+    FileNotFoundError when there is none.
     """
-    here = Path(__file__).resolve().parents[2]
-    working = Path.cwd()
+    here, working = Path(__file__).resolve().parents[2], Path.cwd()
     for folder in (here, working, *working.parents):
         if (folder / "vlmhelpers" / "__init__.py").is_file() and (folder / "data").is_dir():
-            return folder
+            return folder / "data"
     raise FileNotFoundError(
         f"no checkout of the project around {here} or {working}: the package was installed without its data. "
         "Clone the repository, run `pip install --no-deps -e .` in it, and restart the kernel"
     )
-
-
-def data_dir():
-    """The folder `data` of the checkout: the sample CSV files, their pictures and the tiny base models."""
-    return find_repository_root() / "data"

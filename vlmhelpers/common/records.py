@@ -4,23 +4,25 @@ import json
 import math
 import numbers
 from pathlib import Path
+from typing import Any
 
 from vlmhelpers.common.display import in_notebook
 
 MIMETYPE = "application/vnd.vlmhelpers.record+json"
 
 
-def record(name, value):
+def record(name: str, value: Any) -> None:
     """Show a measured value on one line, and keep it in the notebook's output under `name`.
 
-    `value` is a number, a string, a bool, None, or lists and dicts of these; NumPy's and torch's scalars
-    become plain numbers. Outside a notebook the line is printed. Raises TypeError for what JSON cannot hold,
-    ValueError for NaN and infinity, which no test should be able to pass with.
+    `value` is a number, a string, a bool, None, or lists and dicts of these; NumPy's and torch's scalars become plain
+    numbers. Outside a notebook the line is printed. Raises TypeError for what JSON cannot hold, ValueError for NaN and
+    infinity, which no test should be able to pass with.
     """
     if not isinstance(name, str) or not name:
         raise TypeError(f"a record's name is a string that is not empty, not {name!r}")
     value = _plain(value, name)
-    line = f"{name} = {_shorten(json.dumps(value, ensure_ascii=False))}"
+    text = json.dumps(value, ensure_ascii=False)
+    line = f"{name} = {text if len(text) <= 120 else text[:119] + '…'}"
     if in_notebook():
         from IPython.display import display
 
@@ -29,7 +31,7 @@ def record(name, value):
         print(line)
 
 
-def read_records(notebook):
+def read_records(notebook: str | Path | dict) -> dict[str, Any]:
     """The values recorded in an executed notebook, by name; of several with one name the last.
 
     `notebook` is a path or a loaded notebook (nbformat 4, as a dict or NotebookNode).
@@ -41,7 +43,7 @@ def read_records(notebook):
     return {entry["name"]: entry["value"] for entry in entries}
 
 
-def _plain(value, name):
+def _plain(value: Any, name: str) -> Any:
     """`value` as JSON's own types; `name` is where it stands, for the error."""
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         value = value.item()  # a NumPy or torch scalar
@@ -50,26 +52,15 @@ def _plain(value, name):
     if isinstance(value, numbers.Integral):
         return int(value)
     if isinstance(value, numbers.Real):
-        return _finite(float(value), name)
+        if not math.isfinite(value):
+            raise ValueError(f"record {name}: {value} is no measurement; find out where it comes from")
+        return float(value)
     if isinstance(value, (list, tuple)):
         return [_plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, dict):
-        return {_key(key, name): _plain(item, f"{name}[{key!r}]") for key, item in value.items()}
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"record {name}: the key {key!r} is no string, and JSON's keys are strings")
+        return {key: _plain(item, f"{name}[{key!r}]") for key, item in value.items()}
     remedy = "pass value.tolist()" if hasattr(value, "tolist") else "pass numbers, strings, lists or dicts"
     raise TypeError(f"record {name}: JSON cannot hold a {type(value).__name__}; {remedy}")
-
-
-def _finite(value, name):
-    if not math.isfinite(value):
-        raise ValueError(f"record {name}: {value} is no measurement; find out where it comes from")
-    return value
-
-
-def _key(key, name):
-    if not isinstance(key, str):
-        raise TypeError(f"record {name}: the key {key!r} is no string, and JSON's keys are strings")
-    return key
-
-
-def _shorten(text, length=120):
-    return text if len(text) <= length else text[: length - 1] + "…"
