@@ -1,6 +1,7 @@
 """Downloads from a server that misbehaves: every URL gets a picture or a reason, soon, and the cache stays whole."""
 
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -13,11 +14,10 @@ import pytest
 from misbehaving_server import GOOD, misbehaving_server
 from PIL import Image, ImageFile
 
-from vlmhelpers.data.download import downloader as download
-from vlmhelpers.data.download import image_cache as picturecache
-from vlmhelpers.data.download.connections import is_public
+from vlmhelpers.data.download import downloader
 from vlmhelpers.data.download.downloader import cached_images, download_images
-from vlmhelpers.data.download.requests import Rules, Web
+from vlmhelpers.data.download.image_cache import ImageCache
+from vlmhelpers.data.download.safe_http import DownloadRules, connection_pools, is_public
 
 # Short, for tests; the server's answers take 1 to 20 seconds where it means to be slow.
 RULES = {
@@ -183,11 +183,12 @@ def test_a_failure_that_passes_costs_one_more_request(get, path):
     assert isinstance(result, str) and requests == 2
 
 
-@pytest.mark.parametrize("path", ["drip", "dripheader", "dripchunksize", "continue"])
-def test_a_trickle_of_bytes_ends_with_the_total_timeout(get, path):
+def test_a_trickle_of_bytes_ends_with_the_total_timeout(server, cache):
     started = time.monotonic()
-    result, requests = get(path)
-    assert result[0] == "timeout: not complete after 0.8 s" and requests == 1
+    paths = ["drip", "dripheader", "dripchunksize", "continue"]
+    results = download_images([f"{server.url}/{path}" for path in paths], cache, **RULES)
+    assert [reason for reason, _ in results.values()] == ["timeout: not complete after 0.8 s"] * 4
+    assert all(server.requests[f"/{path}"] == 1 for path in paths)
     assert time.monotonic() - started < 3
 
 
@@ -315,9 +316,10 @@ def refuse():
 def test_one_private_address_among_public_ones_is_enough_to_refuse(cache, monkeypatch):
     both = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, 80)) for ip in ("93.184.216.34", "10.0.0.1")]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
-    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("connected"))
+    asked = []
+    monkeypatch.setattr(socket.socket, "connect", lambda self, address: asked.append(address) or refuse())
     (result,) = download_images(["http://two.example/a"], cache, **RULES).values()
-    assert result[0] == "address not allowed: two.example is 10.0.0.1, which is not public"
+    assert result[0] == "address not allowed: two.example is 10.0.0.1, which is not public" and not asked
 
 
 def test_the_next_address_is_tried_and_the_host_keeps_its_name(server, cache, monkeypatch):
@@ -354,12 +356,47 @@ def test_over_tls_the_host_keeps_its_name_and_has_to_prove_it(monkeypatch, cache
 def test_a_host_that_never_shakes_hands_is_a_timeout(cache):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         url = f"https://127.0.0.1:{listening.getsockname()[1]}/good"
-        (result,) = download_images([url], cache, **RULES | {"connect_timeout": 0.2}).values()
+        (result,) = download_images([url], cache, **RULES | {"read_timeout": 0.2}).values()
     assert result[0].startswith("timeout: ")
 
 
+@pytest.fixture(scope="module")
+def tls_context(tmp_path_factory):
+    """An ssl.SSLContext for a server named shop.example, and the file of its certificate."""
+    if not shutil.which("openssl"):
+        pytest.skip("needs the program openssl for a certificate")
+    key, certificate = (str(tmp_path_factory.mktemp("tls") / name) for name in ("key", "certificate"))
+    options = "-nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256 -subj /CN=shop.example".split()
+    options += ["-addext", "subjectAltName=DNS:shop.example", "-keyout", key, "-out", certificate]
+    subprocess.run(["openssl", "req", "-x509", *options], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context, certificate
+
+
+def test_over_tls_the_same_limits_hold(tls_context, cache, monkeypatch):
+    context, certificate = tls_context
+    connection_pools(DownloadRules()).connection_pool_kw["ssl_context"].load_verify_locations(certificate)
+    local = socket.getaddrinfo("127.0.0.1", 80, type=socket.SOCK_STREAM)
+    rules = RULES | {"private_hosts": ("shop.example", "other.example")}
+    with misbehaving_server(context) as server:
+        found = [(*entry[:4], ("127.0.0.1", server.server_port)) for entry in local]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        names = ["good", "drip", "endless", "short"]
+        results = download_images([f"https://shop.example/{name}" for name in names], cache, **rules)
+        good, *others = results.values()
+        (other,) = download_images(["https://other.example/good"], cache, **rules).values()
+    assert open(good, "rb").read() == GOOD
+    assert [reason.partition("(")[0] for reason, _ in others] == [
+        "timeout: not complete after 0.8 s",
+        "download too large: over 1,000,000 bytes",
+        "connection broken: IncompleteRead",
+    ]
+    assert other[0].startswith("certificate not trusted: ") and server.requests["/good"] == 1
+
+
 def test_a_certificate_nobody_vouches_for_is_refused():
-    context = Web(Rules())._pools.connection_pool_kw["ssl_context"]
+    context = connection_pools(DownloadRules()).connection_pool_kw["ssl_context"]
     assert context.verify_mode == ssl.CERT_REQUIRED and context.check_hostname
     assert context.cert_store_stats()["x509_ca"] > 50
 
@@ -377,7 +414,7 @@ def test_a_name_that_does_not_exist_is_looked_up_once_and_one_that_failed_again(
     assert result[0].startswith("no connection: nowhere.example: ") and len(asked) == attempts
 
 
-# Politeness
+# Rate limits
 
 
 def test_at_most_so_many_requests_at_once_to_one_host(server, cache):
@@ -466,13 +503,13 @@ def test_what_is_not_in_the_cache_is_said_without_a_request(server, cache):
     assert not server.requests
 
 
-def test_drafts_of_killed_runs_are_no_pictures_and_vanish_when_old(get, cache):
+def test_temporary_files_of_killed_runs_are_no_pictures_and_vanish_when_old(get, cache):
     path, _ = get("good")
     key = os.path.basename(path).partition(".")[0]
     os.unlink(path)
-    old, young = cache / f"{key}-0a.part", cache / f"{key}-0b.part"
-    for draft in (old, young):
-        draft.write_bytes(GOOD[:20])
+    old, young = cache / f"{key}.png-0000000a.part", cache / f"{key}.png-0000000b.part"
+    for temporary in (old, young):
+        temporary.write_bytes(GOOD[:20])
     os.utime(old, (time.time() - 7200,) * 2)
     assert get("good") == (path, 2)
     assert sorted(os.listdir(cache)) == sorted([os.path.basename(path), young.name])
@@ -515,7 +552,7 @@ def test_the_cache_lies_in_the_users_cache(server, tmp_path, monkeypatch):
     assert os.path.dirname(path) == str(tmp_path / "xdg" / "vlmhelpers" / "pictures")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert picturecache.default_cache() == tmp_path / ".cache" / "vlmhelpers" / "pictures"
+    assert ImageCache().folder == str(tmp_path / ".cache" / "vlmhelpers" / "pictures")
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(server, tmp_path):
@@ -524,7 +561,7 @@ def test_a_folder_that_cannot_be_written_is_an_error(server, tmp_path):
         download_images([f"{server.url}/good"], tmp_path / "file", **RULES)
 
 
-def test_a_full_disk_is_an_error_and_leaves_no_draft(server, cache, monkeypatch):
+def test_a_full_disk_is_an_error_and_leaves_no_temporary_file(server, cache, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -581,7 +618,7 @@ def test_an_interrupted_download_ends_at_once_and_goes_on_where_it_was(server, c
 
     before = server.requests.total()
     urls = [f"{server.url}/slow/{number}" for number in range(200) if number != 7]
-    results = download_images(urls, cache, **PATIENT)
+    results = download_images(urls, cache, **PATIENT | {"connections": 16, "per_host": 16})
     assert all(isinstance(path, str) and is_whole(path) for path in results.values())
     assert server.requests.total() - before == 199 - len(pictures)
 
@@ -592,7 +629,7 @@ def heed_interrupts():
 
 
 def finished(cache):
-    """The pictures in the cache that are no drafts any more."""
+    """The pictures in the cache that are whole."""
     return [path for path in cache.iterdir() if path.suffix != ".part"]
 
 
@@ -619,8 +656,8 @@ def test_two_downloads_at_once_do_not_disturb_each_other(server, cache):
 
 def test_after_an_interruption_nothing_is_stored(server, cache, monkeypatch):
     cache.mkdir()
-    crew = download._Crew([f"{server.url}/good"], picturecache.PictureCache(cache), Rules(**RULES))
-    decode = download.open_image
-    monkeypatch.setattr(download, "open_image", lambda *picture: crew.stop.set() or decode(*picture))
-    crew.work()
-    assert crew.done.empty() and not os.listdir(cache)
+    download = downloader._Download(ImageCache(cache), DownloadRules(**RULES))
+    decode = downloader.open_image
+    monkeypatch.setattr(downloader, "open_image", lambda *image: download.stop.set() or decode(*image))
+    download.download(f"{server.url}/good")
+    assert server.requests.total() == 1 and not os.listdir(cache)

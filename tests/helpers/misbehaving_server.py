@@ -33,9 +33,11 @@ class MisbehavingServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, address="127.0.0.1"):
-        super().__init__((address, 0), _Handler)
-        self.url = f"http://{address}:{self.server_port}"
+    def __init__(self, context):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        if context:
+            self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
         self.requests, self.times, self.headers = Counter(), [], []
         self.now, self.most_at_once, self.connections = 0, 0, 0
         self.lock = threading.Lock()
@@ -45,9 +47,9 @@ class MisbehavingServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def misbehaving_server():
-    """A running server."""
-    server = MisbehavingServer()
+def misbehaving_server(context=None):
+    """A running server, over TLS where an SSLContext is given."""
+    server = MisbehavingServer(context)
     threading.Thread(target=partial(server.serve_forever, 0.02), daemon=True).start()
     try:
         yield server
@@ -76,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
             server.headers.append(dict(self.headers))
             server.now += 1
             server.most_at_once = max(server.most_at_once, server.now)
-            self.turn = server.requests[self.path]
+            self.attempt = server.requests[self.path]
         try:
             _ANSWERS[self.path.split("/")[1].partition("?")[0]](self)
         finally:
@@ -106,7 +108,7 @@ def _slow(handler):
 
 
 def _flaky(handler, status, **headers):
-    if handler.turn == 1:
+    if handler.attempt == 1:
         handler.answer(b"not now", status, "text/plain", **headers)
     else:
         handler.answer()
@@ -133,8 +135,8 @@ def _repeat(handler, piece, pause=0.0):
 
 def _drip(handler):
     handler.begin(f"Content-Length: {len(GOOD)}")
-    for place in range(len(GOOD)):
-        handler.wfile.write(GOOD[place : place + 1])
+    for index in range(len(GOOD)):
+        handler.wfile.write(GOOD[index : index + 1])
         time.sleep(0.1)
 
 
@@ -220,7 +222,7 @@ _ANSWERS = {
     "broken": lambda handler: handler.answer(b"", 500),
     "hang": _hang,
     "reset": _reset,
-    "resetonce": lambda handler: _reset(handler) if handler.turn == 1 else handler.answer(),
+    "resetonce": lambda handler: _reset(handler) if handler.attempt == 1 else handler.answer(),
     "drip": _drip,
     "dripheader": _drip_header,
     "dripchunksize": _drip_chunk_size,
@@ -234,17 +236,17 @@ _ANSWERS = {
     "continue": _always_continue,
     "garbage": _garbage,
     "short": lambda handler: handler.answer(length=len(GOOD) + 100),
-    "shortonce": lambda handler: handler.answer(length=len(GOOD) + 100 if handler.turn == 1 else None),
+    "shortonce": lambda handler: handler.answer(length=len(GOOD) + 100 if handler.attempt == 1 else None),
     "huge": lambda handler: handler.answer(length=10**10),
     "cut": lambda handler: handler.answer(GOOD[: len(GOOD) // 2]),
     "html": lambda handler: handler.answer(HTML, kind="image/jpeg"),
     "text": lambda handler: handler.answer(b"Sorry, sold out", kind="image/png"),
     "empty": lambda handler: handler.answer(b""),
-    "pixels": lambda handler: handler.answer(picture_bytes((10_000, 10_000), 0, mode="1")),
+    "pixels": lambda handler: handler.answer(picture_bytes((10_000, 10_000), 0, mode="1", compress_level=1)),
     "scans": _scans,
     "progressive": lambda handler: handler.answer(picture_bytes(image_format="JPEG", progressive=True)),
     "gzip": lambda handler: handler.answer(gzip.compress(GOOD), Content_Encoding="gzip"),
-    "gzipbomb": lambda handler: handler.answer(gzip.compress(bytes(50_000_000)), Content_Encoding="gzip"),
+    "gzipbomb": lambda handler: handler.answer(gzip.compress(bytes(50_000_000), 1), Content_Encoding="gzip"),
     "nogzip": lambda handler: handler.answer(GOOD, Content_Encoding="gzip"),
     "lengths": lambda handler: handler.answer(Content_Length="7"),
     "to": _to,

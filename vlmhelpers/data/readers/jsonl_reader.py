@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from vlmhelpers.common.files import atomic_file
-from vlmhelpers.data.download.requests import Rules
+from vlmhelpers.data.download.safe_http import DownloadRules
 from vlmhelpers.data.readers.conversations import read_turns
 from vlmhelpers.data.readers.json_file import read_objects
 from vlmhelpers.data.readers.json_rows import Fields, read_rows
@@ -48,7 +48,7 @@ def read_jsonl(
     jsonfile.read_objects names; FileNotFoundError or NotADirectoryError where there is no file or image_root;
     TypeError for an unknown rule; OSError where cache_dir cannot be written.
     """
-    Rules(**rules)
+    DownloadRules(**rules)
     root = LinkedRoot(Path(path).parent if image_root is None else image_root)
     wanted = {"text_field": text_field, "response_field": response_field}
 
