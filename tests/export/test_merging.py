@@ -1,7 +1,11 @@
 """A merged model answers as its adapter from its own folder, and whatever went wrong is found."""
 
 import json
+import re
 import shutil
+import sys
+import traceback
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,10 +13,10 @@ from peft import LoraConfig
 from quick_adapter import sample_rows, train_adapter
 from safetensors.torch import load_file, save_file
 
-from vlmhelpers.export import verification
+from vlmhelpers.export import probing
 from vlmhelpers.export.adapters import save_adapter
 from vlmhelpers.export.merging import merge
-from vlmhelpers.export.probing import probe
+from vlmhelpers.export.model_card import merged_card
 from vlmhelpers.export.verification import check_export
 from vlmhelpers.families import FAMILIES, tiny_model
 from vlmhelpers.inference.generation import generate
@@ -47,10 +51,15 @@ def merged(adapter_of, tmp_path_factory):
 def in_this_process(monkeypatch):
     """Saves the time that a fresh process takes to start, where it is not what is tested."""
 
-    def probe_here(folder, rows, max_new_tokens, references):
-        return probe(*load_model(folder, bits=None), rows, max_new_tokens, references)
+    def run(command, **_):
+        try:
+            probing._main(*command[3:])
+        except Exception:
+            return SimpleNamespace(returncode=1, stderr=traceback.format_exc())
+        return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(verification, "probe_in_fresh_process", probe_here)
+    monkeypatch.setattr(probing, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(probing, "quiet", lambda: None)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -82,6 +91,21 @@ def test_a_good_merge_passes(merged):
     assert check.ok and answers["export"] == answers["adapter"] != answers["base"] and check.agreement.value == 1
     assert check.distance < 0.05 < check.base_distance and len(answers["adapter in 4 bits"]) == 4
     assert "4 of 4 rows" in repr(check) and "<td" in check._repr_html_()
+
+
+@pytest.mark.parametrize("has_card", [True, False])
+def test_the_card_of_a_merged_model_loads_it(has_card, merged, tmp_path, monkeypatch):
+    out, adapter, _ = merged
+    card = merged_card(adapter if has_card else tmp_path, "qwen2.5-vl")
+    data = card.data
+    assert (data.base_model, data.library_name, data.license) == ("qwen2.5-vl", "transformers", "apache-2.0")
+    assert ("# Adapter merged into qwen2.5-vl" in card.text) == ("## LoRA" in card.text) == has_card
+    (code,) = re.findall(r"```python\n(.*?)```", card.text, flags=re.DOTALL)
+    monkeypatch.chdir(out)
+    names = {}
+    exec(code, names)
+    assert "peft" not in code and names["model"].dtype == torch.bfloat16 and names["processor"].image_processor
+    assert not has_card or (out / "README.md").read_text() == str(card)
 
 
 def test_the_base_in_place_of_the_export_fails(merged, in_this_process):
@@ -128,13 +152,22 @@ def test_a_missing_file_is_named(merged):
     assert [p.rpartition(" ")[2] for p in check.problems][:2] == ["preprocessor_config.json", "tokenizer.json"]
 
 
-@pytest.mark.slow
-def test_what_a_broken_export_says_in_a_fresh_process_is_shown(merged):
+def test_what_a_broken_export_says_in_a_fresh_process_is_shown(merged, in_this_process):
     out, adapter, dataset = merged
     broken = copy_of(out, "broken")
     (broken / "config.json").write_text("{}")
     check = check_export(broken, adapter, dataset, rows=1, max_new_tokens=2)
     assert "does not load and answer in a fresh process" in check.problems[0]
+    assert "Unrecognized model" in check.problems[0]
+
+
+def test_the_last_lines_of_a_failed_process_are_shown(merged, tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text(f"#!{sys.executable}\nimport sys\nsys.exit('one\\ntwo\\nthree\\nRuntimeError: out of memory')\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(RuntimeError, match="in a fresh process: two\nthree\nRuntimeError: out of memory"):
+        probing.probe_in_fresh_process(merged[0], merged[2], 2, [])
 
 
 def test_an_adapter_that_changes_no_answer_proves_nothing(merged, tmp_path, in_this_process):

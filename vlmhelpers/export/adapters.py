@@ -34,13 +34,13 @@ def save_adapter(
 ) -> Path:
     """Writes the adapter of a model, the processor's files and a model card to `folder`, and returns that Path.
 
-    The adapter_config.json names the base so that it can be found on another machine: by its hub id, or by its family
-    for a tiny base. Of another local folder only the last name is written; `merge` then needs `base=`.
+    The adapter_config.json names the base by its hub id, or a tiny base by its family, so that another machine can find
+    it. Of another local folder only the last name is written; `merge` then needs `base=`.
 
-    The card (README.md) has the metadata of the Hugging Face Hub and says what it is given: `dataset`, the rows
-    trained on (a Dataset, or a sentence), `source`, the path of their file, `evaluations`, such as {"base":
-    Evaluation, "tuned": Evaluation}, `comparison`, what `compare` returned, and `notes`, a text for its beginning.
-    Files that are in `folder` already are replaced. Raises TypeError for a model without adapters.
+    The card (README.md) has the metadata of the Hugging Face Hub and reports `dataset`, the rows trained on (or a
+    sentence), `source`, the path of their file, `evaluations`, such as {"base": Evaluation, "tuned": Evaluation},
+    `comparison`, what `compare` returned, and `notes`, a text for its beginning. Files that are in `folder` already are
+    replaced. Raises TypeError for a model without adapters.
     """
     if not isinstance(model, PeftModel):
         raise TypeError(f"a {type(model).__name__} has no adapters: pass the model that add_lora or the trainer gave")

@@ -33,10 +33,9 @@ def to_gguf(
     The converter is run twice: for the language model in `outtype` ("f32", "f16", "bf16" or "q8_0"), and with
     `--mmproj` for the vision tower and projector in f16. `llama_cpp`: a checkout of llama.cpp or the script itself;
     else the variable LLAMA_CPP, a folder llama.cpp here or one level up, and PATH are searched. It runs on the Python
-    that LLAMA_CPP_PYTHON names, else on this one. Take a checkout of 2026: converters of 2025 do not know the
-    `rope_parameters` of transformers 5 (KeyError: 'rope_scaling'). The tiny bases' own tokenizers are refused ("BPE
-    pre-tokenizer was not recognized"); the published ones are known. Whether the files answer as the merged model does
-    has to be seen in llama.cpp, for example with llama-mtmd-cli.
+    that LLAMA_CPP_PYTHON names, else on this one. Take a checkout of 2026: converters of 2025 fail on transformers 5
+    (KeyError: 'rope_scaling'). The tiny bases' own tokenizers are refused ("BPE pre-tokenizer was not recognized").
+    Whether the files answer as the merged model does has to be seen in llama.cpp, for example with llama-mtmd-cli.
 
     Raises ValueError for an architecture that the converter does not have and another `outtype`, FileNotFoundError
     without a merged model or a converter, RuntimeError with the converter's last words.
@@ -101,10 +100,9 @@ def ollama_modelfile(
 ) -> str:
     """The text of a Modelfile; `ollama create NAME -f Modelfile` makes a model of it.
 
-    `model` is the folder of a merged model, which Ollama converts itself, or a GGUF file with its `mmproj`. Ollama's
-    own engine takes Qwen3-VL as one whole only (ollama/ollama issue 14575), so the folder is the safer source for it.
-    The chat template comes from the model's own files. `temperature=0` gives the same answer each time. Ollama is not
-    run here: only the form of the text and the files that it names are checked.
+    `model` is the folder of a merged model, which Ollama converts itself, or a GGUF file with its `mmproj`. The folder
+    is the safer source: Ollama's own engine does not take every model in two files (ollama/ollama issue 14575). The
+    chat template comes from the model's own files. Ollama is not run here: only the files that it names are checked.
 
     Raises FileNotFoundError for a file that is missing, ValueError for a GGUF file without its mmproj, which would see
     no images.

@@ -47,10 +47,10 @@ def push(
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
         raise ValueError(f"repo_id={repo_id!r}: write it as owner/name")
     _check_card(folder / CARD)
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    for path in paths:
-        _check_file(path, path.relative_to(folder).as_posix())
-    upload = Upload(repo_id, private, {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths})
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    for name, path in paths.items():
+        _check_file(path, name)
+    upload = Upload(repo_id, private, {name: path.stat().st_size for name, path in paths.items()})
     if dry_run:
         return upload
     api = huggingface_hub.HfApi(token=token)

@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForImageTextToText
-from transformers.utils import cached_file
 
 from vlmhelpers.common.files import atomic_folder
 from vlmhelpers.export.adapters import attach, find_base, load_processor, read_adapter_config
@@ -14,8 +13,6 @@ from vlmhelpers.export.model_card import CARD, merged_card
 
 # `preprocessor_config.json` repeats a part of processor_config.json for tools that read the older file only.
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json")
-# What some tools read instead of tokenizer.json: copied from the base, where it has them.
-_OLDER_TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.model", "special_tokens_map.json", "added_tokens.json")
 
 
 def merge(
@@ -29,11 +26,10 @@ def merge(
 
     The base is what adapter_config.json names, or `base` (a folder, hub id or family), loaded in `dtype` on the CPU and
     never quantized. Beside the weights, in files of at most `max_shard_size`, lie the settings for generation, the chat
-    template, the processor's and the tokenizer's files, and a card made from the adapter's.
+    template, the files of processor and tokenizer, and a card made from the adapter's.
 
-    An adapter that was trained over a 4-bit base is merged into the 16-bit one, too: what it learned over rounded
-    weights then stands beside the right ones, so answers can differ from those of training. `check_export` compares
-    with the adapter on the 16-bit base, and with `four_bit=True` it counts the answers that agree with the 4-bit one.
+    An adapter trained over a 4-bit base, whose weights are rounded, can answer otherwise on the 16-bit one:
+    `check_export` compares with the latter, and with `four_bit=True` counts the answers that agree with the former.
 
     Raises FileNotFoundError for an adapter or a base that cannot be read, ValueError for an adapter that does not fit
     its base, FileExistsError for an `out` that is not empty, OSError where the disk is too small. The write is atomic.
@@ -45,7 +41,9 @@ def merge(
         tuned = attach(model, adapter)
         _refuse_tied(tuned, adapter)
         tuned.merge_and_unload(safe_merge=True).save_pretrained(folder, max_shard_size=max_shard_size)
-        _save_processor(load_processor(adapter, base), folder, base)
+        processor = load_processor(adapter, base)
+        processor.save_pretrained(folder)
+        processor.image_processor.save_pretrained(folder)
         if missing := missing_files(folder):
             raise RuntimeError(f"the merged model would lack {', '.join(missing)}, which {base} does not have either")
         card = merged_card(adapter, read_adapter_config(adapter)["base_model_name_or_path"] or base)
@@ -78,13 +76,3 @@ def _refuse_tied(tuned, adapter):
             f"{adapter} changes the embeddings or the head, and this base uses one matrix for embeddings and head: "
             "merging would change both. Train without this target, as lora_targets does, or serve the adapter unmerged"
         )
-
-
-def _save_processor(processor, folder, base):
-    """Writes all files of a processor, also those that only older tools read."""
-    processor.save_pretrained(folder)
-    processor.image_processor.save_pretrained(folder)
-    for name in _OLDER_TOKENIZER_FILES:
-        found = cached_file(base, name, _raise_exceptions_for_missing_entries=False)
-        if found and not (folder / name).exists():
-            shutil.copyfile(found, folder / name)

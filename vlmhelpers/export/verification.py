@@ -53,11 +53,9 @@ class ExportCheck:
         return share(_same(self.answers["export"], self.answers["adapter"]))
 
     def __repr__(self):
-        export, *others = self.answers
-        alike = [
-            f"as the {name} on {sum(_same(self.answers[export], self.answers[name]))} of {len(self.rows)} rows"
-            for name in others
-        ]
+        export, *others = self.answers.values()
+        counts = [f"{sum(_same(export, other))} of {len(self.rows)} rows" for other in others]
+        alike = [f"as the {name} on {count}" for name, count in zip([*self.answers][1:], counts, strict=True)]
         lines = [
             f"{'ok' if self.ok else 'NOT ok'}: the export answers {', '.join(alike)}",
             f"answers alike: {self.agreement}",
@@ -84,17 +82,16 @@ def check_export(
 ) -> ExportCheck:
     """Whether the model in the folder `exported` answers as the adapter on its 16-bit base.
 
-    Base and adapter answer here, then a fresh Python process loads the export from its own folder alone; all greedily.
-    Free memory before, since this process loads the base once. `rows`: how many, spread evenly over the dataset, or a
-    list of indices. `base`: where the adapter's own name of it is not to be found.
+    A fresh Python process loads the export from its own folder alone. Base and adapter answer in this one, which loads
+    the base once: free memory before. All answers are greedy. `rows`: how many, spread evenly over the dataset, or a
+    list of indices. `base`: where the one that the adapter names cannot be found.
 
-    The check fails when a file is missing, when the export does not load, when its processor makes other tensors of a
-    row, when fewer answers than `min_agreement` (0..1) are the adapter's, when the probabilities of the tokens of the
-    adapter's answers are on average further from the adapter's own than `max_distance`, when every answer is the
-    base's, and when adapter and base answer all these rows alike, which proves nothing. Rounding merged weights to 16
-    bits can turn an answer whose tokens are nearly tied: where answers are long, ask for less than all of them.
-    `four_bit=True` also asks the adapter on the base in 4 bits, for adapters trained there; these answers are counted,
-    not judged.
+    The check fails when a file is missing, when the export does not load, when its processor makes other tensors, when
+    fewer answers than `min_agreement` (0..1) are the adapter's, when the probabilities of the tokens of the adapter's
+    answers differ from the adapter's own by more than `max_distance` on average, when every answer is the base's, and
+    when adapter and base answer all rows alike, which proves nothing. Rounding merged weights to 16 bits can turn an
+    answer whose tokens are nearly tied: where answers are long, ask for less agreement. `four_bit=True` also counts the
+    answers of the adapter on its base in 4 bits, for adapters trained there; they are not judged.
 
     Raises the errors of `merge` for the adapter and its base, and ValueError for a dataset without rows.
     """
