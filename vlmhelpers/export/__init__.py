@@ -1,4 +1,4 @@
-"""A tuned model that leaves: adapter with its card, merge, verification, GGUF, vLLM, the Hub."""
+"""What a tuned model becomes: an adapter with its card, a merged model and its check, GGUF, vLLM, the Hub."""
 
 import lazy_loader as lazy
 
