@@ -1,4 +1,4 @@
-"""The command line: converters, what they do with bad rows and errors, and the doctor."""
+"""The command line: converters, what they do with bad rows and errors, validation, the sample and training."""
 
 import csv
 import json
@@ -332,7 +332,7 @@ def test_an_error_is_one_line_and_exit_code_2(run, file, tmp_path, arguments, me
 
 
 @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (OSError, 2)])
-def test_an_interruption_leaves_the_old_output_and_no_draft(run, file, tmp_path, monkeypatch, error, code):
+def test_an_interruption_leaves_the_old_output_and_no_temporary_file(run, file, tmp_path, monkeypatch, error, code):
     file(*ROWS)
     (tmp_path / "output.jsonl").write_text("old")
     write = jsonl._to_write
@@ -354,7 +354,7 @@ def test_an_unknown_command_is_an_error(run, capsys):
     assert caught.value.code == 2 and "alpaca" in capsys.readouterr().err
 
 
-# The doctor
+# Validation
 
 
 @pytest.mark.parametrize(
@@ -380,21 +380,21 @@ def test_an_unknown_command_is_an_error(run, capsys):
         ("rows.CSV", "image_path,instruction,description\n001.jpg,What?,An umbrella.\n"),
     ],
 )
-def test_the_doctor_takes_the_reader_that_fits(run, data, tmp_path, name, content):
+def test_check_takes_the_reader_that_fits(run, data, tmp_path, name, content):
     (tmp_path / name).write_text(content)
     code, printed, errors = run("check", name, "--image-root", data / "images")
     assert code == 0 and not errors
     assert " kept, 0 rejected" in printed
 
 
-def test_the_doctor_looks_at_a_table_of_products(run, table, tmp_path, monkeypatch):
+def test_check_reads_a_table_of_products(run, table, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     table("bag.png", "N.A.")
     code, printed, _ = run("check", "table.parquet")
     assert code == 1 and "2 rows read: 1 kept, 1 rejected" in printed and "'N.A.'" in printed
 
 
-def test_the_doctor_says_what_it_rejects_and_saves_it(run, data):
+def test_check_says_what_it_rejects_and_saves_it(run, data):
     code, printed, _ = run("check", data / "broken" / "products.csv", "--rejected", "bad.csv")
     assert code == 1
     assert printed.startswith("32 rows read: 17 kept, 15 rejected") and "truncated or damaged image" in printed
@@ -402,7 +402,7 @@ def test_the_doctor_says_what_it_rejects_and_saves_it(run, data):
         assert len(list(csv.DictReader(saved))) == 15
 
 
-def test_the_doctor_finds_bad_rows_of_json(run, file):
+def test_check_finds_bad_rows_of_json(run, file):
     file(*ROWS, BAD)
     code, printed, _ = run("check", "input.json")
     assert code == 1 and "3 rows read: 2 kept, 1 rejected" in printed and "no field 'output'" in printed
@@ -418,7 +418,7 @@ def written(folder):
 def test_the_sample_has_the_guides_fields_and_every_row_is_kept(run, tmp_path):
     code, printed, errors = run("sample", "--output", "new/sample.jsonl", "--num-examples", "12")
     assert (code, errors) == (0, [])
-    assert printed == "12 rows -> new/sample.jsonl, their pictures -> new/images\n"
+    assert printed == "12 rows -> new/sample.jsonl, their images -> new/images\n"
     rows = [json.loads(line) for line in (tmp_path / "new" / "sample.jsonl").read_text().splitlines()]
     assert [list(row) for row in rows] == [["text", "image", "response"]] * 12
     assert rows[0]["image"] == "images/sample-0001.png" and len(written(tmp_path)) == 13
@@ -511,9 +511,12 @@ def test_a_file_of_settings_trains_an_adapter(run, settings, tmp_path):
         (["run.json"], "run.json: there is no setting 'epoch'. Did you mean 'epochs'?"),
         (["ok.json", "--set", "lora_rank=4"], "there is no setting 'lora_rank'"),
         (["ok.json", "--set", "seed"], "--set seed: write it as NAME=VALUE"),
-        (["ok.json", "--set", "learning_rate=fast"], "learning_rate is 'fast': it should be a number"),
+        (["ok.json", "--set", "learning_rate=fast"], "learning_rate is 'fast': it should be a valid number"),
         (["ok.json", "--set", "dataset=gone.jsonl"], "gone.jsonl"),
-        (["ok.json", "--set", "report_to=paper"], "report_to='paper'"),
+        (
+            ["ok.json", "--set", "report_to=paper"],
+            "report_to is 'paper': it should be 'none', 'tensorboard', 'trackio' or 'wandb'",
+        ),
     ],
 )
 def test_an_error_in_the_settings_is_one_line(run, settings, tmp_path, arguments, message):
@@ -531,9 +534,24 @@ def test_the_help_says_how_to_train_on_several_gpus(capsys):
     assert end.value.code == 0 and "accelerate launch --num_processes 2 -m vlmhelpers train" in capsys.readouterr().out
 
 
+def test_the_help_lists_every_setting_with_its_type_default_and_meaning(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
+    for name, field in RunConfig.__pydantic_fields__.items():
+        assert field.description and lines[name].endswith(f": {field.description}")
+    assert "(int, default 16)" in lines["lora_r"] and "(str, required)" in lines["dataset"]
+    assert "Literal['none', 'pixels', 'features'], default none" in lines["cache"]
+
+
 # As a program
 
-IMPORTED = "import sys; from vlmhelpers.__main__ import _parser; _parser().format_help(); print(*sys.modules)"
+IMPORTED = """
+import atexit, runpy, sys
+atexit.register(lambda: print(*sys.modules))
+sys.argv = ["vlmhelpers", "--help"]
+runpy.run_module("vlmhelpers", run_name="__main__")
+"""
 
 
 def test_it_runs_as_a_module(file, tmp_path):
@@ -548,4 +566,5 @@ def test_it_runs_as_a_module(file, tmp_path):
 
 def test_its_help_loads_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True)
+    assert "usage: python -m vlmhelpers" in done.stdout and " argparse " in done.stdout
     assert not {"torch", "transformers", "datasets", "numpy", "PIL", "pyarrow", "ijson"} & set(done.stdout.split())

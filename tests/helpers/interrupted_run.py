@@ -1,14 +1,12 @@
-"""A small QLoRA run for test_training.py: `python interrupted_run.py OUTPUT_DIR [STEP save|step]`, to die at that step.
+"""A small QLoRA run for test_training.py, which can die at a step.
 
 Dying means SIGKILL: no handler, no clean-up, as when a machine is switched off.
 """
 
 import os
 import signal
-import sys
 from pathlib import Path
 
-import torch
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import TrainerCallback, set_seed
@@ -16,7 +14,8 @@ from trl import SFTConfig, SFTTrainer
 
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.data.schema import FEATURES, make_row
-from vlmhelpers.models.loading import load_model, tiny_model
+from vlmhelpers.families import tiny_model
+from vlmhelpers.models.loading import load_model
 from vlmhelpers.models.lora import keep_adapters_float32, lora_targets
 from vlmhelpers.samples.drawing import caption, sample_products
 from vlmhelpers.training.callbacks import watch
@@ -66,7 +65,7 @@ class DieAfter(TrainerCallback):
 
 
 def die_while_saving(trainer, step):
-    """Kills the process between the weights and the optimiser state of the checkpoint of `step`."""
+    """Kills the process between the weights and the optimizer state of the checkpoint of `step`."""
 
     def save_and_die(output_dir):
         if trainer.state.global_step == step:
@@ -77,12 +76,12 @@ def die_while_saving(trainer, step):
     trainer._save_optimizer_and_scheduler = lambda folder: save_and_die(folder) or original(folder)
 
 
-if __name__ == "__main__":
-    output_dir, *death = sys.argv[1:]
-    torch.set_num_threads(2)
+def run(output_dir, step=None, where=None):
+    """Trains, or goes on with it, and saves the adapter; dies at `step`: after it, or while `where="save"` saves it."""
     trainer = make_trainer(output_dir)
-    if death:
-        step, where = int(death[0]), death[1]
-        die_while_saving(trainer, step) if where == "save" else trainer.add_callback(DieAfter(step))
+    if where == "save":
+        die_while_saving(trainer, step)
+    elif step is not None:
+        trainer.add_callback(DieAfter(step))
     trainer.train(resume_from_checkpoint=resume_from(trainer))
     trainer.save_model(f"{output_dir}/adapter")

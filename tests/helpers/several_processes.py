@@ -1,22 +1,99 @@
-"""`python -m vlmhelpers` for test_run.py, on CPU processes: `several_processes.py [shard|die] COMMAND...`.
+"""Functions in processes of their own, which cost no import: they are forked from one that has imported everything.
 
-"die": the second process is killed (SIGKILL) once the fourth step is done. "shard": FSDP, which accelerate keeps from
-CPU processes, though torch can do it there; the type of the processes is what it decides by.
+`call` runs a function of a module in one process or several; the others are what test_run.py calls in several.
 """
 
+import multiprocessing
 import os
+import socket
 import sys
+from multiprocessing.connection import wait
 
+import torch
 from accelerate import PartialState
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import DistributedType
+from accelerate.utils.launch import prepare_multi_gpu_env
 from interrupted_run import DieAfter
 
-from vlmhelpers.__main__ import main
-from vlmhelpers.training import callbacks as training
-from vlmhelpers.training import pipeline as trainer
+from vlmhelpers.common.distributed import on_main
+from vlmhelpers.training import callbacks, pipeline
+from vlmhelpers.training.run import train
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["vlmhelpers.training.pipeline"])
 
 
-def let_cpus_shard():
+def call(file, function, *arguments, processes=1, environment=None):
+    """Calls `function(*arguments)` in new processes at once; one that fails ends the others.
+
+    Returns (their exit codes, what they printed), which goes to `file`. `environment`: variables for all of them.
+    """
+    ranks = _ranks(processes) if processes > 1 else [{}]
+    started = [
+        _FORKS.Process(target=_call, args=(file, (environment or {}) | rank, function, arguments)) for rank in ranks
+    ]
+    for process in started:
+        process.start()
+    while waited_for := [process.sentinel for process in started if process.exitcode is None]:
+        if not wait(waited_for, timeout=300) or any(process.exitcode for process in started):
+            for process in started:
+                process.kill()
+    return [process.exitcode for process in started], file.read_text()
+
+
+def _ranks(processes):
+    """For each process what torchrun tells it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    same = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [same | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(processes)]
+    return [{name: str(value) for name, value in rank.items()} for rank in ranks]
+
+
+def _call(file, environment, function, arguments):
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    with open(file, "a", buffering=1) as sys.stdout:
+        sys.stderr = sys.stdout
+        function(*arguments)
+
+
+def launch_environment(config_file):
+    """The variables that `accelerate launch --config_file` sets for its processes."""
+    arguments = launch_command_parser().parse_args(["--config_file", str(config_file), "script.py"])
+    found = prepare_multi_gpu_env(_validate_launch_command(arguments)[0])
+    return {name: value for name, value in found.items() if os.environ.get(name) != value}
+
+
+def check_on_main(folder):
+    """Leaves a file of its rank where `on_main` gives and raises what the main process gives and raises."""
+    rank = PartialState(cpu=True).process_index
+    assert on_main(lambda: {"said by": rank}) == {"said by": 0}
+    try:
+        on_main(lambda: 1 / (rank - 0))
+    except ZeroDivisionError:
+        (folder / str(rank)).touch()
+
+
+def train_and_die(config):
+    """Trains, and kills the second process (SIGKILL) once the fourth step is done."""
+
+    def watch_and_die(trainer):
+        callbacks.watch(trainer)
+        if os.environ["RANK"] == "1":
+            trainer.add_callback(DieAfter(4))
+
+    pipeline.watch = watch_and_die
+    train(config)
+
+
+def train_sharded(config):
+    """Trains with FSDP, which accelerate keeps from CPU processes, though torch can do it there.
+
+    The type of the processes is what accelerate decides by.
+    """
     start = PartialState.__init__
 
     def pretend(self, *args, **kwargs):
@@ -25,18 +102,4 @@ def let_cpus_shard():
             self.distributed_type = DistributedType.MULTI_GPU
 
     PartialState.__init__ = pretend
-
-
-def let_one_die():
-    def watch_and_die(made):
-        training.watch(made)
-        if os.environ["RANK"] == "1":
-            made.add_callback(DieAfter(4))
-
-    trainer.watch = watch_and_die
-
-
-if __name__ == "__main__":
-    how, *command = sys.argv[1:]
-    {"shard": let_cpus_shard, "die": let_one_die}[how]()
-    sys.exit(main(command))
+    train(config)

@@ -3,31 +3,34 @@
 import csv
 import json
 import os
-import socket
+import shutil
+import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import several_processes
 import torch
 from accelerate import notebook_launcher
 from peft import PeftModel
 from safetensors.torch import load_file
+from several_processes import call, launch_environment
 from transformers import AutoProcessor
 
+from vlmhelpers.families import tiny_model
 from vlmhelpers.inference.generation import generate
-from vlmhelpers.models.loading import load_model, tiny_model
+from vlmhelpers.models.loading import load_model
 from vlmhelpers.samples.sample_data import write_sample
 from vlmhelpers.training import pipeline as trainer
 from vlmhelpers.training import run as module
 from vlmhelpers.training.config import RunConfig
 from vlmhelpers.training.pipeline import load_rows, training_arguments
-from vlmhelpers.training.results import RunResult
+from vlmhelpers.training.results import RunResult, load_held_out, save_held_out
 from vlmhelpers.training.run import train
 
 ROOT = Path(__file__).parents[2]
-SHARDED = ["--config_file", ROOT / "configs" / "fsdp.yaml"]
-SPREAD = ["--multi_gpu", "--num_machines", "1", "--num_processes", "2", "--mixed_precision", "no"]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +99,7 @@ def assert_same(one, other):
 def test_a_run_learns_and_leaves_what_is_needed(alone, config_of):
     folder = Path(alone.adapter).parent
     assert alone.steps == 6 and alone.rows == {"read": 48, "rejected": 0, "trained": 48, "test": 0}
-    assert alone.seconds > 0 and {"step", "loss", "learning_rate"} <= alone.history[0].keys()
+    assert alone.seconds > 0 and alone.held_out is None and {"step", "loss", "learning_rate"} <= alone.history[0].keys()
     assert RunConfig.read(folder / "run_config.yaml").save_steps == config_of(folder).save_steps == 3
     assert not (folder / "rejected.csv").exists()
     trained = {name: tensor for name, tensor in weights(alone).items() if "lora_B" in name}
@@ -165,8 +168,29 @@ def test_bad_rows_are_left_out_and_listed_and_test_rows_held_out(sample, config_
     with open(tmp_path / "out" / "rejected.csv", encoding="utf-8-sig", newline="") as file:
         assert [row["source_row"] for row in csv.DictReader(file)] == ["5"]
     assert any("visual" in name for name in weights(result))
-    rows, test, _ = load_rows(config)
-    assert sorted([*rows["row"], *test["row"]]) == [n for n in range(1, 13) if n != 5] and len(test) == 3
+    test, examples = load_held_out(tmp_path / "out").values()
+    assert sorted([*examples["row"], *test["row"]]) == [n for n in range(1, 13) if n != 5] and len(test) == 3
+    assert result.held_out == str(tmp_path / "out" / "held_out") == RunResult.read(tmp_path / "out").held_out
+
+
+def test_held_out_rows_keep_their_images_and_give_way_to_those_of_the_next_run(sample, config_of, tmp_path):
+    shutil.copytree(sample.parent, tmp_path / "data")
+    config = config_of(tmp_path / "out", dataset=tmp_path / "data" / sample.name, test_rows=20)
+    rows, counts = load_rows(config)
+    save_held_out(rows["test"], rows["train"], config.output_dir)
+    shutil.rmtree(tmp_path / "data")
+    (tmp_path / "out").rename(tmp_path / "elsewhere")
+    test, examples = load_held_out(tmp_path / "elsewhere").values()
+    assert (len(test), len(examples), counts["test"]) == (20, 8, 20)
+    assert [image.size for row in test for image in row["images"]] == [(96, 96)] * 20
+    save_held_out(
+        rows["test"].select([3, 1]).select_columns("row"), rows["train"].select_columns("row"), tmp_path / "elsewhere"
+    )
+    assert load_held_out(tmp_path / "elsewhere")["test"]["row"][:] == [rows["test"]["row"][index] for index in (3, 1)]
+    assert os.listdir(tmp_path / "elsewhere") == ["held_out"]
+    load_rows(config_of(tmp_path / "elsewhere"))  # a run without test_rows trains on them
+    with pytest.raises(FileNotFoundError, match="held_out is not there: train with test_rows"):
+        load_held_out(tmp_path / "elsewhere")
 
 
 def test_without_a_row_nothing_is_trained(config_of, tmp_path):
@@ -218,57 +242,39 @@ def test_a_model_to_be_sharded_is_stored_as_numbers(monkeypatch):
 
 # On two processes
 
-ON_MAIN = """
-import sys
-from accelerate import PartialState, debug_launcher
-from vlmhelpers.common.distributed import on_main
-
-def check():
-    rank = PartialState(cpu=True).process_index
-    assert on_main(lambda: {"said by": rank}) == {"said by": 0}
-    try:
-        on_main(lambda: 1 / (rank - 0))
-    except ZeroDivisionError:
-        open(f"{sys.argv[1]}/{rank}", "w").close()
-
-debug_launcher(check, num_processes=2)
-"""
-
 
 def test_what_the_main_process_finds_or_raises_reaches_the_other(tmp_path):
-    subprocess.run([sys.executable, "-c", ON_MAIN, tmp_path], check=True, timeout=120, env=_environment())
-    assert sorted(os.listdir(tmp_path)) == ["0", "1"]
-
-
-def _environment():
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-
-
-def launch(arguments, *command):
-    """Runs something on two processes with `accelerate launch`: (exit code, what was printed)."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", port, *arguments]
-    done = subprocess.run([*launcher, *command], env=_environment(), capture_output=True, text=True, timeout=400)
-    return done.returncode, done.stdout + done.stderr
+    codes, printed = call(tmp_path / "printed.txt", several_processes.check_on_main, tmp_path, processes=2)
+    assert codes == [0, 0], printed
+    assert sorted(os.listdir(tmp_path)) == ["0", "1", "printed.txt"]
 
 
 @pytest.fixture
 def half(config_of, tmp_path):
-    """The file of the same run with half as many rows in a batch, and its output folder."""
-    config_of(tmp_path / "out", batch_size=4).save(tmp_path / "run.yaml")
-    return tmp_path / "run.yaml", tmp_path / "out"
+    """The settings of the same run with half as many rows in a batch."""
+    return config_of(tmp_path / "out", batch_size=4)
+
+
+def launch(*command):
+    """Runs a command on two processes with `accelerate launch`, as the README says: (exit code, what was printed)."""
+    config = ["--config_file", ROOT / "configs" / "ddp.yaml", "--main_process_port", "0"]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", *config]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*launcher, *command], env=environment, capture_output=True, text=True, timeout=400)
+    return done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.slow
-def test_two_processes_of_which_one_dies_end_where_one_ends(alone, half):
-    file, folder = half
-    code, printed = launch(SPREAD, ROOT / "tests" / "several_processes.py", "die", "train", file)
-    assert code != 0 and not (folder / "results.json").exists()
+def test_two_processes_of_which_one_dies_end_where_one_ends(alone, half, tmp_path):
+    folder = Path(half.output_dir)
+    environment = launch_environment(ROOT / "configs" / "ddp.yaml")
+    arguments = {"processes": 2, "environment": environment}
+    codes, printed = call(tmp_path / "printed.txt", several_processes.train_and_die, half, **arguments)
+    assert codes[1] == -signal.SIGKILL and not (folder / "results.json").exists(), printed[-3000:]
     stamp = json.loads((folder / "checkpoint-3" / "complete.json").read_text())
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= stamp["files"].keys()
-    code, printed = launch(SPREAD, "-m", "vlmhelpers", "train", file)
+    half.save(tmp_path / "run.yaml")
+    code, printed = launch("-m", "vlmhelpers", "train", tmp_path / "run.yaml")
     assert code == 0, printed[-3000:]
     assert printed.count("going on from") == 1 and "checkpoint-3" in printed  # said by one of the two
     assert printed.count("step 6/6, loss") == 1
@@ -276,10 +282,11 @@ def test_two_processes_of_which_one_dies_end_where_one_ends(alone, half):
 
 
 @pytest.mark.slow
-def test_a_sharded_model_ends_where_a_whole_one_ends(alone, half):
-    file, folder = half
-    script = ROOT / "tests" / "several_processes.py"
-    code, printed = launch(SHARDED, script, "shard", "train", file, "--set", "gradient_checkpointing=true")
-    assert code == 0, printed[-3000:]
+def test_a_sharded_model_ends_where_a_whole_one_ends(alone, half, tmp_path):
+    folder = Path(half.output_dir)
+    arguments = {"processes": 2, "environment": launch_environment(ROOT / "configs" / "fsdp.yaml")}
+    config = replace(half, gradient_checkpointing=True)
+    codes, printed = call(tmp_path / "printed.txt", several_processes.train_sharded, config, **arguments)
+    assert codes == [0, 0], printed[-3000:]
     assert (folder / "checkpoint-3" / "pytorch_model_fsdp_0" / "__1_0.distcp").is_file()  # the second one's part
     assert_same(alone, RunResult.read(folder))

@@ -2,7 +2,7 @@
 
 import json
 import pickle
-from dataclasses import fields
+from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 import yaml
@@ -40,24 +40,27 @@ def test_numbers_and_words_as_files_hold_them(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_size": "four"}, "batch_size is 'four': it should be a whole number"),
-        ({"batch_size": 1.5}, "batch_size is 1.5: it should be a whole number"),
+        ({"batch_size": "four"}, "batch_size is 'four': it should be a valid integer"),
+        ({"batch_size": 1.5}, "batch_size is 1.5: it should be a valid integer"),
         ({"batch_size": True}, "batch_size is True"),
-        ({"batch_size": 0}, "batch_size is 0: the least is 1"),
-        ({"learning_rate": "fast"}, "learning_rate is 'fast': it should be a number"),
+        ({"batch_size": 0}, "batch_size is 0: it should be greater than or equal to 1"),
+        ({"learning_rate": "fast"}, "learning_rate is 'fast': it should be a valid number"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
-        ({"learning_rate": None}, "learning_rate has no value"),
+        ({"learning_rate": None}, "learning_rate is None: it should be a valid number"),
         ({"learning_rate": [1e-4]}, "learning_rate is"),
-        ({"vision": 1}, "vision is 1: it should be true or false"),
-        ({"text_field": 7}, "text_field is 7: it should be a text"),
-        ({"max_length": "long"}, "a whole number, or null"),
-        ({"bits": 8}, "bits is 8: choose 4 or None"),
-        ({"backend": "jax"}, "backend is 'jax': choose auto or transformers or unsloth"),
+        ({"vision": 1}, "vision is 1: it should be a valid boolean"),
+        ({"text_field": 7}, "text_field is 7: it should be a valid string"),
+        ({"max_length": "long"}, "max_length is 'long': it should be a valid integer"),
+        ({"bits": 8}, "bits is 8: it should be 4 or None"),
+        ({"backend": "jax"}, "backend is 'jax': it should be 'auto', 'transformers' or 'unsloth'"),
+        ({"adam_beta2": 1}, "adam_beta2 is 1: it should be less than 1"),
+        ({"output_dir": ""}, "output_dir is '': it should have at least 1 character"),
+        ({"batch_size": 0, "epoch": 1}, "equal to 1; there is no setting 'epoch'. Did you mean 'epochs'?"),
         ({"max_steps": 0}, "max_steps is 0"),
         ({"language": False}, "nothing would be trained"),
         ({"learning_rat": 1}, "there is no setting 'learning_rat'. Did you mean 'learning_rate'?"),
         ({"base_model": "x"}, "there is no setting 'base_model'"),
-        ({"dataset": None}, "does not say dataset"),
+        ({"dataset": None}, "dataset is None: it should be a valid string"),
     ],
 )
 @pytest.mark.parametrize("name", ["run.yaml", "run.json"])
@@ -108,6 +111,23 @@ def test_what_is_saved_reads_back_the_same_and_moves_along(file, tmp_path, name)
     config.save(tmp_path / name)
     assert RunConfig.read(tmp_path / name) == config
     assert str(tmp_path) not in (tmp_path / name).read_text()
+
+
+def test_a_setting_that_is_missing_is_named(tmp_path):
+    (tmp_path / "run.yaml").write_text("model_id: qwen2.5-vl\n1: 2\n")
+    with pytest.raises(ValueError) as error:
+        RunConfig.read(tmp_path / "run.yaml")
+    assert "dataset is missing: add a line for it; output_dir is missing" in str(error.value)
+    assert "there is no setting '1'" in str(error.value)
+
+
+def test_a_change_of_a_setting_is_checked_and_nothing_else_changes_one():
+    config = RunConfig("qwen2.5-vl", "rows.jsonl", "out")
+    assert replace(config, bits="none", epochs="2").epochs == 2.0
+    with pytest.raises(ValueError, match="batch_size"):
+        replace(config, batch_size=0)
+    with pytest.raises(FrozenInstanceError):
+        config.seed = 1
 
 
 def test_it_shows_itself_as_a_table_and_can_be_sent_to_another_process():

@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "callbacks": ["watch"],
         "checkpoints": ["resume_from"],
         "config": ["RunConfig"],
-        "results": ["RunResult"],
+        "results": ["RunResult", "load_held_out", "save_held_out"],
         "run": ["train"],
         "trackers": ["report_to"],
     },

@@ -1,12 +1,13 @@
-"""Runs that survive an interruption: whole checkpoints of this very run."""
+"""Checkpoints that an interrupted run can go on from: complete ones, written by the same run."""
 
-import hashlib
 import json
 from pathlib import Path
 
 from safetensors import safe_open
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import sort_checkpoints
 
+from vlmhelpers.common.digests import changed_settings, digest
 from vlmhelpers.common.distributed import on_main
 from vlmhelpers.common.files import atomic_file
 
@@ -19,10 +20,10 @@ _IRRELEVANT = tuple(
 )
 
 
-def resume_from(trainer):
-    """The newest whole checkpoint of this very run, for `trainer.train(resume_from_checkpoint=...)`, or None.
+def resume_from(trainer: Trainer) -> str | None:
+    """The newest complete checkpoint of this run, for `trainer.train(resume_from_checkpoint=...)`, or None.
 
-    Looks in the trainer's `output_dir`, and marks the checkpoints that this trainer is about to write. A checkpoint
+    Searches the trainer's `output_dir`, and marks the checkpoints that this trainer is about to write. A checkpoint
     counts only when it was written to its end and by the same settings (arguments, adapters, data, base model); each
     one that is skipped is printed with the reason. Raises RuntimeError when the model in memory is already partly
     trained and there is nothing to go on from: a fresh start would then not be one. Where there are several processes,
@@ -31,16 +32,15 @@ def resume_from(trainer):
     settings = _settings(trainer)
     trainer.remove_callback(_StampCheckpoints)
     trainer.add_callback(_StampCheckpoints(settings))
-    return on_main(lambda: _newest_whole(trainer, settings))
+    return on_main(lambda: _newest_complete(trainer, settings))
 
 
-def _newest_whole(trainer, settings):
-    for folder in _checkpoints(trainer.args.output_dir):
+def _newest_complete(trainer, settings):
+    for folder in map(Path, reversed(sort_checkpoints(trainer.args.output_dir))):
         flaw = _flaw(folder, settings)
-        if flaw is None:
-            print(f"going on from {folder}")
+        print(f"skipping {folder}: {flaw}" if flaw else f"going on from {folder}")
+        if not flaw:
             return str(folder)
-        print(f"skipping {folder}: {flaw}")
     if trainer.state.global_step > 0:
         raise RuntimeError(
             f"the model in memory has trained {trainer.state.global_step} steps, but {trainer.args.output_dir} holds "
@@ -66,54 +66,36 @@ class _StampCheckpoints(TrainerCallback):
             json.dump({"settings": self.settings, "files": sizes}, file, indent=1)
 
 
-def _checkpoints(output_dir):
-    folders = [f for f in Path(output_dir).glob("checkpoint-*") if f.name.rpartition("-")[2].isdigit()]
-    return sorted(folders, key=lambda folder: int(folder.name.rpartition("-")[2]), reverse=True)
-
-
 def _flaw(folder, settings):
     """Why a checkpoint cannot be used, or None."""
     try:
         stamp = json.loads((folder / STAMP).read_text())
         for name, size in stamp["files"].items():
             if (folder / name).stat().st_size != size:
-                return f"{name} is not whole"
+                return f"{name} is incomplete"
         for weights in folder.glob("*.safetensors"):
             with safe_open(weights, "pt") as file:
                 file.keys()
     except (OSError, ValueError, KeyError) as error:
         return f"it was not written to its end ({type(error).__name__})"
-    changed = sorted(k for k in settings | stamp["settings"] if settings.get(k) != stamp["settings"].get(k))
+    changed = changed_settings(stamp["settings"], settings)
     return f"it was trained with another {', '.join(changed)}" if changed else None
 
 
 def _settings(trainer):
     """What decides the weights that a run ends with, as JSON values by name."""
     settings = {k: v for k, v in trainer.args.to_dict().items() if not k.startswith(_IRRELEVANT)}
-    model = trainer.model
+    model, data = trainer.model, trainer.train_dataset
     if trainer.args.world_size > 1:
         settings["number of processes"] = trainer.args.world_size
     settings["base model"] = model.config._name_or_path
-    settings["trained parameters"] = _digest(
-        (n, tuple(p.shape)) for n, p in model.named_parameters() if p.requires_grad
-    )
+    trained = [(name, tuple(p.shape)) for name, p in model.named_parameters() if p.requires_grad]
+    settings["trained parameters"] = digest(trained)
     for name, config in getattr(model, "peft_config", {}).items():
         settings[f"adapter {name}"] = {k: v for k, v in config.to_dict().items() if k != "inference_mode"}
-    settings["training data"] = _data_digest(trainer.train_dataset)
+    texts = data.with_format(None).select_columns([name for name in data.column_names if name != "images"])
+    some = range(0, len(data), max(1, len(data) // 64))  # evenly spread
+    settings["training data"] = f"{len(data)} rows, {digest(*(texts[index] for index in some))}"
     return json.loads(
         json.dumps(settings, default=lambda v: sorted(v) if isinstance(v, set) else str(v), sort_keys=True)
     )
-
-
-def _data_digest(dataset, looked_at=64):
-    """A digest of the number of rows and of the messages of some of them, evenly spread."""
-    rows = range(0, len(dataset), max(1, len(dataset) // looked_at))
-    texts = dataset.with_format(None).select_columns([c for c in dataset.column_names if c != "images"])
-    return f"{len(dataset)} rows, {_digest(texts[i] for i in rows)}"
-
-
-def _digest(values):
-    digest = hashlib.sha256()
-    for value in values:
-        digest.update(repr(value).encode())
-    return digest.hexdigest()[:16]

@@ -6,17 +6,20 @@ import sys
 from vlmhelpers.common.distributed import only_main_prints
 from vlmhelpers.common.environment import quiet
 from vlmhelpers.models.backends import use_unsloth
+from vlmhelpers.training.config import RunConfig
+from vlmhelpers.training.results import RunResult
 
 # Nothing heavy is imported before `train` runs: notebook_launcher forks, and refuses to do so once bitsandbytes is
 # loaded, and Unsloth has to come before transformers.
 
 
-def train(config):
+def train(config: RunConfig) -> RunResult:
     """Trains adapters as a `RunConfig` says, and returns a `RunResult`.
 
     Reads and checks the rows of `config.dataset`; the rejected ones are left out and listed in rejected.csv. Writes
-    the folder adapter (with the processor's files), run_config.yaml and results.json to `config.output_dir`, besides
-    the checkpoints. After an interruption the same call goes on from the last whole checkpoint.
+    the folder adapter (with the processor's files), held_out (with `test_rows`; see `load_held_out`), run_config.yaml
+    and results.json to `config.output_dir`, besides the checkpoints. After an interruption the same call goes on from
+    the last complete checkpoint.
 
     Works on several processes: `accelerate.notebook_launcher(train, (config,), num_processes=2)` in a notebook that
     has not used the GPU yet, or `accelerate launch --num_processes 2 -m vlmhelpers train CONFIG`. The rows of a step
