@@ -29,7 +29,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "common": ["quiet", "record", "show_versions"],
         "data": ["check_dataset", "read_alpaca", "read_csv", "read_jsonl", "read_products", "show_rows", "split"],
         "estimation": ["preflight"],
-        "evaluation": ["compare", "evaluate", "looks_at_image"],
+        "evaluation": ["compare", "evaluate", "image_ablation"],
         "export": ["check_export", "merge"],
         "inference": ["generate"],
         "models": ["choose_model", "load_model", "lora_targets"],

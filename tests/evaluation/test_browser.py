@@ -25,7 +25,7 @@ def found(rows_of):
 
 
 def rows_in(page):
-    """The places of the rows in a table."""
+    """The indices of the rows in a table."""
     return [int(place) for place in re.findall(r"<tr><td [^>]*>(\d+)<br>", page)]
 
 
@@ -37,7 +37,7 @@ def controls(view):
 def test_the_filter_shows_exactly_the_rows_of_its_kind(found):
     dataset, base, tuned = found
     view = browse(dataset, base=base, tuned=tuned)
-    kind, search, back, on, place, page = controls(view.panel())
+    kind, search, back, on, place, page = controls(view.panel)
     expected = {"lost": [3, 4], "gained": [0, 1, 2], "wrong": [3, 4, 5], "right": [0, 1, 2, *range(6, 20)]}
     assert dict(kind.options) == {f"{k} ({len(r)})": k for k, r in {"all": range(20), **expected}.items()}
     for name, places in expected.items():
@@ -50,7 +50,7 @@ def test_the_filter_shows_exactly_the_rows_of_its_kind(found):
 
 def test_buttons_turn_the_pages(found):
     view = browse(found[0], tuned=found[2])
-    kind, search, back, on, place, page = controls(view.panel())
+    kind, search, back, on, place, page = controls(view.panel)
     assert "gained" not in view.kinds
     on.click()
     assert rows_in(page.value) == [4, 5, 6, 7] and place.value == "20 rows, page 2 of 5"
@@ -65,7 +65,7 @@ def test_buttons_turn_the_pages(found):
 
 def test_search_looks_into_prompts_and_answers(found):
     view = browse(found[0], base=found[1], tuned=found[2])
-    kind, search, *_, place, page = controls(view.panel())
+    kind, search, *_, place, page = controls(view.panel)
     search.value = "A LOST"
     assert rows_in(page.value) == [3, 4]
     search.value = "what is"
@@ -98,12 +98,21 @@ def test_the_static_table_stays_small(rows_of):
 
 
 def test_a_live_notebook_gets_the_panel_too(found, monkeypatch):
-    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace())
+    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(kernel=None))
     view = browse(found[0], tuned=found[2])
     bundle = view._repr_mimebundle_()
-    assert bundle[VIEW]["model_id"] == view.panel().model_id and "text/html" in bundle
+    assert bundle[VIEW]["model_id"] == view.panel.model_id and "text/html" in bundle
     monkeypatch.setattr(browser_module, "find_spec", lambda name: None)  # as where ipywidgets is not installed
     assert VIEW not in view._repr_mimebundle_()
+
+
+def test_widgets_of_ipywidgets_7_do_not_describe_themselves(found, monkeypatch):
+    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(kernel=None))
+    monkeypatch.delattr("ipywidgets.Widget._repr_mimebundle_")  # as on Colab
+    view = browse(found[0], tuned=found[2])
+    assert view._repr_mimebundle_()[VIEW] == {
+        "version_major": 2, "version_minor": 0, "model_id": view.panel.model_id
+    }  # fmt: skip
 
 
 def test_words_that_differ_are_marked():

@@ -7,7 +7,6 @@ import sys
 import numpy as np
 import pytest
 
-from vlmhelpers.evaluation.cider import cider
 from vlmhelpers.evaluation.metrics import (
     METRICS,
     anls,
@@ -15,18 +14,20 @@ from vlmhelpers.evaluation.metrics import (
     cer,
     chrf,
     measure,
-    normalised_match,
+    normalized_match,
     relaxed_match,
     rouge_l,
     token_f1,
 )
 
-# The example of sacreBLEU's README (2.6.0, "Using SacreBLEU from Python"), by row.
-DOG = ["The dog bit the man.", "It wasn't surprising.", "The man had just bitten him."]
-DOG_REFERENCES = [
-    ["The dog bit the man.", "The dog had bit the man."],
-    ["It was not unexpected.", "No one was surprised."],
-    ["The man bit him first.", "The man had bitten the dog."],
+# The example of the card of the metric chrF in Hugging Face's evaluate 0.4.
+CATS = [
+    "The relationship between cats and dogs is not exactly friendly.",
+    "a good bookshop is just a genteel black hole that knows how to read.",
+]
+CATS_REFERENCES = [
+    "The relationship between dogs and cats is not exactly friendly.",
+    "A good bookshop is just a genteel Black Hole that knows how to read.",
 ]
 # The example of the card of the metric CER in Hugging Face's evaluate 0.4.
 SAMPLES = ["this is the prediction", "there is an other sample"]
@@ -52,16 +53,16 @@ SAMPLES_REFERENCES = ["this is the reference", "there is another one"]
         ("than", "n", False),
     ],
 )
-def test_normalised_match(answer, reference, same):
-    assert normalised_match(answer, reference) is normalised_match(reference, answer) is same
+def test_normalized_match(answer, reference, same):
+    assert normalized_match(answer, reference) is normalized_match(reference, answer) is same
 
 
 @pytest.mark.parametrize(
-    "answer, references, score",  # by hand, from equation 1 of Biten et al. 2019
+    "answer, reference, score",  # by hand, from equation 1 of Biten et al. 2019
     [
         ("Coca Cola", "coca cola", 1),  # case does not count
         ("12/15/89", "12/15/88", 7 / 8),
-        ("Dear dr. Lobo", ["Dr. Lobo", "Dear Dr. Lobo"], 1),  # the nearest of two
+        ("Dear dr. Lobo", "Dear Dr. Lobo", 1),
         ("abcd", "abxx", 0),  # half of it wrong is too much
         ("abcde", "abcxx", 3 / 5),
         ("", "yes", 0),
@@ -69,8 +70,8 @@ def test_normalised_match(answer, reference, same):
         ("two  words ", "two words", 1),
     ],
 )
-def test_anls(answer, references, score):
-    assert anls(answer, references) == pytest.approx(score)
+def test_anls(answer, reference, score):
+    assert anls(answer, reference) == pytest.approx(score)
 
 
 @pytest.mark.parametrize(
@@ -125,10 +126,16 @@ def test_rouge_l_of_the_published_example():
     assert rouge_l("", "police") == rouge_l("警察", "警察") == 0.0
 
 
-def test_bleu_and_chrf_of_the_published_example():
-    """sacreBLEU's README: BLEU = 48.53 and chrF2 = 59.73."""
-    assert round(100 * bleu(DOG, DOG_REFERENCES).value, 2) == 48.53
-    assert round(100 * chrf(DOG, DOG_REFERENCES).value, 2) == 59.73
+def test_chrf_of_the_published_example():
+    """The card of chrF in Hugging Face's evaluate 0.4: 84.64."""
+    assert 100 * chrf(CATS, CATS_REFERENCES).value == pytest.approx(84.64214891738334)
+
+
+def test_bleu_is_that_of_sacrebleu():
+    from sacrebleu.metrics import BLEU
+
+    expected = BLEU().corpus_score(CATS, [CATS_REFERENCES]).score
+    assert 100 * bleu(CATS, CATS_REFERENCES).value == pytest.approx(expected) and 0 < expected < 100
 
 
 def test_bleu_of_answers_below_four_words_is_0():
@@ -149,11 +156,6 @@ def test_bleu_resamples_rows_as_sacrebleu_does_from_the_texts():
     assert ours.low < ours.value < ours.high and ours.n == 40
 
 
-def test_rows_may_have_different_numbers_of_references():
-    assert bleu(DOG, [DOG_REFERENCES[0], *(row[0] for row in DOG_REFERENCES[1:])]).value < 0.4853
-    assert chrf(["red hat", "blue bag"], ["red hat", ["bag", "blue bag"]]).value == pytest.approx(1)
-
-
 def test_cer_of_the_published_example():
     """The card of CER in Hugging Face's evaluate 0.4."""
     found = cer(SAMPLES, SAMPLES_REFERENCES)
@@ -163,28 +165,6 @@ def test_cer_of_the_published_example():
 def test_cer_counts_edits_over_characters_of_all_rows():
     assert cer(["abcd", "x"], ["abcdefgh", "y"]).value == pytest.approx(5 / 9)  # by hand
     assert cer(["abc"], ["x"]).value == 3 and cer(["ab"], [""]).value == 2 and cer([""], [""]).value == 0
-
-
-def test_cider_of_the_reference_implementation():
-    """The scores that pycocoevalcap 1.2, the COCO toolkit's, gives on the same words."""
-    references = [
-        ["a red hat with a brim", "a hat in red"],
-        ["a blue bag on a table", "the blue bag"],
-        ["a green and white striped scarf", "a striped scarf"],
-    ]
-    answers = ["a red hat on a table", "a blue bag on a table", "a striped scarf in green and white"]
-    expected = [2.1201874425197453, 5.985724810359167, 3.67960358723197]
-    assert cider(answers, references) == pytest.approx(expected)
-    assert cider(["A red hat, on a table!"], references[:1]) == [0.0]  # of one row, every word is in all rows
-    assert cider([answers[0].upper() + ".", *answers[1:]], references) == pytest.approx(expected)
-
-
-def test_cider_by_hand():
-    """Two words of two rows: of n = 1 the clipped cosine, of n = 2 to 4 nothing, and a penalty for one word more."""
-    penalty = np.exp(-1 / 72)
-    assert cider(["hat hat", "bag"], ["hat", "bag"]) == pytest.approx([10 / 4 * 0.5 * penalty, 10 / 4])
-    assert cider(["b", "a b c d e"], ["x", "a b c d e"]) == pytest.approx([0, 10])
-    assert cider(["", "bag"], ["hat", "bag"])[0] == 0
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -203,7 +183,7 @@ def test_every_measure_tells_a_good_answer_from_a_bad_one(name):
 
 
 def test_libraries_are_loaded_by_the_measures_that_need_them():
-    code = "import sys, vlmhelpers.evaluation; print([name for name in sys.argv[1:] if name in sys.modules])"
+    code = "import sys, vlmhelpers; vlmhelpers.evaluate; print([name for name in sys.argv[1:] if name in sys.modules])"
     names = ["sacrebleu", "rapidfuzz", "rouge_score", "jiwer", "nltk", "torch"]
     found = subprocess.run(
         [sys.executable, "-c", code, *names], capture_output=True, text=True, check=True, env={**os.environ}

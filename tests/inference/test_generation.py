@@ -7,9 +7,10 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from vlmhelpers.families import FAMILIES, tiny_model
 from vlmhelpers.inference.generation import generate
 from vlmhelpers.inference.streaming import stream_answer
-from vlmhelpers.models.loading import FAMILIES, load_model, tiny_model
+from vlmhelpers.models.loading import load_model
 from vlmhelpers.samples.drawing import QUESTIONS, sample_products
 
 WORDS = [("What is the opposite of big?", "Small.", []), ("Write 3 as a word.", "Three.", [])]
@@ -200,6 +201,29 @@ def test_only_answers_to_the_same_row_are_taken_over(qwen, rows_of, picture, mon
     assert counted.sizes == [2, 3]
     generate(model, processor, rows_of([(*row[:1], "another reference", row[2]) for row in other]), **run)
     assert counted.sizes == [2, 3]
+
+
+def test_a_file_that_was_replaced_by_one_of_the_same_size_is_answered_again(qwen, rows_of, monkeypatch, tmp_path):
+    model, processor = qwen
+    path, images = tmp_path / "a.bmp", [image for _, image in sample_products(2, "replaced", 64)]
+    images[0].save(path)
+    size, dataset = path.stat().st_size, rows_of([("Describe this product.", "", [str(path)])])
+    run = {"progress": False, "save_to": tmp_path / "answers.jsonl"}
+    before = generate(model, processor, dataset, **run)
+    images[1].save(path)
+    assert path.stat().st_size == size
+    counted = Failing(model, lambda sizes: None)
+    monkeypatch.setattr(model, "generate", counted)
+    after = generate(model, processor, dataset, **run)
+    assert counted.sizes == [1] and after != before
+    assert after == generate(model, processor, dataset, progress=False)
+
+
+def test_an_image_processor_need_not_say_a_size(qwen, words, monkeypatch):
+    model, processor = qwen
+    expected = generate(model, processor, words, progress=False)
+    monkeypatch.setattr(processor.image_processor, "size", None)
+    assert generate(model, processor, words, progress=False) == expected
 
 
 def test_answers_of_other_settings_are_not_mixed(qwen, words, tmp_path):

@@ -5,7 +5,7 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
-        "ablation": ["blank_images", "looks_at_image", "noise_images", "shuffled_images"],
+        "ablation": ["blank_images", "image_ablation", "noise_images", "shuffled_images"],
         "browser": ["browse"],
         "charts": ["plot_scores", "plot_tradeoff"],
         "comparison": ["compare"],

@@ -1,32 +1,37 @@
-"""Whether a model looks at the picture: the same questions with the true, a blank one, another row's, and noise."""
+"""Image ablation: the same questions with the true image, a blank one, that of another row, and noise."""
 
-import html
 import random
 import zlib
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-from datasets import concatenate_datasets
+import pandas as pd
+from datasets import Dataset, concatenate_datasets
+from markupsafe import Markup
 from PIL import Image
+from transformers import PreTrainedModel, ProcessorMixin
 
 from vlmhelpers.common.chart import Chart
-from vlmhelpers.evaluation.comparison import EXACT, bounds, compare, draw_intervals, to_table, values_of
+from vlmhelpers.common.display import html_table
+from vlmhelpers.data.schema import count_images
+from vlmhelpers.evaluation.charts import draw_intervals
+from vlmhelpers.evaluation.comparison import Comparison, compare
 from vlmhelpers.evaluation.metrics import METRICS
-from vlmhelpers.evaluation.scoring import evaluate, expected_answers
+from vlmhelpers.evaluation.scoring import EXACT, Evaluation, check_length, evaluate, references_of
+from vlmhelpers.evaluation.statistics import Score
 from vlmhelpers.inference.generation import generate
 
-_OTHERS = ("blank", "shuffled", "noise")
-_SAME = 0.9  # of the answers: a model that gives so many again with another picture does not go by the picture
+_SAME = 0.9  # of the answers: a model that gives so many again with another image does not go by the image
 
 
-def blank_images(dataset):
-    """The same rows with every picture replaced by plain grey of its size: what can be answered without looking."""
-    return _replaced(dataset, lambda image: Image.new("RGB", image.size, "grey"))
+def blank_images(dataset: Dataset) -> Dataset:
+    """The same rows with every image replaced by plain gray of its size."""
+    return _replaced(dataset, lambda image: Image.new("RGB", image.size, "gray"))
 
 
-def noise_images(dataset, seed=0):
-    """The same rows with every picture replaced by uniform noise of its size, the same at every reading."""
+def noise_images(dataset: Dataset, seed: int = 0) -> Dataset:
+    """The same rows with every image replaced by uniform noise of its size, the same at every reading."""
 
     def noise(image):
         rng = np.random.default_rng([seed, zlib.crc32(image.tobytes())])
@@ -36,165 +41,151 @@ def noise_images(dataset, seed=0):
 
 
 def _replaced(dataset, make):
-    """The dataset with `make(image)` in place of each picture, made when a row is read."""
+    """The dataset with `make(image)` in place of each image, made when a row is read."""
 
     def transform(batch):
-        if "images" in batch:
-            batch["images"] = [[make(image) for image in row] for row in batch["images"]]
-        return batch
+        images = {"images": [list(map(make, row)) for row in batch["images"]]} if "images" in batch else {}
+        return {**batch, **images}
 
     return dataset.with_transform(transform)
 
 
-def shuffled_images(dataset, seed=0):
-    """The same rows, each with the pictures of another row, if possible of one whose expected answer differs.
+def shuffled_images(dataset: Dataset, seed: int = 0) -> Dataset:
+    """The same rows, each with the images of another row, if possible of one whose expected answer differs.
 
-    Pictures move between rows with equally many; a row that is alone with its number of pictures keeps its own. No
-    picture is decoded; those that the dataset embeds are copied once.
+    Images move between rows with equally many; a row that is alone with its number of images keeps its own.
     """
     plain = dataset.with_format(None)
-    images = plain.select_columns("images").select(_donors(dataset, seed))
-    return concatenate_datasets([plain.remove_columns("images"), images], axis=1)
+    table = pd.DataFrame({"count": _image_counts(dataset), "answer": references_of(dataset)})
+    donors = np.arange(len(table))  # for each row the one that it takes its images from
+    for _, rows in table.groupby("count"):
+        groups = [list(group.index) for _, group in rows.groupby("answer", sort=False)]
+        random.Random(seed).shuffle(groups)
+        order = [i for group in groups for i in group]
+        # Rows of one answer stand together: a step as long as the largest group leads out of every group.
+        step = max(map(len, groups)) % len(order) or 1
+        donors[order] = order[step:] + order[:step]
+    return concatenate_datasets([plain.remove_columns("images"), plain.select_columns("images").select(donors)], axis=1)
 
 
-def _donors(dataset, seed):
-    """For each row the place of the row that it takes its pictures from."""
-    answers, donors = expected_answers(dataset), list(range(len(dataset)))
-    for rows in _by_count(dataset).values():
-        groups = defaultdict(list)
-        for i in rows:
-            groups[answers[i]].append(i)
-        order = list(groups.values())
-        random.Random(seed).shuffle(order)
-        turned = [i for group in order for i in group]
-        # Rows of one answer stand together: a turn by the size of the largest group leads out of every group.
-        step = max(map(len, order)) % len(turned) or 1
-        for place, i in enumerate(turned):
-            donors[i] = turned[(place + step) % len(turned)]
-    return donors
-
-
-def _by_count(dataset):
-    """Number of pictures -> places of the rows with so many."""
-    groups = defaultdict(list)
-    for i, messages in enumerate(dataset.with_format(None)["messages"]):
-        groups[sum(part["type"] == "image" for message in messages for part in message["content"])].append(i)
-    return groups
+def _image_counts(dataset):
+    return pd.Series(map(count_images, dataset.with_format(None)["messages"]), dtype=int)
 
 
 @dataclass(frozen=True)
-class Looking:
-    """What `looks_at_image` found, by kind of picture: `evaluations`, `answers`, and `differences` of true minus each.
+class ImageAblation:
+    """What `image_ablation` found, by kind of image; `differences` are those of true minus each.
 
-    `rows`: the places of the rows with pictures, which all of these are about. `chance`: the score of the most frequent
-    expected answer, given to every row. `same`: the share of answers that stay the same with the shuffled picture.
+    `chance`: the score of the most frequent expected answer, given to every row. `same`: the share of answers that stay
+    the same with the shuffled image.
     """
 
-    evaluations: dict
-    answers: dict
-    differences: dict
-    rows: tuple
+    evaluations: dict[str, Evaluation]
+    answers: dict[str, list[str]]
+    differences: dict[str, Comparison]
     chance: float
     same: float
     metric: str = EXACT
 
     @property
-    def verdict(self):
-        """One sentence by the rules of `looks_at_image`."""
-        other = max(self.differences, key=lambda name: self.evaluations[name].scores[self.metric].value)
-        change = self.differences[other]
-        rest, true = (score.value for score in change.scores)
+    def scores(self) -> dict[str, Score]:
+        """The score of each kind of image."""
+        return {name: evaluation.scores[self.metric] for name, evaluation in self.evaluations.items()}
+
+    @property
+    def verdict(self) -> str:
+        """One sentence by the rules of `image_ablation`."""
+        name = max(self.differences, key=lambda name: self.scores[name].value)
+        true, other, change = self.scores["true"], self.scores[name], self.differences[name]
         numbers = (
-            f"{true:.1%} with the true one, at most {rest:.1%} with another one ({other}); "
-            f"difference {100 * change.difference:+.1f} points {bounds(change)}"
+            f"{true.value:.1%} with the true one, at most {other.value:.1%} with another one ({name}); "
+            f"difference {100 * change.difference:+.1f} points {change.bounds()}"
         )
         if change.low > 0:
-            little = rest > true / 2 or change.scores[1].low <= self.chance
-            return f"It looks {'a little ' if little else ''}at the picture: {numbers}."
+            little = other.value > true.value / 2 or true.low <= self.chance
+            return f"It uses the image{' a little' if little else ''}: {numbers}."
         if self.same >= _SAME:
-            return f"It does not look at the picture: {numbers}; {self.same:.1%} of the answers are the same."
-        if change.scores[1].low > self.chance:
-            return f"It does not look at the picture: {numbers}."
+            return f"It does not use the image: {numbers}; {self.same:.1%} of the answers are the same."
+        if true.low > self.chance:
+            return f"It does not use the image: {numbers}."
         always = f"the most frequent answer, given to every row, is right for {self.chance:.1%}"
-        return f"Its scores show no sign of looking at the picture: {numbers}; {always}."
+        return f"Its scores show no sign that it uses the image: {numbers}; {always}."
 
     def __repr__(self):
-        return "\n".join([self.verdict, *(f"{k:<8}  {e.scores[self.metric]}" for k, e in self.evaluations.items())])
+        return "\n".join([self.verdict, *(f"{name:<8}  {score}" for name, score in self.scores.items())])
 
     def _repr_html_(self):
-        rows = []
-        for name, evaluation in self.evaluations.items():
-            score, change = evaluation.scores[self.metric], self.differences.get(name)
-            less = (f"{100 * change.difference:+.1f}", bounds(change)) if change else ("", "")
-            rows.append((name, f"{100 * score.value:.1f}", bounds(score), *less, score.n))
-        heads = ("picture", f"{self.metric}, %", "95% interval", "true minus this, points", "95% interval", "rows")
-        return f"<p><b>{html.escape(self.verdict)}</b></p>{to_table(heads, rows)}"
+        heads = ("image", f"{self.metric}, %", "95% interval", "true minus this, points", "95% interval", "rows")
+        less = {name: (f"{100 * change.difference:+.1f}", change.bounds()) for name, change in self.differences.items()}
+        rows = [
+            (name, f"{100 * score.value:.1f}", score.bounds(), *less.get(name, ("", "")), score.n)
+            for name, score in self.scores.items()
+        ]
+        return Markup("<p><b>{}</b></p>{}").format(self.verdict, html_table(heads, rows))
 
-    def plot(self):
-        """A `Chart` of the four scores with their 95% intervals, and of chance."""
-        scores = {f"{name} picture": e.scores[self.metric] for name, e in self.evaluations.items()}
+    def plot(self) -> Chart:
+        """The four scores with their 95% intervals, and chance."""
         figure = Chart(figsize=(7, 2.6), dpi=90, layout="constrained")
         axes = figure.add_subplot()
-        draw_intervals(axes, {name: (s.value, s.low, s.high) for name, s in scores.items()}, f"{self.metric}, %")
-        axes.axvline(100 * self.chance, color="grey", linewidth=1, linestyle=":", label="always the same answer")
+        draw_intervals(axes, {f"{name} image": score for name, score in self.scores.items()}, f"{self.metric}, %")
+        axes.axvline(100 * self.chance, color="gray", linewidth=1, linestyle=":", label="always the same answer")
         axes.set_xlim(left=-4)
         axes.legend(fontsize=8, frameon=False)
         return figure
 
 
-def looks_at_image(
-    model, processor, dataset, batch_size=16, max_new_tokens=64, metric=EXACT, answers=None, seed=0, progress=True
-):
-    """A `Looking`: the scores of the rows with pictures, with the true picture and with three that tell nothing.
+def image_ablation(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    dataset: Dataset,
+    metric: str = EXACT,
+    answers: list[str] | None = None,
+    seed: int = 0,
+    **options: object,
+) -> ImageAblation:
+    """The scores of the rows with images, with the true image and with three that say nothing about the question.
 
-    The three are a blank one, the picture of another row and noise, each of them seeded. `answers` are those to the
-    true pictures, one string per row of the dataset, where they are there already. `metric` names a row-wise score.
+    Those are a blank one, the image of another row, and noise. `answers`: those to the true images, one per row of the
+    dataset, where they are there already. `metric` names a row-wise score; `options` are `generate`'s.
 
-    The verdict goes by the paired difference between the true picture and the best of the others:
+    The verdict goes by the paired difference between the true image and the best of the others:
 
-    - its 95% interval is above 0: it looks; only "a little" where the other picture gets more than half of the score,
-      or where the score is not surely (by its 95% interval) above chance, the score of the most frequent expected
-      answer for every row;
-    - else, at least 90% of the answers stay the same with the picture of another row: it does not look;
-    - else, the score is surely above chance: it does not look, as it knows something, but not from the picture;
-    - else its scores show no sign of it: a model that is always wrong may look or not.
+    - its 95% interval is above 0: it uses the image, but "a little" where the other image gets more than half of the
+      score, or where the score's own interval reaches down to chance;
+    - else it does not use it where at least 90% of the answers stay the same with the image of another row, or where
+      the score's interval is above chance: it knows something, but not from the image;
+    - else its scores show no sign of it: a model that is always wrong may use it or not.
 
-    Raises ValueError where fewer than two rows have equally many pictures, or a number of answers is not that of rows.
+    Raises ValueError where fewer than two rows have equally many images, or a number of answers is not that of rows.
     """
-    if answers is not None and len(answers) != len(dataset):
-        raise ValueError(f"{len(answers)} answers for {len(dataset)} rows: give one answer per row, in row order")
-    places = sorted(i for count, group in _by_count(dataset).items() if count and len(group) > 1 for i in group)
-    if not places:
-        raise ValueError("no two rows have pictures to exchange: give rows with pictures, equally many in each")
-    rows = dataset.select(places)
+    if answers is not None:
+        check_length(answers, dataset)
+    counts = _image_counts(dataset)
+    indices = np.flatnonzero(counts.duplicated(keep=False) & (counts > 0))
+    if not len(indices):
+        raise ValueError("no two rows have images to exchange: give rows with images, equally many in each")
+    rows = dataset.select(indices)
     _chance(rows, metric)  # refuses an unknown metric before anything is generated
-    changed = blank_images(rows), shuffled_images(rows, seed), noise_images(rows, seed)
-    kinds = {"true": rows} | dict(zip(_OTHERS, changed, strict=True))
-    options = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "progress": progress}
-    given = {} if answers is None else {"true": [answers[i] for i in places]}
-    for name in [name for name in kinds if name not in given]:
-        given[name] = generate(model, processor, kinds[name], **options)
-    return judge_looking({name: given[name] for name in kinds}, rows, metric, places)
+    changed = {"blank": blank_images(rows), "shuffled": shuffled_images(rows, seed), "noise": noise_images(rows, seed)}
+    true = [answers[i] for i in indices] if answers is not None else generate(model, processor, rows, **options)
+    others = {name: generate(model, processor, images, **options) for name, images in changed.items()}
+    return ablation_of_answers({"true": true} | others, rows, metric)
 
 
-def judge_looking(answers, dataset, metric=EXACT, places=None):
-    """The `Looking` of answers that are there: a list for each of "true", "blank", "shuffled" and "noise"."""
-    evaluations = {name: evaluate(texts, dataset, _named(metric)) for name, texts in answers.items()}
-    differences = {
-        name: compare(evaluations[name], evaluations["true"], metric=metric, names=(name, "true")) for name in _OTHERS
-    }
+def ablation_of_answers(answers: dict[str, list[str]], dataset: Dataset, metric: str = EXACT) -> ImageAblation:
+    """The `ImageAblation` of answers that are there: a list for each of "true", "blank", "shuffled" and "noise"."""
+    evaluations = {name: _evaluate(texts, dataset, metric) for name, texts in answers.items()}
+    others = {name: found for name, found in evaluations.items() if name != "true"}
+    pairs = {k: compare(found, evaluations["true"], metric=metric, names=(k, "true")) for k, found in others.items()}
     same = float(np.mean(np.array(answers["true"]) == np.array(answers["shuffled"])))
-    places = tuple(range(len(dataset)) if places is None else places)
-    return Looking(evaluations, answers, differences, places, _chance(dataset, metric), same, metric)
+    return ImageAblation(evaluations, answers, pairs, _chance(dataset, metric), same, metric)
+
+
+def _evaluate(answers, dataset, metric):
+    return evaluate(answers, dataset, metric if metric in METRICS else ())  # a field is always scored
 
 
 def _chance(dataset, metric):
     """The score of the most frequent expected answer; raises ValueError for a metric without values per row."""
-    ((usual, _),) = Counter(expected_answers(dataset)).most_common(1)
-    evaluation = evaluate([usual] * len(dataset), dataset, _named(metric))
-    values_of(evaluation, metric)
-    return evaluation.scores[metric].value
-
-
-def _named(metric):
-    return metric if metric in METRICS else None  # a field is always scored
+    usual = Counter(references_of(dataset)).most_common(1)[0][0]
+    return float(np.nanmean(_evaluate([usual] * len(dataset), dataset, metric).values_of(metric)))

@@ -1,148 +1,132 @@
-"""A browser of answers: pictures, prompts and what each model said, filtered, or as a table where no kernel is."""
+"""A browser of answers: images, prompts and what each model said, filtered, or as a table where no kernel is."""
 
 import difflib
-import html
 import re
+from functools import cached_property
 from importlib.util import find_spec
 
-from vlmhelpers.common.display import thumbnail
-from vlmhelpers.data.schema import message_text
-from vlmhelpers.data.turns import split_thinking
-from vlmhelpers.evaluation.scoring import expected_answers
+import numpy as np
+from datasets import Dataset
+from markupsafe import Markup, escape
+
+from vlmhelpers.common.display import html_table, in_notebook, thumbnail
+from vlmhelpers.data.schema import last_question
+from vlmhelpers.evaluation.comparison import Comparison
+from vlmhelpers.evaluation.scoring import check_length, references_of, without_reasoning
 
 _PER_PAGE = 4
 _STATIC_ROWS = 3  # of each kind
 _STATIC_BYTES = 50_000
-_LETTERS = 400  # of a text in the static table
-_PICTURES = 3  # of a row
-_CELL = 'style="text-align:left;vertical-align:top;max-width:18em;overflow-wrap:anywhere"'
+_STATIC_CHARACTERS = 400  # of a text
+_IMAGES = 3  # of a row
+_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
-def browse(dataset, comparison=None, **answers):
-    """A `Browser` of the rows of a dataset and of the `answers` to them: name=list, such as base=..., tuned=....
+def browse(dataset: Dataset, comparison: Comparison | None = None, **answers: list[str]) -> "Browser":
+    """A `Browser` of rows and lists of answers by name, one string per row: `browse(test, base=..., tuned=...)`.
 
-    Each list holds one string per row. Right and wrong are the exact matches of the last list, gained and lost its
-    changes against the first; with a `comparison` (see `compare`), the rows that it names. Raises ValueError without
-    answers, or for a list of another length.
+    Right and wrong are the exact matches of the last list, gained and lost its changes against the first, or the rows
+    that a `comparison` names. Raises ValueError without answers, or for a list of another length.
     """
+    if not answers:
+        raise ValueError("no answers: give lists by name, such as browse(test, tuned=answers)")
+    for name, texts in answers.items():
+        check_length(texts, dataset, f"answers of {name!r}")
     return Browser(dataset, comparison, answers)
 
 
 class Browser:
     """Shows the rows as a panel in a live notebook, and as a table of some rows of each kind anywhere else.
 
-    `kinds`: "all", "wrong", "right", and with two lists of answers or a comparison "gained" and "lost" -> places of
-    rows. `shown()` are the places that the panel's filter and search leave; `page` is the part of them in view.
+    `kinds`: "all", "wrong", "right", and with two lists of answers or a comparison "gained" and "lost" -> row indices.
     """
 
     def __init__(self, dataset, comparison, answers):
-        for name, texts in answers.items():
-            if len(texts) != len(dataset):
-                raise ValueError(f"{len(texts)} answers of {name!r} for {len(dataset)} rows: give one answer per row")
-        if not answers:
-            raise ValueError("no answers: give lists by name, such as browse(test, tuned=answers)")
-        self.dataset, self.answers = dataset, answers
-        self.expected = [split_thinking(text)[1] for text in expected_answers(dataset)]
-        self.prompts = list(map(_prompt, dataset.with_format(None)["messages"]))
-        self.kinds = self._kinds(comparison)
-        self.kind, self.search, self.page = "all", "", 0
-        self._panel = None
-
-    def _kinds(self, comparison):
-        hits = [
-            [split_thinking(text)[1] == expected for text, expected in zip(texts, self.expected, strict=True)]
-            for texts in self.answers.values()
-        ]
-        places = range(len(self.expected))
-        kinds = {"all": list(places)}
-        kinds |= {
-            kind: [i for i in places if hits[-1][i] is right] for kind, right in (("wrong", False), ("right", True))
-        }
+        self.dataset, self.names = dataset, list(answers)
+        expected = references_of(dataset)
+        prompts = map(last_question, dataset.with_format(None)["messages"])
+        self.texts = list(zip(prompts, expected, *answers.values(), strict=True))
+        hits = [[a == e for a, e in zip(without_reasoning(texts), expected, strict=True)] for texts in answers.values()]
+        first, last = np.array(hits[0], dtype=bool), np.array(hits[-1], dtype=bool)
+        kinds = {"all": last | True, "wrong": ~last, "right": last}
+        if len(hits) > 1:
+            kinds |= {"gained": last & ~first, "lost": first & ~last}
+        self.kinds = {kind: np.flatnonzero(rows).tolist() for kind, rows in kinds.items()}
         if comparison is not None:
-            kinds |= {"gained": list(comparison.gained), "lost": list(comparison.lost)}
-        elif len(hits) > 1:
-            kinds |= {kind: [i for i in kinds[now] if hits[0][i] is not hits[-1][i]]
-                      for kind, now in (("gained", "right"), ("lost", "wrong"))}  # fmt: skip
-        return kinds
+            self.kinds |= {"gained": list(comparison.gained), "lost": list(comparison.lost)}
+        self.kind, self.search, self.page = "all", "", 0
 
-    def shown(self):
-        """The places of the rows of the chosen kind whose prompt, expected answer or answers hold the search text."""
-        return [i for i in self.kinds[self.kind] if self.search.lower() in self._text(i)]
+    def shown(self) -> list[int]:
+        """The indices of the rows of the chosen kind whose prompt, expected answer or answers hold the search text."""
+        return [i for i in self.kinds[self.kind] if self.search.lower() in "\n".join(self.texts[i]).lower()]
 
-    def _text(self, i):
-        return "\n".join((self.prompts[i], self.expected[i], *(t[i] for t in self.answers.values()))).lower()
-
+    @cached_property
     def panel(self):
-        """The panel, an ipywidgets VBox, made once."""
-        if self._panel is None:
-            from vlmhelpers.evaluation.browser_panel import make_panel
+        """An ipywidgets VBox: a filter and a search, two buttons that turn pages, and the page with its rows."""
+        from ipywidgets import HTML, Button, Dropdown, HBox, Label, Text, VBox
 
-            self._panel = make_panel(self)
-        return self._panel
+        kind = Dropdown(options=[(f"{kind} ({len(rows)})", kind) for kind, rows in self.kinds.items()])
+        kind.description = "rows"
+        search = Text(placeholder="search in the texts", continuous_update=False)
+        back, forward = Button(description="previous"), Button(description="next")
+        status, page = Label(), HTML()
 
-    def page_html(self):
-        """The page in view as an HTML table."""
-        rows = self.shown()[self.page * _PER_PAGE :][:_PER_PAGE]
-        return self._table("".join(self._row(i) for i in rows)) if rows else "<p>no rows</p>"
+        def show(number=0):
+            self.kind, self.search = kind.value, search.value
+            rows = self.shown()
+            pages = max(1, -(-len(rows) // _PER_PAGE))
+            self.page = min(max(number, 0), pages - 1)
+            status.value = f"{len(rows)} rows, page {self.page + 1} of {pages}"
+            cells = [self._cells(i) for i in rows[self.page * _PER_PAGE :][:_PER_PAGE]]
+            page.value = self._table(cells) if cells else "<p>no rows</p>"
+            back.disabled, forward.disabled = self.page == 0, self.page + 1 == pages
 
-    def pages(self):
-        """The number of pages, at least 1."""
-        return max(1, -(-len(self.shown()) // _PER_PAGE))
+        kind.observe(lambda change: show(), names="value")
+        search.observe(lambda change: show(), names="value")
+        back.on_click(lambda button: show(self.page - 1))
+        forward.on_click(lambda button: show(self.page + 1))
+        show()
+        return VBox([HBox([kind, search]), HBox([back, forward, status]), page])
 
     def _repr_html_(self):
         """Some rows of each kind, each row once, under 60 kB: it needs no kernel and no script."""
-        lines, seen, left = [], set(), _STATIC_BYTES
+        rows = {}
         for kind in ("lost", "wrong", "gained", "right"):
-            for i in [i for i in self.kinds.get(kind, ()) if i not in seen][:_STATIC_ROWS]:
-                line = self._row(i, kind, _LETTERS)
-                left -= len(line.encode())
-                if left >= 0:
-                    lines.append(line)
-                    seen.add(i)
-        return f"<p>{html.escape(repr(self))} Some of each:</p>{self._table(''.join(lines))}"
+            for i in [i for i in self.kinds.get(kind, ()) if i not in rows][:_STATIC_ROWS]:
+                cells = self._cells(i, kind, _STATIC_CHARACTERS)
+                if len(self._table([*rows.values(), cells]).encode()) <= _STATIC_BYTES:
+                    rows[i] = cells
+        return Markup("<p>{} Some of each:</p>{}").format(repr(self), self._table(rows.values()))
 
     def __repr__(self):
         counts = ", ".join(f"{len(rows)} {kind}" for kind, rows in self.kinds.items() if kind != "all")
-        return f"{len(self.expected)} rows: {counts}."
+        return f"{len(self.texts)} rows: {counts}."
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         """The static table, and in a live notebook with ipywidgets the panel, which such a notebook prefers."""
         bundle = {"text/plain": repr(self), "text/html": self._repr_html_()}
-        if find_spec("ipywidgets") and find_spec("IPython"):
-            from IPython import get_ipython
-
-            if get_ipython() is not None:
-                view = "application/vnd.jupyter.widget-view+json"
-                bundle[view] = self.panel()._repr_mimebundle_()[view]
+        if in_notebook() and find_spec("ipywidgets"):
+            # As a widget of ipywidgets 8 gives it by itself; one of version 7 does not.
+            bundle[_VIEW] = {"version_major": 2, "version_minor": 0, "model_id": self.panel.model_id}
         return bundle
 
-    def _table(self, lines):
-        heads = ("row", "picture", "prompt", "expected", *self.answers)
-        return f"<table><tr>{''.join(f'<th>{html.escape(head)}</th>' for head in heads)}</tr>{lines}</table>"
+    def _table(self, rows):
+        return html_table(("row", "image", "prompt", "expected", *self.names), rows)
 
-    def _row(self, i, kind="", letters=None):
-        pictures = "".join(map(thumbnail, self.dataset[i]["images"][:_PICTURES]))
-        texts = [html.escape(_cut(text, letters)) for text in (self.prompts[i], self.expected[i])]
-        expected = _cut(self.expected[i], letters)
-        texts += [mark_difference(_cut(answer[i], letters), expected) for answer in self.answers.values()]
-        cells = (f"{i}<br>{kind}", pictures, *texts)
-        return f"<tr>{''.join(f'<td {_CELL}>{cell}</td>' for cell in cells)}</tr>"
+    def _cells(self, i, kind="", characters=None):
+        images = Markup().join(map(thumbnail, self.dataset[i]["images"][:_IMAGES]))
+        cut = (text if len(text) <= (characters or len(text)) else text[:characters] + "…" for text in self.texts[i])
+        prompt, expected, *answers = cut
+        marked = (mark_difference(answer, expected) for answer in answers)
+        return Markup("{}<br>{}").format(i, kind), images, prompt, expected, *marked
 
 
-def mark_difference(answer, expected):
+def mark_difference(answer: str, expected: str) -> Markup:
     """The answer as HTML in which the words that are not as expected stand out, and a caret where some are missing."""
-    words, wanted = (re.findall(r"\w+|\W", text) for text in (answer, expected))
+    words, expected = (re.findall(r"\w+|\W", text) for text in (answer, expected))
     parts = []
-    for kind, _, _, start, end in difflib.SequenceMatcher(None, wanted, words, autojunk=False).get_opcodes():
-        text = html.escape("".join(words[start:end]))
-        parts.append(text if kind == "equal" else f'<mark style="background:#d9534f55">{text or "‸"}</mark>')
-    return "".join(parts)
-
-
-def _cut(text, letters):
-    return text if letters is None or len(text) <= letters else text[:letters] + "…"
-
-
-def _prompt(messages):
-    """The text of the last user turn, or nothing where there is none."""
-    return next((message_text(message) for message in reversed(messages) if message["role"] == "user"), "")
+    for kind, _, _, start, end in difflib.SequenceMatcher(None, expected, words, autojunk=False).get_opcodes():
+        text = escape("".join(words[start:end]))
+        marked = Markup('<mark style="background:#d9534f55">{}</mark>').format(text or "‸")
+        parts.append(text if kind == "equal" else marked)
+    return Markup().join(parts)

@@ -1,80 +1,78 @@
 """Answers in a JSONL file that grows while they come, so that an interrupted run loses none.
 
-The first line says which model and settings the answers are of. Every other line is one answer: `row` (the row's place
-in the dataset, from 0), `prompt` (the text of its last question), `answer`, `cut` and `key`, a hash of the whole prompt
-with its pictures.
+The first line holds the settings: all that decides the answers. Every other line is one answer: `row` (its index in the
+dataset), `prompt` (its last question), `answer`, `cut` and `key`, a digest of the whole prompt with its images.
 """
 
-import hashlib
 import json
 import os
 from pathlib import Path
+from typing import NamedTuple
 
-import torch
-from PIL import Image
+from datasets import Dataset
+from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import PreTrainedModel, ProcessorMixin
 
-from vlmhelpers.common.images import repair
+from vlmhelpers.common.digests import changed_settings, digest, tensors_digest
+from vlmhelpers.common.files import atomic_file
+from vlmhelpers.common.images import image_identity
 from vlmhelpers.data.rows import stream_plain_rows
-from vlmhelpers.data.schema import message_text
+from vlmhelpers.data.schema import last_question
 
-_SAMPLED = 256  # numbers of each weight that are looked at
+_SAMPLE = 256  # numbers of each weight that go into the digest
 
 
-class AnswersFile:
-    """The file at `path`, opened for `settings` and rows as `row_keys` gives them. `answers`: (text, cut) by place.
+class Answer(NamedTuple):
+    """One answer without the blanks around it, and whether it was cut off at `max_new_tokens`."""
 
-    Answers are taken over for the same row at the same place; others stay in the file and do not count. A last line
+    text: str
+    cut: bool
+
+
+class AnswerLog:
+    """The file at `path`, for `settings` and rows as `answer_settings` and `row_keys` give them.
+
+    `answers` are those that it holds, by the row's index.
+
+    An answer is taken over for the same row at the same index; others stay in the file and do not count. A last line
     that was not written to its end is dropped. Raises ValueError for a file of other settings, and for one that holds
     something else, which then stays as it is.
     """
 
-    def __init__(self, path, settings, keys):
-        self.path, self.keys, self.answers = Path(path), keys, {}
-        first = _line({"settings": settings})
+    def __init__(self, path: str | Path, settings: dict, rows: list[tuple[str, str]]):
+        self.path, self.rows, self.answers = Path(path), rows, {}
+        head = _line({"settings": settings})
         content = self.path.read_bytes() if self.path.exists() else b""
-        whole = content[: content.rfind(b"\n") + 1]
-        if first.startswith(content):  # nothing is there, or not all of the first line
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_bytes(first)
+        if head.startswith(content):  # nothing is there, or not all of the first line
+            with atomic_file(self.path, "wb") as file:
+                file.write(head)
             return
-        values = self._read(whole)
-        self._check(settings, values)
-        if whole != content:
-            os.truncate(self.path, len(whole))
-        for value in values[1:]:
-            if value["row"] < len(keys) and keys[value["row"]][0] == value["key"]:
-                self.answers[value["row"]] = value["answer"], value["cut"]
-
-    def append(self, answers):
-        """Adds answers, a dict from place to (text, cut), and hands them to the disk."""
-        with open(self.path, "ab") as file:
-            for place, (text, cut) in answers.items():
-                key, prompt = self.keys[place]
-                file.write(_line({"row": place, "prompt": prompt, "answer": text, "cut": cut, "key": key}))
-            file.flush()
-            os.fsync(file.fileno())
+        complete = content[: content.rfind(b"\n") + 1]
+        before, found = self._read(complete)
+        if changed := changed_settings(before, json.loads(head)["settings"]):
+            remedy = "Pass another file as save_to, or delete this one to answer all rows anew"
+            raise ValueError(f"{self.path} holds answers with another {', '.join(changed)} than now. {remedy}")
+        os.truncate(self.path, len(complete))
+        self.answers = {i: found[i, key] for i, (key, _) in enumerate(rows) if (i, key) in found}
 
     def _read(self, content):
+        """The settings, and the answers by index and key."""
         try:
-            values = [json.loads(line) for line in content.splitlines()]
-            if (
-                values
-                and "settings" in values[0]
-                and all({"row", "answer", "cut", "key"} <= set(v) for v in values[1:])
-            ):
-                return values
-        except (ValueError, TypeError):
-            pass
-        raise ValueError(f"{self.path} is no file of answers that generate has written. Pass another file as save_to")
+            head, *lines = map(json.loads, content.splitlines())
+            found = {(line["row"], line["key"]): Answer(line["answer"], line["cut"]) for line in lines}
+            return dict(head["settings"]), found
+        except (ValueError, TypeError, KeyError):
+            message = "is no file of answers that generate has written. Pass another file as save_to"
+            raise ValueError(f"{self.path} {message}") from None
 
-    def _check(self, settings, values):
-        before, now = values[0]["settings"], json.loads(_line(settings))
-        changed = sorted(name for name in before | now if before.get(name) != now.get(name))
-        if changed:
-            raise ValueError(
-                f"{self.path} holds answers with another {', '.join(changed)} than now. Pass another file as save_to, "
-                "or delete this one to answer all rows anew"
-            )
+    def append(self, answers: dict[int, Answer]) -> None:
+        """Adds answers, by the row's index, and hands them to the disk."""
+        with open(self.path, "ab") as file:
+            for i, answer in answers.items():
+                key, prompt = self.rows[i]
+                file.write(_line({"row": i, "prompt": prompt, "answer": answer.text, "cut": answer.cut, "key": key}))
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _line(value):
@@ -82,59 +80,27 @@ def _line(value):
     return (json.dumps(value, default=lambda value: type(value).__name__) + "\n").encode()
 
 
-def row_keys(dataset):
-    """(hash of the prompt with its pictures, text of the last question) for each row.
-
-    Pictures are told apart by their encoded bytes, else by the path and size of their file, and by their pixels only
-    where the dataset has a transform, which could have changed them.
-    """
-    changed = dataset.format["type"] == "custom"
-    rows = dataset if changed else stream_plain_rows(dataset, ["messages", "images"], "telling rows apart")
-    return [_key(row) for row in rows]
+def row_keys(dataset: Dataset) -> list[tuple[str, str]]:
+    """(digest of the prompt with its images, text of the last question) for each row."""
+    transformed = dataset.format["type"] == "custom"  # only then images are decoded: they may have been changed
+    rows = dataset if transformed else stream_plain_rows(dataset, ["messages", "images"], "identifying rows")
+    return [(_prompt_digest(row), last_question(row["messages"])) for row in rows]
 
 
-def _key(row):
-    messages = row["messages"]
-    if messages[-1]["role"] == "assistant":
-        messages = messages[:-1]
+def _prompt_digest(row):
+    messages = row["messages"][: -1 if row["messages"][-1]["role"] == "assistant" else None]
     turns = [(m["role"], [(part["type"], part["text"]) for part in m["content"]]) for m in messages]
-    told = json.dumps([turns, [_picture(image) for image in row.get("images") or []]])
-    return hashlib.sha256(told.encode()).hexdigest()[:16], message_text(messages[-1])
+    return digest(turns, [image_identity(image) for image in row.get("images") or []])
 
 
-def _picture(image):
-    """What tells one image of a row from others, as JSON values."""
-    if isinstance(image, Image.Image):
-        image = repair(image)
-        return [image.size, hashlib.sha256(image.tobytes()).hexdigest()]
-    if image and image.get("bytes"):
-        return hashlib.sha256(image["bytes"]).hexdigest()
-    path = image and image["path"]
-    return [image, os.path.getsize(path) if path and os.path.exists(path) else None]
-
-
-def settings_of(model, processor, settings):
-    """What decides the answers, as JSON values by name: the model and its weights, the processor, and `settings`."""
-    told = processor.image_processor.to_json_string() + str(processor.chat_template)
-    model_is = {"model": model.config._name_or_path, "weights": _weights(model), "adapters": _adapters(model)}
-    return model_is | {"processor": hashlib.sha256(told.encode()).hexdigest()[:16]} | settings
-
-
-def _weights(model):
-    """A hash of some numbers of every weight, evenly spread: training changes them, and a large model takes no time."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        numbers = parameter.detach().flatten()
-        some = numbers[:: max(1, len(numbers) // _SAMPLED)].contiguous().cpu()
-        digest.update(f"{name} {tuple(parameter.shape)}".encode())
-        digest.update(some.view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
-
-
-def _adapters(model):
-    """How the adapters take part: they can be switched off, or count for more or less."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
+def answer_settings(model: PreTrainedModel, processor: ProcessorMixin, options: dict) -> dict:
+    """What decides the answers, as JSON values by name; adapters can be switched off, or count for more or less."""
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-    states = {str([x.disable_adapters, x.merged, x.active_adapters, getattr(x, "scaling", None)]) for x in layers}
-    return sorted(states)
+    adapters = {str([x.disable_adapters, x.merged, x.active_adapters, getattr(x, "scaling", None)]) for x in layers}
+    return {
+        "model": model.config._name_or_path,
+        "weights": tensors_digest(model.named_parameters(), _SAMPLE),
+        "adapters": sorted(adapters),
+        "processor": digest(processor.image_processor.to_json_string(), processor.chat_template),
+        **options,
+    }

@@ -1,9 +1,11 @@
 """One answer, shown while the model writes it: in a notebook, in a terminal, or wherever `write` puts it."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 from PIL import Image
+from transformers import PreTrainedModel, ProcessorMixin
 from transformers.generation.streamers import BaseStreamer
 
 from vlmhelpers.batches.collator import VisionCollator
@@ -16,17 +18,24 @@ from vlmhelpers.models.backends import answering
 _UNFINISHED = "\ufffd"  # stands for a character of which a token has written only some bytes
 
 
-def stream_answer(model, processor, prompt, images=(), max_new_tokens=256, write=None, **options):
+def stream_answer(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    prompt: str,
+    images: Image.Image | str | Path | Iterable[Image.Image | str | Path] = (),
+    max_new_tokens: int = 256,
+    write: Callable[[str], object] | None = None,
+    **options: object,
+) -> str:
     """Shows the answer to one prompt while it comes, and returns it whole; the same that `generate` gives.
 
-    `images`: none, one or several pictures (PIL images, or paths of files), which stand before the text. `write` takes
-    each piece of text as it comes; by default a notebook's output grows by it, and elsewhere it is printed, with a line
-    break at the end. `options` and what is greedy are as in `generate`. Raises UnusableImage for a file that holds no
-    sound picture.
+    `images`: none, one or several PIL images or paths of files, which stand before the text. `write` takes each piece
+    of text as it comes; by default a notebook's output grows by it, and elsewhere it is printed, with a line break at
+    the end. `options` as in `generate`. Raises UnusableImage for a file that holds no sound image.
     """
     images = [images] if isinstance(images, (str, Path, Image.Image)) else list(images)
-    pictures = [image if isinstance(image, Image.Image) else open_image(image) for image in images]
-    row = {"messages": [user(prompt, len(pictures))], "images": pictures}
+    images = [image if isinstance(image, Image.Image) else open_image(image) for image in images]
+    row = {"messages": [user(prompt, len(images))], "images": images}
     inputs = VisionCollator(processor).prompts([row]).to(model.device)
     if write is None:
         write = _grow_output() if in_notebook() else _print
@@ -47,8 +56,7 @@ def _grow_output():
     """A function that adds to one output of the cell: printed pieces would be saved as one output each."""
     from IPython.display import display
 
-    pieces = []
-    output = display({"text/plain": ""}, raw=True, display_id=True)
+    pieces, output = [], display({"text/plain": ""}, raw=True, display_id=True)
 
     def write(piece):
         pieces.append(piece)
@@ -72,17 +80,13 @@ class _Pieces(BaseStreamer):
             self.tokens = []
             return
         self.tokens += tokens.tolist()
-        text = self.text()
-        if not text.endswith(_UNFINISHED):
-            self._write(text)
+        if not self.text().endswith(_UNFINISHED):
+            self.end()
 
     def end(self):
-        self._write(self.text())
+        if piece := self.text()[len(self.written) :]:
+            self.write(piece)
+            self.written += piece
 
     def text(self):
         return self.tokenizer.decode(self.tokens, skip_special_tokens=True).strip()
-
-    def _write(self, text):
-        if piece := text[len(self.written) :]:
-            self.write(piece)
-            self.written += piece

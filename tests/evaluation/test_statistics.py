@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vlmhelpers.evaluation.intervals import bootstrap, mean, share
+from vlmhelpers.evaluation.statistics import bootstrap, mean, share
 
 
 def mean_of(draws):
@@ -43,7 +43,7 @@ def test_the_seed_and_not_the_chunks_decides(monkeypatch):
     values = np.random.default_rng(3).random(50)
     whole = bootstrap(values, mean_of, seed=4)
     assert whole != bootstrap(values, mean_of, seed=5)
-    monkeypatch.setattr("vlmhelpers.evaluation.intervals._NUMBERS_PER_CHUNK", 50 * 7)
+    monkeypatch.setattr("vlmhelpers.evaluation.statistics._NUMBERS_PER_CHUNK", 50 * 7)
     assert bootstrap(values, mean_of, seed=4) == whole
 
 

@@ -1,4 +1,4 @@
-"""Pictures are swapped for what they should be, and the verdict tells a model that looks from one that does not."""
+"""Images are replaced by what they should be, and the verdict tells a model that uses them from one that does not."""
 
 import random
 
@@ -12,9 +12,16 @@ from PIL import Image
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.common.chart import Chart
 from vlmhelpers.data.schema import FEATURES, answer_of, make_row
-from vlmhelpers.evaluation.ablation import blank_images, judge_looking, looks_at_image, noise_images, shuffled_images
+from vlmhelpers.evaluation.ablation import (
+    ablation_of_answers,
+    blank_images,
+    image_ablation,
+    noise_images,
+    shuffled_images,
+)
 from vlmhelpers.evaluation.scoring import evaluate
-from vlmhelpers.models.loading import load_model, tiny_model
+from vlmhelpers.families import tiny_model
+from vlmhelpers.models.loading import load_model
 from vlmhelpers.models.lora import lora_targets
 from vlmhelpers.samples.drawing import CATEGORIES, COLORS, sample_products
 
@@ -23,7 +30,7 @@ def plain(size, color):
     return Image.new("RGB", size, color)
 
 
-def test_blank_pictures_keep_size_and_text(rows_of):
+def test_blank_images_keep_size_and_text(rows_of):
     dataset = rows_of([("?", "a", [plain((30, 20), "red")]), ("?", "b", [])])
     blank = blank_images(dataset)
     assert blank[0]["images"][0].size == (30, 20)
@@ -42,7 +49,7 @@ def test_noise_is_the_same_at_every_reading(rows_of):
 
 
 @pytest.mark.parametrize("answers", ["abcdefgh", "aaabbbcc", "aaaaaabc", "aaaaaaaa"])
-def test_shuffled_pictures_are_those_of_another_row(rows_of, answers):
+def test_shuffled_images_are_those_of_another_row(rows_of, answers):
     colors = [(20 * i, 0, 0) for i in range(8)]
     dataset = rows_of([("?", a, [plain((4, 4), color)]) for a, color in zip(answers, colors, strict=True)])
     shuffled = shuffled_images(dataset)
@@ -57,7 +64,7 @@ def test_shuffled_pictures_are_those_of_another_row(rows_of, answers):
     )
 
 
-def test_pictures_move_between_rows_with_equally_many(rows_of):
+def test_images_move_between_rows_with_equally_many(rows_of):
     one, two = [plain((2, 2), "red")], [plain((3, 3), "red")] * 2
     dataset = rows_of([("?", "a", one), ("?", "b", two), ("?", "c", []), ("?", "d", [plain((5, 5), "red")])])
     shuffled = shuffled_images(dataset.select([3, 1, 2, 0]))  # of a selection, too
@@ -65,70 +72,70 @@ def test_pictures_move_between_rows_with_equally_many(rows_of):
 
 
 def judged(rows_of, n, true, other):
-    """The Looking of n rows with two answers in turn; `true` and `other` are how many are right."""
+    """The ImageAblation of n rows with two answers in turn; `true` and `other` are how many are right."""
     dataset = rows_of([("?", "ab"[i % 2], []) for i in range(n)])
     wanted = ["ab"[i % 2] for i in range(n)]
     answers = {
         name: wanted[:right] + [f"wrong {name}" for _ in range(n - right)]
         for name, right in (("true", true), ("blank", 0), ("shuffled", other), ("noise", 0))
     }
-    return judge_looking(answers, dataset)
+    return ablation_of_answers(answers, dataset)
 
 
-def test_a_model_that_looks(rows_of):
+def test_a_model_that_uses_the_image(rows_of):
     found = judged(rows_of, 100, 98, 4)
-    assert found.verdict.startswith("It looks at the picture: 98.0% with the true one, at most 4.0% with another one")
+    assert found.verdict.startswith("It uses the image: 98.0% with the true one, at most 4.0% with another one")
     assert "difference +94.0 points [" in found.verdict and found.chance == 0.5
     assert found.differences["blank"].difference == 0.98 and found.differences["blank"].names == ("blank", "true")
     page = found._repr_html_()
-    assert page.count("<tr>") == 5 and "+94.0" in page and "It looks at the picture" in page
+    assert page.count("<tr>") == 5 and "+94.0" in page and "It uses the image" in page
     assert repr(found).splitlines()[1].startswith("true       98.0%")
     axes = found.plot().axes[0]
     assert isinstance(found.plot(), Chart) and len(axes.get_yticklabels()) == 4
 
 
-def test_a_model_that_looks_a_little(rows_of):
-    assert judged(rows_of, 100, 90, 60).verdict.startswith("It looks a little at the picture: 90.0%")
+def test_a_model_that_uses_the_image_a_little(rows_of):
+    assert judged(rows_of, 100, 90, 60).verdict.startswith("It uses the image a little: 90.0%")
 
 
-def test_a_model_below_chance_looks_a_little(rows_of):
-    assert judged(rows_of, 100, 20, 0).verdict.startswith("It looks a little at the picture: 20.0%")
+def test_a_model_below_chance_uses_the_image_a_little(rows_of):
+    assert judged(rows_of, 100, 20, 0).verdict.startswith("It uses the image a little: 20.0%")
 
 
-def test_a_model_that_knows_without_looking(rows_of):
+def test_a_model_that_knows_without_the_image(rows_of):
     verdict = judged(rows_of, 100, 90, 89).verdict
-    assert verdict.startswith("It does not look at the picture: 90.0% with the true one, at most 89.0%")
+    assert verdict.startswith("It does not use the image: 90.0% with the true one, at most 89.0%")
 
 
 def test_a_model_whose_answers_stay_the_same(rows_of):
     dataset = rows_of([("?", "ab"[i % 2], []) for i in range(20)])
-    found = judge_looking(dict.fromkeys(("true", "blank", "shuffled", "noise"), ["a"] * 20), dataset)
-    assert found.same == 1 and found.verdict.startswith("It does not look at the picture: 50.0%")
+    found = ablation_of_answers(dict.fromkeys(("true", "blank", "shuffled", "noise"), ["a"] * 20), dataset)
+    assert found.same == 1 and found.verdict.startswith("It does not use the image: 50.0%")
     assert found.verdict.endswith("100.0% of the answers are the same.")
 
 
-def test_a_model_that_is_always_wrong_may_look_or_not(rows_of):
+def test_a_model_that_is_always_wrong_may_use_the_image_or_not(rows_of):
     verdict = judged(rows_of, 100, 0, 0).verdict
-    assert verdict.startswith("Its scores show no sign of looking at the picture: 0.0%")
+    assert verdict.startswith("Its scores show no sign that it uses the image: 0.0%")
     assert verdict.endswith("given to every row, is right for 50.0%.")
 
 
 def test_what_cannot_be_judged_is_refused(rows_of, picture):
     one = rows_of([("?", "a", [picture]), ("?", "b", [])])
-    with pytest.raises(ValueError, match="no two rows have pictures to exchange"):
-        looks_at_image(None, None, one)
+    with pytest.raises(ValueError, match="no two rows have images to exchange"):
+        image_ablation(None, None, one)
     two = rows_of([("?", "a", [picture])] * 2)
     with pytest.raises(ValueError, match="1 answers for 2 rows"):
-        looks_at_image(None, None, two, answers=["a"])
+        image_ablation(None, None, two, answers=["a"])
     with pytest.raises(ValueError, match="no value per row of 'Size'"):
-        looks_at_image(None, None, two, metric="Size")
+        image_ablation(None, None, two, metric="Size")
 
 
 CODES = dict(zip(COLORS, CATEGORIES, strict=True))  # words that the tiny base can say, for what it has to learn
 
 
 def coded_rows(n, seed, dropped=False):
-    """Rows that ask for the code of the product's color, red ones more often; `dropped`: without their pictures."""
+    """Rows that ask for the code of the product's color, red ones more often; `dropped`: without their images."""
     rng = random.Random(seed)
     pairs = [pair for pair in sample_products(4 * n, seed, 48) if pair[0].color == "red" or rng.random() < 0.15]
     rows = [make_row("Which code is it?", CODES[p.color], [] if dropped else [image]) for p, image in pairs]
@@ -153,17 +160,17 @@ def trained(rows, steps=60, rate=1e-2):
     return model, processor
 
 
-def test_training_rows_whose_pictures_were_dropped_by_mistake_are_caught():
+def test_training_rows_whose_images_were_dropped_by_mistake_are_caught():
     test = coded_rows(60, "test")
     verdicts = {}
     for dropped in (True, False):
         model, processor = trained(coded_rows(150, "train", dropped))
         options = {"batch_size": 60, "max_new_tokens": 8, "progress": False}
-        found = looks_at_image(model, processor, test, **options)
+        found = image_ablation(model, processor, test, **options)
         verdicts[dropped] = found.verdict
         assert [len(answers) for answers in found.answers.values()] == [60] * 4
-    assert verdicts[True].startswith("It does not look at the picture: ")
-    assert verdicts[False].startswith("It looks at the picture: ")
+    assert verdicts[True].startswith("It does not use the image: ")
+    assert verdicts[False].startswith("It uses the image: ")
     # answers that are there already save a pass and change nothing
-    again = looks_at_image(model, processor, test, answers=found.answers["true"], **options)
+    again = image_ablation(model, processor, test, answers=found.answers["true"], **options)
     assert again.answers == found.answers and again.verdict == found.verdict

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from vlmhelpers.evaluation.metrics import METRICS
-from vlmhelpers.evaluation.scoring import evaluate, parse_fields, parsed, price_error, says_all, share, word_shift
+from vlmhelpers.evaluation.scoring import evaluate, parse_fields, parsed, price_error, says_all, word_shift
+from vlmhelpers.evaluation.statistics import share
 
 GOOD = "Product: Red Hat, Color: Navy, Full Price: $20.00"
 
@@ -83,13 +84,13 @@ def test_exact_match_overall_and_by_field(rows_of):
 
 def test_every_score_that_is_a_mean_has_its_values_by_row(rows_of):
     dataset = rows_of([("?", GOOD, []), ("?", "red hat", []), ("?", "Color: Navy", [])])
-    found = evaluate([GOOD, "A red hat.", "Color: Rose"], dataset, metrics=("exact match", "normalised match", "ANLS"))
-    assert list(found.scores) == ["exact match", "Product", "Color", "Full Price", "normalised match", "ANLS"]
+    found = evaluate([GOOD, "A red hat.", "Color: Rose"], dataset, metrics=("exact match", "normalized match", "ANLS"))
+    assert list(found.scores) == ["exact match", "Product", "Color", "Full Price", "normalized match", "ANLS"]
     assert found.values["exact match"] == found.hits == (True, False, False)
     assert found.values["Product"] == (True, None, None) and found.values["Color"] == (True, None, False)
-    assert found.values["normalised match"] == (True, True, False)
+    assert found.values["normalized match"] == (True, True, False)
     assert found.values["ANLS"] == pytest.approx((1, 7 / 10, 7 / 11))
-    assert found.scores["normalised match"] == share([True, True, False])
+    assert found.scores["normalized match"] == share([True, True, False])
     assert found.scores["ANLS"].value == pytest.approx((1 + 7 / 10 + 7 / 11) / 3)
     assert found.scores["ANLS"].low < found.scores["ANLS"].value < found.scores["ANLS"].high
 
@@ -109,7 +110,7 @@ def test_all_scores_have_an_interval_and_the_default_ones_stay(rows_of):
 
 
 def test_an_unknown_metric_is_refused_with_the_names_there_are(rows_of):
-    with pytest.raises(ValueError, match="unknown metric 'anls': choose \"all\" or some of normalised match, ANLS, "):
+    with pytest.raises(ValueError, match="unknown metric 'anls': choose \"all\" or some of normalized match, ANLS, "):
         evaluate(["a"], rows_of([("?", "a", [])]), metrics=["anls"])
 
 
