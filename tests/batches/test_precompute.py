@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -295,19 +295,18 @@ def test_temporary_files_of_killed_processes_are_removed_but_not_those_of_runnin
 
 
 def test_few_rows_are_in_memory(many):
-    submitted = []
+    started = []
 
-    def submit(row, place):
-        submitted.append(place)
-        done = Future()
-        done.set_result((place, 0))
-        return done
+    def store_row(row, index):
+        started.append(index)
+        return index, 0
 
-    rows = job._stored_rows(many, submit, range(40), ahead=3)
-    for place in range(40):
-        assert next(rows)[0] == place
-        assert len(submitted) <= place + 4
-    assert next(rows, None) is None
+    with ThreadPoolExecutor(2) as pool:
+        rows = job._stored_rows(many, store_row, pool, range(len(many)))
+        for index in range(len(many)):
+            assert next(rows)[0] == index
+            assert len(started) <= index + job._ROWS_IN_MEMORY
+        assert next(rows, None) is None
 
 
 def test_the_number_of_torch_threads_is_as_before(qwen, rows, tmp_path):

@@ -5,7 +5,7 @@ import itertools
 from datasets import Dataset, Features, List, Value
 
 from vlmhelpers.batches.collator import VisionCollator
-from vlmhelpers.data.rows import batches_to_dataset, stream_plain_rows
+from vlmhelpers.data.rows import store_rows, stream_plain_rows
 from vlmhelpers.data.schema import count_images
 from vlmhelpers.families import FAMILIES
 
@@ -35,7 +35,8 @@ def tokenize_rows(dataset: Dataset, collator: VisionCollator) -> Dataset:
             "Train without packing, on the rows themselves with the collator as data_collator; or take one of "
             f"{', '.join(family.name for family in FAMILIES.values() if family.packable)}"
         )
-    return batches_to_dataset((_tokenized(collator, batch) for batch in _batches(dataset)), TOKEN_FEATURES)
+    tokenized = (_tokenized(collator, batch) for batch in _batches(dataset))
+    return store_rows(itertools.chain.from_iterable(tokenized), TOKEN_FEATURES)
 
 
 def _batches(dataset):

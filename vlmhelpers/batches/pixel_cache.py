@@ -3,11 +3,9 @@
 import os
 import random
 import shutil
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from itertools import chain, islice
 from pathlib import Path
 
 import torch
@@ -21,9 +19,9 @@ from vlmhelpers.batches.pixel_files import REFERENCE, features_to_store, setting
 from vlmhelpers.common.files import atomic_file, remove_abandoned
 from vlmhelpers.common.image_errors import UnusableImage
 from vlmhelpers.common.images import image_identity, open_image, repair, strict_pillow
-from vlmhelpers.data.rows import batches_to_dataset
+from vlmhelpers.data.rows import store_rows
 
-_ROWS_PER_BATCH = 8  # read at a time, with their encoded images where the dataset embeds those
+_ROWS_IN_MEMORY = 32  # at a time, with their encoded images where the dataset embeds those
 _MEASURED = 16  # rows, drawn from the dataset, whose pixels tell how much disk the others will take
 
 
@@ -52,30 +50,25 @@ def precompute(
     Raises ValueError, with the row and a remedy, for an image that cannot be read, and for a dataset with a transform;
     OSError where the disk has not enough room; TypeError for what is no Dataset.
     """
-    _check(dataset)
-    if dataset.features.get("images") == List(REFERENCE):
-        return dataset
-    workers = workers or min(8, os.cpu_count() or 1)
-    store = _PixelStore(folder, processor.image_processor)
-    with _threads(workers) as pool:
-        stored = partial(_stored_rows, dataset, partial(pool.submit, _store_row, store), ahead=2 * workers)
-        _check_space(dataset, stored, store.folder, progress)
-        rows = stored(range(len(dataset)))
-        rows = tqdm((row for row, _ in rows), "precomputing", len(dataset), unit=" rows", delay=1, disable=not progress)
-        features = Features({**dataset.features, "images": List(REFERENCE)})
-        return batches_to_dataset(iter(lambda: list(islice(rows, 1000)), []), features)
-
-
-def _check(dataset):
     if not isinstance(dataset, Dataset):
         raise TypeError(f"a {type(dataset).__name__} is no Dataset; of a DatasetDict, precompute each split")
     if dataset.format["type"] == "custom":
         raise ValueError("the dataset has a transform, which would be passed over: use dataset.with_format(None)")
+    if dataset.features.get("images") == List(REFERENCE):
+        return dataset
+    store, total = _PixelStore(folder, processor.image_processor), len(dataset)
+    with _pool(workers or min(8, os.cpu_count() or 1)) as pool:
+        stored = partial(_stored_rows, dataset, partial(_store_row, store), pool)
+        _check_space(total, stored, store.folder, progress)
+        rows = (row for row, _ in stored(range(total)))
+        rows = tqdm(rows, "precomputing", total, unit=" rows", delay=1, disable=not progress)
+        features = Features({**dataset.features, "images": List(REFERENCE)})
+        return store_rows(rows, features)
 
 
 @contextmanager
-def _threads(workers):
-    """A pool of threads, each of which lets torch compute without threads of its own: more would only wait."""
+def _pool(workers):
+    """Threads, each of which lets torch compute without threads of its own: more would only wait."""
     before = torch.get_num_threads()
     try:
         with strict_pillow(), ThreadPoolExecutor(workers, "precompute", torch.set_num_threads, (1,)) as pool:
@@ -84,18 +77,12 @@ def _threads(workers):
         torch.set_num_threads(before)
 
 
-def _stored_rows(dataset, submit, indices, ahead):
-    """Yields (row with references for images, bytes newly written) in order, with `ahead` rows being worked on."""
+def _stored_rows(dataset, store_row, pool, indices):
+    """Yields (row with references for images, bytes newly written) in order, with few rows in memory."""
     undecoded = dataset.with_format("arrow")
-    chunks = (indices[start : start + _ROWS_PER_BATCH] for start in range(0, len(indices), _ROWS_PER_BATCH))
-    rows = chain.from_iterable(zip(chunk, undecoded[chunk].to_pylist(), strict=True) for chunk in chunks)
-    waiting = deque()
-    for index, row in rows:
-        waiting.append(submit(row, index))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+    for start in range(0, len(indices), _ROWS_IN_MEMORY):
+        chunk = indices[start : start + _ROWS_IN_MEMORY]
+        yield from pool.map(store_row, undecoded[chunk].to_pylist(), chunk)
 
 
 def _store_row(store, row, index):
@@ -114,12 +101,11 @@ def _store_row(store, row, index):
     return {**row, "images": references}, written
 
 
-def _check_space(dataset, stored, folder, progress):
+def _check_space(rows, stored, folder, progress):
     """Stores some rows to see how much disk all will take, says so, and raises OSError where that is too much."""
     # Drawn anew by each call: of rows that an interrupted call has measured, nothing would be missing.
-    indices = sorted(random.Random().sample(range(len(dataset)), min(_MEASURED, len(dataset))))
-    written = [size for _, size in stored(indices)]
-    needed = sum(written) / max(1, len(written)) * (len(dataset) - len(written))
+    written = [size for _, size in stored(sorted(random.Random().sample(range(rows), min(_MEASURED, rows))))]
+    needed = sum(written) / max(1, len(written)) * (rows - len(written))
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OSError(
