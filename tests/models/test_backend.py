@@ -11,7 +11,7 @@ from PIL import Image
 
 from vlmhelpers.families import tiny_model
 from vlmhelpers.inference.generation import generate
-from vlmhelpers.models.backends import add_lora, answering, choose_backend, unsloth_collator, use_unsloth
+from vlmhelpers.models.backends import add_lora, choose_backend, eval_mode, unsloth_collator, use_unsloth
 from vlmhelpers.models.loading import load_model
 from vlmhelpers.models.lora import describe_trainable, fingerprint, lora_targets
 
@@ -96,7 +96,7 @@ def test_peft_adapts_what_transformers_loaded():
     trained = describe_trainable(tuned).counts
     assert trained["language"][0] > 0 == trained["vision"][0] == trained["projector"][0]
     assert fingerprint(tuned, "vision", "projector") == before
-    with answering(tuned):
+    with eval_mode(tuned):
         assert not tuned.training
     assert tuned.training
 

@@ -1,14 +1,24 @@
 """Which library runs the model: Unsloth where an accelerator is present, transformers with peft elsewhere."""
 
+from __future__ import annotations
+
 import importlib.util
 import sys
 import types
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # nothing heavy is imported before Unsloth has had its turn
+    import torch
+    from peft import LoraConfig
+    from transformers import PreTrainedModel, ProcessorMixin
 
 _MARK = "_vlmhelpers_backend"  # on a model: the backend that loaded it
 
 
-def use_unsloth():
+def use_unsloth() -> bool:
     """Imports Unsloth where it can run, and prints which library will run the model and why. Returns whether it did.
 
     Unsloth rewrites transformers, trl and peft while it is imported, so call this before anything imports these.
@@ -29,11 +39,11 @@ def use_unsloth():
     except ImportError as error:
         print(f"transformers and peft run the model: Unsloth cannot be imported ({error})")
         return False
-    print(f"Unsloth {unsloth.VERSION} runs the model")
+    print(f"Unsloth {unsloth.__version__} runs the model")
     return True
 
 
-def choose_backend(backend):
+def choose_backend(backend: str) -> str:
     """`"auto"` as `"unsloth"` once Unsloth is imported, else as `"transformers"`.
 
     Raises ValueError for another name, RuntimeError for Unsloth that was not imported.
@@ -48,7 +58,7 @@ def choose_backend(backend):
     return "unsloth" if imported and backend != "transformers" else "transformers"
 
 
-def load_with_unsloth(model_id, bits, dtype):
+def load_with_unsloth(model_id: str | Path, bits: int | None, dtype: torch.dtype) -> PreTrainedModel:
     """The model as Unsloth's FastVisionModel loads it, without adapters."""
     from unsloth import FastVisionModel
 
@@ -59,7 +69,7 @@ def load_with_unsloth(model_id, bits, dtype):
     return model
 
 
-def add_lora(model, lora, seed=3407):
+def add_lora(model: PreTrainedModel, lora: LoraConfig, seed: int = 3407) -> torch.nn.Module:
     """`model` with the adapters that a peft `LoraConfig` describes, whichever backend loaded it.
 
     Unsloth's trainers ignore `SFTTrainer(peft_config=...)`, so the adapters go on before the trainer is made. `seed`:
@@ -85,44 +95,42 @@ def add_lora(model, lora, seed=3407):
     return tuned
 
 
-def unsloth_collator(model, processor):
+def unsloth_collator(model: PreTrainedModel, processor: ProcessorMixin) -> Callable:
     """Unsloth's own `UnslothVisionDataCollator` with its defaults, to look at what it does.
 
     The module that it lives in works without a GPU, though Unsloth refuses to be imported there: so it is loaded by
     itself. Raises ImportError where unsloth_zoo is not installed.
     """
-    package = sys.modules.get("unsloth_zoo")
-    if package is None:
+    loaded = "unsloth_zoo" in sys.modules
+    if not loaded:
         spec = importlib.util.find_spec("unsloth_zoo")
         if spec is None:
             raise ImportError("unsloth_zoo is not installed: pip install unsloth (Linux only)")
-        package = sys.modules["unsloth_zoo"] = types.ModuleType("unsloth_zoo")
+        sys.modules["unsloth_zoo"] = package = types.ModuleType("unsloth_zoo")
         package.__path__ = list(spec.submodule_search_locations)
-        try:
-            from unsloth_zoo.vision_utils import UnslothVisionDataCollator
-        finally:
-            del sys.modules["unsloth_zoo"]
-    else:
+    try:
         from unsloth_zoo.vision_utils import UnslothVisionDataCollator
+    finally:
+        if not loaded:
+            del sys.modules["unsloth_zoo"]
     return UnslothVisionDataCollator(model, processor)
 
 
 @contextmanager
-def answering(model):
-    """Puts the model into its mode for answering, and back into the mode it was in."""
+def eval_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Puts the model into eval mode, and back into the mode it was in."""
     was_training = model.training
-    unsloth = getattr(model, _MARK, None) == "unsloth"
-    _switch(model, unsloth, training=False)
+    _train(model, False)
     try:
         yield
     finally:
-        _switch(model, unsloth, training=was_training)
+        _train(model, was_training)
 
 
-def _switch(model, unsloth, training):
-    if unsloth:
-        from unsloth import FastVisionModel
-
-        (FastVisionModel.for_training if training else FastVisionModel.for_inference)(model)
-    else:
+def _train(model, training):
+    if getattr(model, _MARK, None) != "unsloth":
         model.train(training)
+        return
+    from unsloth import FastVisionModel
+
+    (FastVisionModel.for_training if training else FastVisionModel.for_inference)(model)
