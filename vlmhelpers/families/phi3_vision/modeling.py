@@ -63,6 +63,10 @@ class Phi3VModel(Phi3VPreTrainedModel, Phi3Model):
             self.rotary_emb = Phi3VRotaryEmbedding(config)
         self.post_init()
 
+    def get_encoder(self, modality=None):
+        """The image encoder, for transformers and peft, which know other names for it."""
+        return self.vision_embed_tokens if modality == "image" else super().get_encoder(modality)
+
     def get_image_features(self, pixel_values, image_sizes):
         """The tokens of all images as the language model reads them: (tokens, hidden size)."""
         if image_sizes is None:

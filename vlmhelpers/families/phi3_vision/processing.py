@@ -1,6 +1,7 @@
 """Text and images for Phi-3-Vision: each `<|image_k|>` becomes as many image tokens as its picture needs."""
 
 import re
+from pathlib import Path
 
 from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
 from transformers.image_utils import make_flat_list_of_images
@@ -9,22 +10,7 @@ IMAGE_TOKEN = "<|image|>"
 _PLACEHOLDER = re.compile(r"<\|image_(\d+)\|>")
 
 # Turns as the model was trained on: the k-th image stands as <|image_k|> and a line break. Content may be a text.
-CHAT_TEMPLATE = """\
-{{- bos_token }}
-{%- set images = namespace(count=0) %}
-{%- for message in messages %}
-{{- '<|' + message.role + '|>\\n' }}
-{%- if message.content is string %}{{- message.content }}
-{%- else %}{%- for part in message.content %}
-{%- if part.type == 'image' %}
-{%- set images.count = images.count + 1 %}
-{{- '<|image_' ~ images.count ~ '|>\\n' }}
-{%- elif part.type == 'text' %}{{- part.text }}
-{%- endif %}
-{%- endfor %}{%- endif %}
-{{- '<|end|>\\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}{{- '<|assistant|>\\n' }}{%- endif %}"""
+CHAT_TEMPLATE = (Path(__file__).parent / "chat_template.jinja").read_text(encoding="utf-8")
 
 
 class Phi3VProcessor(ProcessorMixin):
