@@ -14,13 +14,19 @@ UV = $(VENV) -m uv
 export OMP_WAIT_POLICY = PASSIVE
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help notebooks test lint lab lock clean
+# Test processes, each with one thread (tests/conftest.py). A file's tests stay in one of them, the long files first.
+WORKERS = 2
+PYTEST = HF_HUB_OFFLINE=1 $(VENV) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+.PHONY: help notebooks check test lint format lab lock clean
 
 help:
 	@echo "make notebooks  run every notebook on the tiny models and write the outputs back (ONLY=01 for one;"
 	@echo "                ONLY=01 ARGS='-p NAME VALUE' with another parameter, kept under outputs/)"
-	@echo "make test       run the tests (ARGS='-k records' for some)"
-	@echo "make lint       check the style of the code and of the notebooks"
+	@echo "make check      lint, and run the tests that take less than a second: two minutes"
+	@echo "make test       run all tests (ARGS='-k records' for some): a quarter of an hour"
+	@echo "make lint       check the style of the code and of the notebooks, and which room imports which"
+	@echo "make format     bring the code and the notebooks into that style"
 	@echo "make lab        open JupyterLab"
 	@echo "make lock       pin again in constraints.txt what requirements.txt needs"
 	@echo "make clean      remove what runs leave behind; .venv stays"
@@ -28,11 +34,19 @@ help:
 notebooks: $(READY)
 	@$(VENV) tools/run_notebooks.py $(foreach number,$(ONLY),--only $(number)) $(ARGS)
 
+check: lint
+	@$(PYTEST) -m "not slow" --durations 10 --durations-min 1 $(ARGS)
+
 test: $(READY)
-	@HF_HUB_OFFLINE=1 $(VENV) -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 lint: $(READY)
 	@$(VENV) -m ruff check .
+	@$(VENV) -m ruff format --check . || { echo "make format does it."; exit 1; }
+	@$(dir $(VENV))lint-imports --no-logo
+
+format: $(READY)
+	@$(VENV) -m ruff format .
 
 lab: $(READY)
 	@$(VENV) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
@@ -45,7 +59,8 @@ lock:
 	@echo "constraints.txt holds $$(grep -c == constraints.txt) pins."
 
 clean:
-	rm -rf outputs notebooks/outputs notebooks/.ipynb_checkpoints .pytest_cache .ruff_cache build
+	rm -rf outputs notebooks/outputs notebooks/.ipynb_checkpoints build
+	rm -rf .pytest_cache .ruff_cache .import_linter_cache
 	find vlmhelpers tools tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(READY): requirements.txt constraints.txt pyproject.toml

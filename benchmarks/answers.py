@@ -9,8 +9,9 @@ from datasets import Dataset
 
 from vlmhelpers.common.environment import quiet
 from vlmhelpers.data.schema import FEATURES, make_row
+from vlmhelpers.families import FAMILIES, tiny_model
 from vlmhelpers.inference.generation import generate
-from vlmhelpers.models.loading import FAMILIES, load_model, tiny_model
+from vlmhelpers.models.loading import load_model
 from vlmhelpers.samples.drawing import QUESTIONS, sample_products
 
 

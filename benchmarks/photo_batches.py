@@ -18,7 +18,7 @@ from vlmhelpers.batches import precompute
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.common.environment import quiet
 from vlmhelpers.data.schema import FEATURES, assistant, make_row, user
-from vlmhelpers.models.loading import tiny_model
+from vlmhelpers.families import tiny_model
 
 QUESTION, ANSWER = "Describe this product.", "A red striped scarf."
 PIXELS_PER_TOKEN = 28 * 28

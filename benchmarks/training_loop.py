@@ -134,7 +134,7 @@ def make_trainer(options, dataset, loss_type, collator=None, ours=False):
 
     from vlmhelpers.families.window_attention import group_windows
     from vlmhelpers.models.lora import lora_targets
-    from vlmhelpers.models.vision_features import remember_features
+    from vlmhelpers.models.vision import cache_vision_features
 
     model = make_model(options)
     if ours:
@@ -149,7 +149,7 @@ def make_trainer(options, dataset, loss_type, collator=None, ours=False):
         model, arguments, collator, dataset, processing_class=make_processor(options), peft_config=lora
     )
     if options.way == LATER:
-        remember_features(trainer.model, Path(options.folder) / "features")
+        cache_vision_features(trainer.model, Path(options.folder) / "features")
     return trainer
 
 
@@ -158,7 +158,7 @@ def make_model(options):
     import torch
     from transformers import AutoModelForImageTextToText, set_seed
 
-    from vlmhelpers.models.loading import tiny_model
+    from vlmhelpers.families import tiny_model
 
     set_seed(0)
     model = AutoModelForImageTextToText.from_pretrained(tiny_model("qwen2.5-vl"), dtype=torch.float32)
@@ -170,7 +170,7 @@ def make_model(options):
 def make_processor(options):
     from transformers import AutoProcessor
 
-    from vlmhelpers.models.loading import tiny_model
+    from vlmhelpers.families import tiny_model
 
     processor = AutoProcessor.from_pretrained(tiny_model("qwen2.5-vl"))
     processor.image_processor.size = {"shortest_edge": options.side**2, "longest_edge": options.side**2}
@@ -199,7 +199,7 @@ def prepare_ours(options):
     dataset, processor = make_rows(options), make_processor(options)
     if options.way != "ours":
         dataset = precompute(dataset, processor, Path(options.folder) / "pixels")
-    collator = VisionCollator(processor, logits="labelled")
+    collator = VisionCollator(processor, logits="labeled")
     return {"dataset": dataset, "collator": collator, "loss_type": "nll", "ours": True}
 
 

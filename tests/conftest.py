@@ -1,34 +1,43 @@
-"""Set-up for all tests: no network, few threads, no window, and no GPU tests where there is no GPU."""
+"""Set-up for all tests: no network, one thread, no window, long files first, and no GPU tests where there is no GPU."""
 
+import copy
+import functools
 import os
 from pathlib import Path
 
 import matplotlib
 import pytest
 
-# Before any test imports torch, which reads these once. Processes that tests start inherit them.
+# Before any test imports torch, which reads these once. Processes that tests start inherit them. One thread each,
+# because `make test` runs two processes, and because sums over another number of threads round differently.
 os.environ.update(
     HF_HUB_OFFLINE="1",
-    OMP_NUM_THREADS="2",
+    OMP_NUM_THREADS="1",
     OMP_WAIT_POLICY="PASSIVE",
     TOKENIZERS_PARALLELISM="false",
 )
 
-matplotlib.use("agg")  # no MPLBACKEND: the kernels of notebooks would inherit that and show no pictures
+matplotlib.use("agg")  # no MPLBACKEND: the kernels of notebooks would inherit that and show no images
 
-GPU_TESTS = Path(__file__).parent / "gpu"
-NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+TESTS = Path(__file__).parent
+FIRST = "test_notebook_04.py"  # notebook 05 needs its outputs
 
 
 def pytest_collection_modifyitems(items):
-    """Mark the tests under tests/gpu/, and skip all that are marked so where there is no CUDA device."""
+    """Mark and skip tests that need a GPU, and sort the files: two workers finish together if the short ones are last.
+
+    Within a file the order stays.
+    """
     for item in items:
-        if GPU_TESTS in item.path.parents:
+        if TESTS / "gpu" in item.path.parents:
             item.add_marker(pytest.mark.gpu)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked and not _cuda():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    notebooks = TESTS / "notebooks"
+    items.sort(key=lambda item: (item.path.name != FIRST, item.path.parent != notebooks, item.path not in slow))
 
 
 def _cuda():
@@ -40,7 +49,7 @@ def _cuda():
 @pytest.fixture(scope="session")
 def data():
     """The folder of the sample data."""
-    return Path(__file__).parents[1] / "data"
+    return TESTS.parent / "data"
 
 
 @pytest.fixture(scope="session")
@@ -61,23 +70,17 @@ def rows_of():
     return lambda triples: Dataset.from_list([make_row(*triple) for triple in triples], features=FEATURES)
 
 
-@pytest.fixture(scope="module")
-def records_of(tmp_path_factory):
-    """Runs the notebook of that name from its first cell to its last, and gives the values that it recorded."""
-    import papermill
+@pytest.fixture(scope="session")
+def tiny():
+    """Gives (model, processor) of a family's tiny base: `tiny("qwen3-vl")`, or with `bits=4`.
 
-    from vlmhelpers.common.records import read_records
+    Each call gives copies, which a test may change; what they are copied from is loaded once per process.
+    """
+    from vlmhelpers.families import tiny_model
+    from vlmhelpers.models import load_model
 
-    def run(name):
-        folder = tmp_path_factory.mktemp(name)
-        papermill.execute_notebook(
-            NOTEBOOKS / f"{name}.ipynb",
-            folder / "executed.ipynb",
-            {"OUTPUT_DIR": str(folder / "run")},
-            kernel_name="python3",
-            cwd=NOTEBOOKS,
-            progress_bar=False,
-        )
-        return read_records(folder / "executed.ipynb")
+    @functools.cache
+    def loaded(family, bits):
+        return load_model(tiny_model(family), bits=bits, backend="transformers")
 
-    return run
+    return lambda family, bits=None: copy.deepcopy(loaded(family, bits))

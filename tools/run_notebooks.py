@@ -40,11 +40,14 @@ class Run:
         self.notebook, self.executed, self.parameters = notebook, executed, parameters
         self.number = notebook.name[:2]
 
+    def values(self):
+        """The value of each parameter, by name."""
+        defaults = papermill.inspect_notebook(self.notebook).values()
+        return {parameter["name"]: literal(parameter["default"]) for parameter in defaults} | self.parameters
+
     def needs(self):
-        """The numbers of the notebooks whose outputs its parameters name."""
-        found = {name: parameter["default"] for name, parameter in papermill.inspect_notebook(self.notebook).items()}
-        found |= {name: str(value) for name, value in self.parameters.items()}
-        return set(OUTPUTS.findall("\n".join(found.values()))) - {self.number}
+        """The numbers of the other notebooks whose outputs its parameters name."""
+        return set(OUTPUTS.findall(" ".join(map(str, self.values().values())))) - {self.number}
 
     def start(self):
         """Gets the progress ready, and gives it."""

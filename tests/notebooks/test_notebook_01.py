@@ -2,10 +2,12 @@
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def records(records_of):
-    return records_of("01_prepare_csv")
+    return records_of("01")
 
 
 def test_the_base_does_not_know_the_task(records):

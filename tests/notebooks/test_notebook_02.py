@@ -2,10 +2,12 @@
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def records(records_of):
-    return records_of("02_text_only_alpaca")
+    return records_of("02")
 
 
 def test_new_behaviour_on_wordings_that_were_not_trained(records):

@@ -2,10 +2,12 @@
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def records(records_of):
-    return records_of("03_phi3_burberry")
+    return records_of("03")
 
 
 def test_rows_whose_picture_failed_are_left_out_and_counted(records):

@@ -1,11 +1,16 @@
 """Notebook 05 runs to its last cell: its scores, its verdicts and its exports are what it says."""
 
+import json
+import re
+
 import pytest
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def records(records_of):
-    return records_of("05_inference_eval")
+    return records_of("05")
 
 
 def test_base_prompted_base_and_tuned_are_scored_on_the_same_held_out_rows(records):
@@ -30,3 +35,20 @@ def test_the_tuned_model_looks_at_the_picture_and_the_one_without_pictures_does_
 def test_the_merged_model_is_proved_and_the_accident_is_found(records):
     assert records["merged_like_adapter_percent"] == 100
     assert records["accident_found"]
+
+
+def test_without_a_run_a_small_adapter_is_trained_first(execute_cells, tmp_path):
+    """The cells before the model is loaded, with a few steps."""
+    ends = False
+
+    def keep(cell):
+        nonlocal ends
+        kept, ends = not ends, ends or "write_sample(" in cell.source
+        cell.source = re.sub(r"max_steps=\d+", "max_steps=2", cell.source)
+        return kept
+
+    parameters = {"RUN": str(tmp_path / "none"), "OUTPUT_DIR": str(tmp_path / "out")}
+    shown = json.dumps(execute_cells("05", parameters, keep))
+    assert "a small adapter of the tiny Qwen3-VL is trained instead" in shown
+    assert (tmp_path / "out" / "run" / "adapter" / "adapter_config.json").is_file()
+    assert (tmp_path / "out" / "run" / "held_out" / "test").is_dir()

@@ -7,6 +7,7 @@ import nbformat
 import pytest
 import readme_tables
 from IPython.core.inputtransformer2 import TransformerManager
+from public_names import ROOMS, names_of
 
 from vlmhelpers.common.records import read_records
 
@@ -15,6 +16,9 @@ LARGEST = 500_000  # bytes
 # Any drive of Windows counts, but for the one made-up path that the broken sample table has in it.
 MACHINE_PATH = re.compile(r"(?<![\w.:/~-])/(home|work|root|tmp|Users)(/|\b)|\b[A-Z]:\\++(?!images\\+bag\.jpg)")
 PARAMETER = re.compile(r"[A-Z][A-Z0-9_]* = .+  # \S.+")
+
+PACKAGES = ["vlmhelpers", *ROOMS, "vlmhelpers.families.phi3_vision"]
+PUBLIC = {*ROOMS, *(f"{package}.{name}" for package in PACKAGES for name in names_of(package))}
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -74,6 +78,50 @@ def test_cells_are_short_and_define_nothing(path):
         assert len(cell.source.splitlines()) <= 25, f"cell {number} is long: split it"
         found = [node.name for node in ast.walk(parsed(cell)) if isinstance(node, definitions)]
         assert not found, f"cell {number} defines {found}: that belongs into vlmhelpers"
+
+
+@each_notebook
+def test_uses_only_public_names(path):
+    """What a notebook takes from the package is listed in the `__init__` of the package or of a room."""
+    trees = [(number, parsed(cell)) for number, cell in code_cells(path)]
+    face = {name.asname or name.name for _, tree in trees for name in imported(tree) if name.name == "vlmhelpers"}
+    used = [(number, name) for number, tree in trees for name in used_names(tree, face)]
+    private = [f"cell {number}: {name}" for number, name in used if name not in PUBLIC]
+    assert used
+    assert not private, private
+
+
+def imported(tree):
+    return [name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names]
+
+
+def used_names(tree, face):
+    """Names of the package, dotted as from "vlmhelpers": those imported, and those reached from one of `face`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "vlmhelpers":
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (name.name for name in node.names if name.name.startswith("vlmhelpers."))
+        elif isinstance(node, ast.Attribute):
+            root, *rest = re.split(r"[^\w.]", ast.unparse(node))[0].split(".")
+            if root in face:
+                depth = 2 if f"vlmhelpers.{rest[0]}" in ROOMS else 1
+                yield ".".join(["vlmhelpers", *rest[:depth]])
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("vlm.split(rows)", ["vlmhelpers.split"]),
+        ("vlm.data.user('x').strip()", ["vlmhelpers.data.user", "vlmhelpers.data"]),
+        ("from vlmhelpers.data.schema import make_row", ["vlmhelpers.data.schema.make_row"]),
+        ("import vlmhelpers.data.schema", ["vlmhelpers.data.schema"]),
+        ("import torch\nmodel.vlm.data", []),
+    ],
+)
+def test_names_of_the_package_are_found(source, names):
+    found = list(used_names(ast.parse(source), {"vlm"}))
+    assert set(found) == set(names)
 
 
 @each_notebook
