@@ -20,7 +20,7 @@ from vlmhelpers.common.digests import tensors_digest
 from vlmhelpers.common.environment import quiet
 from vlmhelpers.data.schema import FEATURES, assistant
 from vlmhelpers.inference.generation import generate
-from vlmhelpers.models.backends import answering
+from vlmhelpers.models.backends import eval_mode
 from vlmhelpers.models.loading import load_model
 
 
@@ -59,7 +59,7 @@ def probe(
     """The `Probe` of a model. `references`: the answers whose tokens get probabilities; None takes the model's own."""
     answers = generate(model, processor, rows, batch_size=1, max_new_tokens=max_new_tokens, progress=False)
     collator, probabilities, inputs = VisionCollator(processor, train_on="last"), [], []
-    with answering(model), torch.inference_mode():
+    with eval_mode(model), torch.inference_mode():
         for row, reference in zip(rows, references or answers, strict=True):
             prompt, batch = collator.prompts([row]), collator([_with_answer(row, reference)])
             inputs.append(tensors_digest([*prompt.items(), *batch.items()]))
