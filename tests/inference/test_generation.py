@@ -7,7 +7,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from vlmhelpers.batches.pixel_cache import precompute
 from vlmhelpers.families import FAMILIES, tiny_model
+from vlmhelpers.inference.answer_log import row_keys
 from vlmhelpers.inference.generation import generate
 from vlmhelpers.inference.streaming import stream_answer
 from vlmhelpers.models.loading import load_model
@@ -217,6 +219,13 @@ def test_a_file_that_was_replaced_by_one_of_the_same_size_is_answered_again(qwen
     after = generate(model, processor, dataset, **run)
     assert counted.sizes == [1] and after != before
     assert after == generate(model, processor, dataset, progress=False)
+
+
+def test_embedded_images_with_cached_pixels_are_told_apart(qwen, rows_of, tmp_path):
+    images = [image for _, image in sample_products(2, "cached", 64)]
+    dataset = rows_of([("Describe this product.", "", [image]) for image in (*images, images[0])])
+    first, second, third = row_keys(precompute(dataset, qwen[1], tmp_path))
+    assert first == third != second and first[1] == "Describe this product."
 
 
 def test_an_image_processor_need_not_say_a_size(qwen, words, monkeypatch):

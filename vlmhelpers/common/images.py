@@ -183,8 +183,8 @@ def image_identity(image: Image.Image | dict | None) -> str | None:
         return digest(image.size, image.tobytes())
     if image.get("bytes") is not None:
         return digest(image["bytes"])
-    if image.get("path") is None:
-        return None
+    if image.get("path") is None:  # cached pixels of an embedded image lie in a file that is named by its digest
+        return digest(image["pixels"]) if image.get("pixels") else None
     path = os.path.realpath(image["path"])
     try:
         status = os.stat(path)

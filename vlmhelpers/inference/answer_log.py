@@ -32,11 +32,8 @@ class Answer(NamedTuple):
 class AnswerLog:
     """The file at `path`, for `settings` and rows as `answer_settings` and `row_keys` give them.
 
-    `answers` are those that it holds, by the row's index.
-
-    An answer is taken over for the same row at the same index; others stay in the file and do not count. A last line
-    that was not written to its end is dropped. Raises ValueError for a file of other settings, and for one that holds
-    something else, which then stays as it is.
+    `answers` are those that it holds for the same row at the same index. An incomplete last line is dropped. Raises
+    ValueError for a file of other settings, and for one that holds something else, which then stays as it is.
     """
 
     def __init__(self, path: str | Path, settings: dict, rows: list[tuple[str, str]]):

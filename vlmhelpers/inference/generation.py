@@ -16,7 +16,7 @@ from vlmhelpers.data.rows import plain_rows, stream_plain_rows
 from vlmhelpers.data.schema import count_images, message_text
 from vlmhelpers.families import family_of
 from vlmhelpers.inference.answer_log import Answer, AnswerLog, answer_settings, row_keys
-from vlmhelpers.models.backends import answering
+from vlmhelpers.models.backends import eval_mode
 
 # Holds whatever a model's generation_config.json says. Those of Qwen2.5's instruct models set repetition_penalty=1.05,
 # which also punishes the words of the prompt, the right answer among them, and the padding: an end token there, so that
@@ -53,7 +53,7 @@ def generate(
     log = AnswerLog(save_to, answer_settings(model, processor, settings), row_keys(dataset)) if save_to else None
     answers = dict(log.answers) if log else {}
     with (
-        answering(model),
+        eval_mode(model),
         torch.inference_mode(),
         tqdm(total=len(dataset), initial=len(answers), desc="answers", disable=not progress) as bar,
     ):
@@ -118,7 +118,7 @@ def _answer(model, processor, inputs, settings):
 
 
 def _longest_first(dataset, processor, done):
-    """The indices of the rows that are not in `done`: a list of those with images and one of those without."""
+    """The indices of the rows that are not in `done`: those with images, and those without."""
     image_processor, lengths = processor.image_processor, {True: {}, False: {}}
     capped = family_of(processor).has_pixel_cap(image_processor)  # then "longest_edge" is a number of pixels
     cap = dict(image_processor.size or {}).get("longest_edge", math.inf) if capped else math.inf

@@ -1,6 +1,7 @@
 """One answer, shown while the model writes it: in a notebook, in a terminal, or wherever `write` puts it."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from vlmhelpers.common.display import in_notebook
 from vlmhelpers.common.images import open_image
 from vlmhelpers.data.schema import user
 from vlmhelpers.inference.generation import decoding
-from vlmhelpers.models.backends import answering
+from vlmhelpers.models.backends import eval_mode
 
 _UNFINISHED = "\ufffd"  # stands for a character of which a token has written only some bytes
 
@@ -29,27 +30,22 @@ def stream_answer(
 ) -> str:
     """Shows the answer to one prompt while it comes, and returns it whole; the same that `generate` gives.
 
-    `images`: none, one or several PIL images or paths of files, which stand before the text. `write` takes each piece
-    of text as it comes; by default a notebook's output grows by it, and elsewhere it is printed, with a line break at
-    the end. `options` as in `generate`. Raises UnusableImage for a file that holds no sound image.
+    `images` (PIL images or paths of files) stand before the text. `write` takes each piece of text; by default it is
+    printed, or added to one output of a notebook's cell. `options` are as in `generate`. Raises UnusableImage.
     """
     images = [images] if isinstance(images, (str, Path, Image.Image)) else list(images)
     images = [image if isinstance(image, Image.Image) else open_image(image) for image in images]
     row = {"messages": [user(prompt, len(images))], "images": images}
     inputs = VisionCollator(processor).prompts([row]).to(model.device)
-    if write is None:
-        write = _grow_output() if in_notebook() else _print
+    printed = write is None and not in_notebook()
+    write = write or (partial(print, end="", flush=True) if printed else _grow_output())
     streamer = _Pieces(processor.tokenizer, write)
     settings = decoding(processor, {"max_new_tokens": max_new_tokens} | options)
-    with answering(model), torch.inference_mode():
+    with eval_mode(model), torch.inference_mode():
         model.generate(**inputs, **settings, streamer=streamer)
-    if write is _print:
+    if printed:
         print()
     return streamer.text()
-
-
-def _print(piece):
-    print(piece, end="", flush=True)
 
 
 def _grow_output():
@@ -66,7 +62,7 @@ def _grow_output():
 
 
 class _Pieces(BaseStreamer):
-    """Hands on the text of the tokens, all decoded together each time: a token's text depends on those before it.
+    """Hands on the text of the tokens, all decoded together: a token's text depends on those before it.
 
     transformers' TextStreamer starts anew after a line break, where some tokenizers then lose the indent of a line.
     """
@@ -76,10 +72,7 @@ class _Pieces(BaseStreamer):
         self.tokens, self.written = None, ""
 
     def put(self, tokens):
-        if self.tokens is None:  # the prompt
-            self.tokens = []
-            return
-        self.tokens += tokens.tolist()
+        self.tokens = [] if self.tokens is None else self.tokens + tokens.tolist()  # the prompt comes first
         if not self.text().endswith(_UNFINISHED):
             self.end()
 
