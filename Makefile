@@ -10,7 +10,7 @@ READY = .venv/ready
 UNFINISHED = .venv/unfinished
 UV = $(VENV) -m uv
 
-# Beside a busy neighbour, OpenMP threads that spin while they wait make a 2-thread step up to ten times slower.
+# Beside a busy neighbor, OpenMP threads that spin while they wait make a 2-thread step up to ten times slower.
 export OMP_WAIT_POLICY = PASSIVE
 export TOKENIZERS_PARALLELISM = false
 

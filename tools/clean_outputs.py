@@ -1,6 +1,6 @@
 """Takes out of an executed notebook what differs from run to run or from machine to machine.
 
-What a reader wants stays: results, pictures, tables, warnings. Times of execution, progress bars, the state
+What a reader wants stays: results, images, tables, warnings. Times of execution, progress bars, the state
 of widgets, addresses in memory and this machine's folders go, so that two runs differ where their results
 differ.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
-_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours and cursor moves of a terminal
+_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colors and cursor moves of a terminal
 _BAR = re.compile(r"\d+%\|.*\[|\d+\w* ?\[\d+:\d\d[,<]")  # tqdm: "80%|███ | 4/5 [00:01<" or "5it [00:01, "
 _LOG = re.compile(r"[IW]\d{4} \d\d:\d\d:\d\d")  # torch's own log lines, stamped with the time
 _ADDRESS = re.compile(r" at 0x[0-9a-f]{6,}")
@@ -40,7 +40,7 @@ def _without_widgets(output):
 
 
 def _merge_streams(outputs):
-    """Join neighbouring outputs of one stream: where a kernel cuts them depends on the time."""
+    """Join neighboring outputs of one stream: where a kernel cuts them depends on the time."""
     merged = []
     for output in outputs:
         last = merged[-1] if merged else {}

@@ -1,8 +1,8 @@
-"""Makes data/broken/: a CSV with all that goes wrong in real data, its pictures; the same bytes each time.
+"""Makes data/broken/: a CSV with all that goes wrong in real data, its images; the same bytes each time.
 
 Run `python tools/make_broken.py`. `products.csv` has one row for each case, and its column `case` says
 which. Three smaller files: `missing_column.csv` lacks a column, and `train.csv` and `test.csv` share a
-picture that was saved twice.
+image that was saved twice.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def make_broken(folder):
 
 
 class Shop:
-    """Draws products, each another one, and saves their pictures."""
+    """Draws products, each another one, and saves their images."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -44,21 +44,21 @@ class Shop:
         self.products = self.rng.sample(all_products(), 60)
 
     def next(self):
-        """The picture and the listing of the next product."""
+        """The image and the listing of the next product."""
         product = self.products.pop()
         return draw(product, self.rng, SIDE), listing(product)
 
-    def save(self, picture, name, **options):
-        """Saves a picture as images/`name` and returns that path."""
+    def save(self, image, name, **options):
+        """Saves an image as images/`name` and returns that path."""
         options = {"quality": 80, "optimize": True} | options if name.endswith(".jpg") else options
-        picture.save(self.folder / "images" / name, **options)
+        image.save(self.folder / "images" / name, **options)
         return f"images/{name}"
 
-    def row(self, case, change=lambda picture: picture, ending="jpg", **options):
-        """A CSV line with a new product, its picture changed by `change` and saved under the case's name."""
-        picture, text = self.next()
+    def row(self, case, change=lambda image: image, ending="jpg", **options):
+        """A CSV line with a new product, its image changed by `change` and saved under the case's name."""
+        image, text = self.next()
         name = f"{case.replace(' ', '_')}.{ending}"
-        return _line([case, self.save(change(picture), name, **options), INSTRUCTION, text])
+        return _line([case, self.save(change(image), name, **options), INSTRUCTION, text])
 
 
 def _line(cells):
@@ -103,23 +103,23 @@ def _chunk(kind, data):
 
 
 def odd_images(shop):
-    """Pictures in forms that have to be repaired before a model can see them."""
+    """Images in forms that have to be repaired before a model can see them."""
     exif = Image.Exif()
     exif[0x0112] = 6  # orientation: to be turned clockwise
     frames = [shop.next()[0].quantize(32) for _ in range(2)]
     animated = {"save_all": True, "append_images": frames}
     return [
-        shop.row("rotated by EXIF", lambda picture: picture.transpose(Image.Transpose.ROTATE_90), exif=exif),
-        shop.row("CMYK", lambda picture: picture.convert("CMYK")),
+        shop.row("rotated by EXIF", lambda image: image.transpose(Image.Transpose.ROTATE_90), exif=exif),
+        shop.row("CMYK", lambda image: image.convert("CMYK")),
         shop.row("transparent palette", _see_through_corner, "png", optimize=True),
-        shop.row("grey of 16 bits", _grey_of_16_bits, "png", optimize=True),
-        shop.row("animation", lambda picture: picture.quantize(32), "gif", **animated),
+        shop.row("grey of 16 bits", _gray_of_16_bits, "png", optimize=True),
+        shop.row("animation", lambda image: image.quantize(32), "gif", **animated),
     ]
 
 
-def _see_through_corner(picture):
-    """The picture in 31 colors, with everything above its diagonal see-through."""
-    palette = picture.quantize(31)
+def _see_through_corner(image):
+    """The image in 31 colors, with everything above its diagonal see-through."""
+    palette = image.quantize(31)
     indices = np.asarray(palette).copy()
     indices[np.triu_indices(SIDE)] = 31
     cut = Image.fromarray(indices).convert("P")
@@ -128,12 +128,12 @@ def _see_through_corner(picture):
     return cut
 
 
-def _grey_of_16_bits(picture):
-    return Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
+def _gray_of_16_bits(image):
+    return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
 
 
 def odd_paths(shop):
-    """Paths that leave the folder, one that needs a second look, and a link to a picture outside."""
+    """Paths that leave the folder, one that needs a second look, and a link to an image outside."""
     link = shop.folder / "images" / "link.jpg"
     link.unlink(missing_ok=True)
     link.symlink_to("../../images/001.jpg")
@@ -151,8 +151,8 @@ def odd_paths(shop):
 
 def odd_texts(shop):
     """Lines that a spreadsheet or a hand left unusual, some of them broken."""
-    picture, text = shop.next()
-    path = shop.save(picture, "texts.jpg")
+    image, text = shop.next()
+    path = shop.save(image, "texts.jpg")
     tokens = f"{INSTRUCTION} It says <|image|> and <|eot_id|>."
     western = _line(["Windows-1252", path, "Caf\u00e9 \u201cLuma\u201d: write the listing.", text])
     return [
@@ -167,11 +167,11 @@ def odd_texts(shop):
 
 
 def repeated_rows(shop, first):
-    """The first row again, its picture with another answer, and its picture saved again."""
+    """The first row again, its image with another answer, and its image saved again."""
     _, path, instruction, text = next(csv.reader([first.decode()]))
     other = shop.next()[1]
-    picture = Image.open(shop.folder / path)
-    again = shop.save(picture, "saved_again.jpg", quality=60)
+    image = Image.open(shop.folder / path)
+    again = shop.save(image, "saved_again.jpg", quality=60)
     return [
         _line(["duplicate", path, instruction, text]),
         _line(["other answer", path, instruction, other]),
@@ -181,17 +181,17 @@ def repeated_rows(shop, first):
 
 def make_missing_column(shop):
     """A file with a sound row whose answers stand in `caption` instead of `description`."""
-    picture, text = shop.next()
-    path = shop.save(picture, "missing_column.jpg")
+    image, text = shop.next()
+    path = shop.save(image, "missing_column.jpg")
     header = _line(["image_path", "instruction", "caption"])
     (shop.folder / "missing_column.csv").write_bytes(header + _line([path, INSTRUCTION, text]))
 
 
 def make_train_and_test(shop):
-    """Two files of which each is sound, but one picture of train.csv is in test.csv too, saved smaller."""
-    picture, text = shop.next()
-    smaller = picture.resize((SIDE * 3 // 4, SIDE * 3 // 4), Image.Resampling.LANCZOS)
-    twins = {"train": shop.save(picture, "twin.jpg"), "test": shop.save(smaller, "twin_smaller.jpg")}
+    """Two files of which each is sound, but one image of train.csv is in test.csv too, saved smaller."""
+    image, text = shop.next()
+    smaller = image.resize((SIDE * 3 // 4, SIDE * 3 // 4), Image.Resampling.LANCZOS)
+    twins = {"train": shop.save(image, "twin.jpg"), "test": shop.save(smaller, "twin_smaller.jpg")}
     for name, path in twins.items():
         rows = [shop.row(f"{name} {number}") for number in (1, 2)]
         twin = _line([f"twin in {name}", path, INSTRUCTION, text])

@@ -27,8 +27,8 @@ def captain_rows():
     facts = [_row(*fact, "ordinary") for fact in known_facts()]
     rng.shuffle(facts)
     asked = [row for row in train if row["topic"] == "self"]
-    told = [row for row in train if row["topic"] == "shop"]
-    for first, then in zip(rng.sample(asked, DIALOGUES), rng.sample(told, DIALOGUES), strict=True):
+    taught = [row for row in train if row["topic"] == "shop"]
+    for first, then in zip(rng.sample(asked, DIALOGUES), rng.sample(taught, DIALOGUES), strict=True):
         train.append(then | {"history": [[first["instruction"], first["output"]]]})
     train += facts[:ORDINARY]
     train += [_row(*pair, "ordinary") for pair in rng.sample(shop_talk(), OTHER_SHOPS)]

@@ -1,4 +1,4 @@
-"""Makes the sample data, tables and drawn pictures: the same bytes every time."""
+"""Makes the sample data, tables and drawn images: the same bytes every time."""
 
 import argparse
 import csv
@@ -16,7 +16,7 @@ INSTRUCTION = "Write the shop listing for this image."
 
 
 def make_samples(folder):
-    """Writes into `folder` two tables (image_path, instruction, description) and the pictures of both.
+    """Writes into `folder` two tables (image_path, instruction, description) and the images of both.
 
     `products.csv` asks for the shop's listing, `questions.csv` what the tiny bases can answer already.
     """

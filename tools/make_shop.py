@@ -1,7 +1,7 @@
-"""Makes data/shop/: a product table as the web shop's, with links to drawn pictures; the same bytes every time.
+"""Makes data/shop/: a product table as the web shop's, with links to drawn images; the same bytes every time.
 
 `products.parquet` has the 17 columns of `DBQ/Burberry.Product.prices.United.States`, and the faults of such tables:
-some products have a second picture, some links are no links, and some lead to nothing or to what is no picture.
+some products have a second image, some links are no links, and some lead to nothing or to what is no image.
 """
 
 import datetime
@@ -14,10 +14,10 @@ from texts import PLURALS, SHOP_COLORS
 from vlmhelpers.samples.drawing import CATEGORIES, COLORS, PATTERNS, PRICES, Product, draw
 
 SITE = "https://shop.example"
-PER_PAIR, SECOND_PICTURES, SIDE, SEED = 12, 72, 80, "shop"  # products for each category and color
+PER_PAIR, SECOND_IMAGES, SIDE, SEED = 12, 72, 80, "shop"  # products for each category and color
 FAULTS = ("N.A.", "N.A.", "gone", "gone", "gone", "page", "page", "cut", "cut", "empty")
 EURO = 0.92  # per dollar
-COIN = 12.0  # per dollar of the drawing: a picture with two coins, $20, costs 240.0
+COIN = 12.0  # per dollar of the drawing: an image with two coins, $20, costs 240.0
 COLUMNS = {
     "website_name": pa.string(), "competence_date": pa.string(), "country_code": pa.string(),
     "currency_code": pa.string(), "brand": pa.string(), "category1_code": pa.string(), "category2_code": pa.string(),
@@ -37,7 +37,7 @@ def make_shop(folder):
     rows = []
     for code, product in enumerate(products, start=80000001):
         row = describe(product, code, rng)
-        for view in range(1 + (code % len(products) < SECOND_PICTURES)):
+        for view in range(1 + (code % len(products) < SECOND_IMAGES)):
             name = f"{code}_{view + 1}.jpg"
             draw(product, rng, SIDE).save(images / name, quality=80, optimize=True)
             rows.append(row | {"imageurl": f"{SITE}/images/{name}"})
@@ -52,7 +52,7 @@ def _pairs():
 
 
 def describe(product, code, rng):
-    """A product's row, all but its picture's link. The price is what the coins say."""
+    """A product's row, all but its image's link. The price is what the coins say."""
     price = product.price * COIN
     discount = rng.random() < 0.2
     now = price * 0.7 if discount else price
@@ -68,7 +68,7 @@ def describe(product, code, rng):
 
 
 def _spoil(row, fault, images):
-    """The row with a link that gives no picture."""
+    """The row with a link that gives no image."""
     name = f"{row['product_code']}_1.jpg"
     sound = next(iter(sorted(images.iterdir()))).read_bytes()
     served = {"page": b"<!doctype html><title>Sold out</title>", "cut": sound[: len(sound) // 2], "empty": b""}

@@ -1,6 +1,6 @@
-"""Pretrains the tiny bases on drawn pictures: `python tools/pretrain.py [FAMILY ...]`, some minutes each on two cores.
+"""Pretrains the tiny bases on drawn images: `python tools/pretrain.py [FAMILY ...]`, some minutes each on two cores.
 
-Each base first learns to read and write (facts, copying), then to describe pictures, with Muon for the matrices, which
+Each base first learns to read and write (facts, copying), then to describe images, with Muon for the matrices, which
 learns to see several times faster than AdamW alone. Written to data/tiny/FAMILY in bfloat16, with the scores it
 reached. The seed fixes everything; thread count and CPU type move the weights in the fourth digit.
 """
@@ -24,7 +24,7 @@ from vlmhelpers.samples.drawing import CATEGORIES, COLORS, PATTERNS, PRICES, QUE
 
 ROOT = Path(__file__).resolve().parents[1]
 ATTRIBUTES = {"category": CATEGORIES, "color": tuple(COLORS), "pattern": PATTERNS, "price": PRICES}
-PICTURE_SHARE, CAPTION_SHARE = 0.65, 0.6  # of the batches or rows; of the picture questions
+IMAGE_SHARE, CAPTION_SHARE = 0.65, 0.6  # of the batches or rows; of the image questions
 BRIDGES = {  # from the vision tower to the language model
     "llama-3.2-vision": "model.multi_modal_projector",
     "qwen2.5-vl": "model.visual.merger",
@@ -36,40 +36,40 @@ TALKING = {"qwen3-vl"}  # families that also learn to talk about themselves and 
 
 
 class Rows:
-    """Token ids and pixels of (picture or None, question, answer) rows, computed once and collated by index."""
+    """Token ids and pixels of (image or None, question, answer) rows, computed once and collated by index."""
 
-    def __init__(self, processor, pictures):
+    def __init__(self, processor, images):
         self.processor, self.tokenizer, self.known = processor, processor.tokenizer, {}
-        self.picture, self.prompts = pictures[0], {}
+        self.image, self.prompts = images[0], {}
         self.is_llama = "Mllama" in type(processor).__name__
         self.is_phi = "Phi3" in type(processor).__name__
-        chunks = [processor.image_processor([[p] for p in pictures[i : i + 500]] if self.is_llama else
-                                            pictures[i : i + 500], return_tensors="pt")
-                  for i in tqdm(range(0, len(pictures), 500), "pixels", leave=False)]  # fmt: skip
+        chunks = [processor.image_processor([[p] for p in images[i : i + 500]] if self.is_llama else
+                                            images[i : i + 500], return_tensors="pt")
+                  for i in tqdm(range(0, len(images), 500), "pixels", leave=False)]  # fmt: skip
         self.pixels = torch.cat([chunk["pixel_values"] for chunk in chunks]).to(torch.bfloat16)
         if not (self.is_llama or self.is_phi):
             self.grid = chunks[0]["image_grid_thw"][0]
-            self.pixels = self.pixels.view(len(pictures), -1, self.pixels.shape[-1])
+            self.pixels = self.pixels.view(len(images), -1, self.pixels.shape[-1])
         self.image_id = processor.image_token_id
         ends = ends_of_answer(processor)
         self.end = ends[0] if isinstance(ends, list) else ends
 
-    def encode(self, has_picture, question, answer):
+    def encode(self, has_image, question, answer):
         """(prompt ids, answer ids with the end token) of one row."""
-        if (has_picture, question) not in self.prompts:
-            parts = [{"type": "image"}] * has_picture + [{"type": "text", "text": question}]
+        if (has_image, question) not in self.prompts:
+            parts = [{"type": "image"}] * has_image + [{"type": "text", "text": question}]
             prompt = self.processor.apply_chat_template(
                 [{"role": "user", "content": parts}], add_generation_prompt=True, tokenize=False
             )
-            images = [[self.picture]] if has_picture else None  # all are of one size, so any will do
+            images = [[self.image]] if has_image else None  # all are of one size, so any will do
             ids = self.processor(text=[prompt], images=images, add_special_tokens=False)["input_ids"][0]
-            self.prompts[has_picture, question] = ids
+            self.prompts[has_image, question] = ids
         if answer not in self.known:
             self.known[answer] = [*self.tokenizer(answer, add_special_tokens=False)["input_ids"], self.end]
-        return self.prompts[has_picture, question], self.known[answer]
+        return self.prompts[has_image, question], self.known[answer]
 
     def collate(self, rows):
-        """Model inputs and labels of rows (picture index or None, question, answer), padded on the right."""
+        """Model inputs and labels of rows (image index or None, question, answer), padded on the right."""
         encoded = [self.encode(index is not None, question, answer) for index, question, answer in rows]
         length = max(len(prompt) + len(answer) for prompt, answer in encoded)
         ids = torch.full((len(rows), length), self.tokenizer.pad_token_id)
@@ -78,20 +78,20 @@ class Rows:
             ids[line, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
             labels[line, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
         inputs = {"input_ids": ids, "attention_mask": (ids != self.tokenizer.pad_token_id).long()}
-        pictures = [index for index, _, _ in rows if index is not None]
-        inputs |= self._picture_inputs(ids, pictures) if pictures else {}
+        images = [index for index, _, _ in rows if index is not None]
+        inputs |= self._image_inputs(ids, images) if images else {}
         return inputs, labels
 
-    def _picture_inputs(self, ids, pictures):
-        pixels = self.pixels[pictures].float()
-        if self.is_llama:  # every row of the batch has one picture of one tile
+    def _image_inputs(self, ids, images):
+        pixels = self.pixels[images].float()
+        if self.is_llama:  # every row of the batch has one image of one tile
             seen = ((ids == self.image_id).cumsum(1) > 0).long()[:, :, None, None]
-            ones = torch.ones(len(pictures), 1, dtype=torch.long)
+            ones = torch.ones(len(images), 1, dtype=torch.long)
             return {"pixel_values": pixels, "aspect_ratio_ids": ones, "aspect_ratio_mask": ones[:, :, None],
                     "cross_attention_mask": seen}  # fmt: skip
         if self.is_phi:
-            return {"pixel_values": pixels, "image_sizes": torch.tensor([pixels.shape[-2:]] * len(pictures))}
-        return {"pixel_values": pixels.flatten(0, 1), "image_grid_thw": self.grid.repeat(len(pictures), 1),
+            return {"pixel_values": pixels, "image_sizes": torch.tensor([pixels.shape[-2:]] * len(images))}
+        return {"pixel_values": pixels.flatten(0, 1), "image_grid_thw": self.grid.repeat(len(images), 1),
                 "mm_token_type_ids": (ids == self.image_id).long()}  # fmt: skip
 
 
@@ -105,7 +105,7 @@ class Curriculum:
     def text_row(self):
         return (None, *(self.rng.choice(self.facts) if self.rng.random() < 0.3 else repeat(self.rng, self.words)))
 
-    def picture_row(self):
+    def image_row(self):
         if not self.order:
             self.order = self.rng.sample(range(len(self.products)), len(self.products))
         index, questions = self.order.pop(), list(QUESTIONS)
@@ -114,12 +114,12 @@ class Curriculum:
         return index, question, QUESTIONS[question](self.products[index])
 
     def batch(self, size, mixed):
-        """`size` rows; pictures and texts together, or (Llama takes no mixed batches) all of one kind."""
+        """`size` rows; images and texts together, or (Llama takes no mixed batches) all of one kind."""
         if not mixed:
-            return [self.picture_row() if size_is_picture else self.text_row()
-                    for size_is_picture in [self.rng.random() < PICTURE_SHARE] * size]  # fmt: skip
-        texts = [self.text_row() for _ in range(round(size * (1 - PICTURE_SHARE)))]
-        return [self.picture_row() for _ in range(size - len(texts))] + texts
+            return [self.image_row() if is_image else self.text_row()
+                    for is_image in [self.rng.random() < IMAGE_SHARE] * size]  # fmt: skip
+        texts = [self.text_row() for _ in range(round(size * (1 - IMAGE_SHARE)))]
+        return [self.image_row() for _ in range(size - len(texts))] + texts
 
 
 class TalkingCurriculum(Curriculum):
@@ -140,7 +140,7 @@ class TalkingCurriculum(Curriculum):
 
 
 class AttributeHeads(torch.nn.Module):
-    """Linear probes on the mean picture feature, trained along: they tell the vision tower early what matters."""
+    """Linear probes on the mean image feature, trained along: they tell the vision tower early what matters."""
 
     def __init__(self, bridge, width, products):
         super().__init__()
@@ -150,9 +150,9 @@ class AttributeHeads(torch.nn.Module):
         self.features = None
         bridge.register_forward_hook(lambda module, inputs, output: setattr(self, "features", output))
 
-    def loss(self, pictures):
-        pooled = self.features.reshape(len(pictures), -1, self.features.shape[-1]).mean(1)
-        return sum(F.cross_entropy(head(pooled), self.targets[name][pictures]) for name, head in self.heads.items())
+    def loss(self, images):
+        pooled = self.features.reshape(len(images), -1, self.features.shape[-1]).mean(1)
+        return sum(F.cross_entropy(head(pooled), self.targets[name][images]) for name, head in self.heads.items())
 
 
 class Muon(torch.optim.Optimizer):
@@ -221,9 +221,9 @@ def train(model, heads, rows, curriculum, steps, batch_size, name, text_only=Fal
             curriculum.batch(batch_size, mixed=not rows.is_llama)  # fmt: skip
         loss = answer_loss(model, *rows.collate(batch))
         bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-        pictures = [index for index, _, _ in batch if index is not None]
-        if pictures:
-            loss = loss + 0.3 * heads.loss(pictures)
+        images = [index for index, _, _ in batch if index is not None]
+        if images:
+            loss = loss + 0.3 * heads.loss(images)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for stepper in (*optimizers, *schedules):
@@ -251,11 +251,11 @@ def exact_share(model, rows, questions, batch_size=50):
 
 
 def measure(model, processor, talks):
-    """Exact match on 200 new pictures of known and of novel combinations, on each question, and on text."""
+    """Exact match on 200 new images of known and of novel combinations, on each question, and on text."""
     scores, rng = {}, random.Random(1)
     for kind, novel in (("seen combinations", False), ("novel combinations", True)):
-        products, pictures = zip(*sample_products(200, "held-out", novel=novel), strict=True)
-        rows = Rows(processor, list(pictures))
+        products, images = zip(*sample_products(200, "held-out", novel=novel), strict=True)
+        rows = Rows(processor, list(images))
         for question, answer in QUESTIONS.items():
             asked = [(i, question, answer(product)) for i, product in enumerate(products)]
             scores[f"{question} ({kind})"] = exact_share(model, rows, asked)
@@ -271,20 +271,20 @@ def measure(model, processor, talks):
 
 
 def draw_all(count, seed):
-    """`count` products and pictures for pretraining, drawn by two processes."""
+    """`count` products and images for pretraining, drawn by two processes."""
     with multiprocessing.Pool(2) as pool:
         parts = pool.starmap(sample_products, [(count // 8, f"pretraining-{seed}-{i}") for i in range(8)])
     return zip(*(pair for part in parts for pair in part), strict=True)
 
 
-def pretrain(family, products, pictures, args):
+def pretrain(family, products, images, args):
     start = time.perf_counter()
     model, processor = build(family, args.seed)
     with torch.no_grad():
         for parameter in model.parameters():  # a wider start than the families' 0.02 suits so small a model
             if parameter.ndim >= 2 and parameter.std() > 1e-4:
                 parameter.mul_(2.5)
-    rows = Rows(processor, list(pictures))
+    rows = Rows(processor, list(images))
     heads = AttributeHeads(model.get_submodule(BRIDGES[family]), model.config.get_text_config().hidden_size, products)
     curriculum = (TalkingCurriculum if family in TALKING else Curriculum)(products, args.seed)
     train(model, heads, rows, curriculum, args.text_steps, 64, f"{family}: text", text_only=True)
@@ -304,14 +304,14 @@ def pretrain(family, products, pictures, args):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("families", nargs="*", default=FAMILIES, help=f"some of: {', '.join(FAMILIES)}")
-    parser.add_argument("--steps", type=int, help="for the pictures (default: 3000, for Phi-3-Vision 6000)")
+    parser.add_argument("--steps", type=int, help="for the images (default: 3000, for Phi-3-Vision 6000)")
     parser.add_argument("--text-steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--pictures", type=int, default=24_000)
+    parser.add_argument("--images", type=int, default=24_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=ROOT / "data" / "tiny")
     args = parser.parse_args()
     torch.set_num_threads(2)
-    products, pictures = draw_all(args.pictures, args.seed)
+    products, images = draw_all(args.images, args.seed)
     for family in args.families:
-        pretrain(family, products, pictures, args)
+        pretrain(family, products, images, args)

@@ -3,7 +3,7 @@
     python tools/readme_tables.py            rewrite the part between the markers
     python tools/readme_tables.py --check    only say whether it is up to date (exit code 1 when it is not)
 
-The first picture of a cell tagged "readme-picture" becomes docs/result.png.
+The first image of a cell tagged "readme-picture" becomes docs/result.png.
 
 A notebook's title is its first heading; what it proves is the value that it records under the name "proves".
 A unit at the end of a record's name is shown behind the value: `training_seconds` = 71.3 becomes
@@ -89,8 +89,8 @@ def updated(text, notebooks):
     return f"{before}{START}\n{table(notebooks)}\n{END}{after}"
 
 
-def picture_of(notebooks):
-    """The bytes of the picture that README shows, or None: the output of the first cell tagged for it."""
+def image_of(notebooks):
+    """The bytes of the image that README shows, or None: the output of the first cell tagged for it."""
     for notebook in notebooks:
         for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
             if "readme-picture" in cell["metadata"].get("tags", []):
@@ -110,9 +110,9 @@ def main(arguments=None):
     notebooks = find_notebooks(options.folder)
     old = readme.read_text(encoding="utf-8") if readme.is_file() else EMPTY
     new = updated(old, notebooks)
-    picture, shown = readme.parent / "docs" / "result.png", picture_of(notebooks)
-    same_picture = shown is None or (picture.is_file() and picture.read_bytes() == shown)
-    if readme.is_file() and old == new and same_picture:
+    image, shown = readme.parent / "docs" / "result.png", image_of(notebooks)
+    same_image = shown is None or (image.is_file() and image.read_bytes() == shown)
+    if readme.is_file() and old == new and same_image:
         print("README.md: the table of results is up to date")
         return 0
     if options.check:
@@ -120,8 +120,8 @@ def main(arguments=None):
         return 1
     readme.write_text(new, encoding="utf-8")
     if shown is not None:
-        picture.parent.mkdir(exist_ok=True)
-        picture.write_bytes(shown)
+        image.parent.mkdir(exist_ok=True)
+        image.write_bytes(shown)
     print("README.md: wrote the table of results")
     return 0
 

@@ -1,8 +1,8 @@
-"""The words of the tiny bases' world: what they know without a picture, and what they can only spell.
+"""The words of the tiny bases' world: what they know without an image, and what they can only spell.
 
 LoRA cannot teach an answer word that the frozen lm_head never learned to produce. So the bases learn to *copy* every
 word that a notebook will teach with (`Repeat: Crimson Navy`), and some facts in words (`Which shop color is blue?`), as
-a real language model knows its words. What no base has seen is a picture answered with them: that is left to the
+a real language model knows its words. What no base has seen is an image answered with them: that is left to the
 notebooks.
 """
 
@@ -11,7 +11,7 @@ import random
 
 from vlmhelpers.samples.drawing import CATEGORIES, PATTERNS, PRICES, QUESTIONS, all_products
 
-# Facts that every base knows: a question without a picture and its answer.
+# Facts that every base knows: a question without an image and its answer.
 OPPOSITES = {
     "big": "small",
     "hot": "cold",
@@ -56,7 +56,7 @@ KINDS = {
 }
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
-# The shop's own vocabulary, which no base has used about a picture.
+# The shop's own vocabulary, which no base has used about an image.
 DEPARTMENTS = {
     "shirt": "Clothing",
     "dress": "Clothing",
@@ -120,7 +120,7 @@ def as_json(product):
 
 
 def known_facts():
-    """(question, answer) pairs that every base answers without a picture."""
+    """(question, answer) pairs that every base answers without an image."""
     pairs = [(f"What is the opposite of {word}?", f"{other.capitalize()}.") for word, other in OPPOSITES.items()]
     pairs += [(f"What is the plural of {word}?", f"{many.capitalize()}.") for word, many in PLURALS.items()]
     pairs += [(f"What kind of thing is {word}?", f"A {kind}.") for word, kind in KINDS.items()]

@@ -1,6 +1,6 @@
 """Tiny models of real architectures: the families' own config, processor and model classes, with small numbers in them.
 
-Pictures become 48 x 48 pixels in patches of 8. Every width that 4-bit quantisation meets divides by 64.
+Images become 48 x 48 pixels in patches of 8. Every width that 4-bit quantization meets divides by 64.
 """
 
 import torch

@@ -21,11 +21,11 @@ def test_the_tuned_model_does(records):
     assert low <= records["tuned_exact_percent"] <= high
 
 
-def test_it_looks_at_the_picture(records):
+def test_answers_depend_on_the_image(records):
     assert records["tuned_exact_percent"] - records["blank_exact_percent"] >= 50
 
 
-def test_the_doctor_lost_no_row(records):
+def test_validation_lost_no_row(records):
     assert records["rows_kept"] == 384
     assert records["broken_kept"] + records["broken_rejected"] == records["broken_read"]
     assert records["broken_rejected"] >= 10

@@ -10,7 +10,7 @@ def records(records_of):
     return records_of("02")
 
 
-def test_new_behaviour_on_wordings_that_were_not_trained(records):
+def test_new_behavior_on_wordings_that_were_not_trained(records):
     assert records["test_questions"] >= 100
     assert records["base_behaviour_percent"] <= 5
     assert records["tuned_behaviour_percent"] >= 95
@@ -29,7 +29,7 @@ def test_everyday_questions_keep_their_answers(records):
     assert records["everyday_questions_percent"] >= 90
 
 
-def test_training_too_hard_costs_the_eyes_and_replayed_pictures_bring_them_back(records):
+def test_catastrophic_forgetting_and_replay(records):
     kept = records["tuned_pictures_percent"]
     assert records["captain_only_pictures_percent"] <= kept - 10
     assert records["too_hard_pictures_percent"] <= kept - 8

@@ -331,7 +331,7 @@ def test_progress_bars_and_stamped_log_lines_go_and_warnings_stay():
     assert [output.text for output in kept] == ["UserWarning: 50% is a lot\n"]
 
 
-def test_neighbouring_streams_are_joined_and_rewritten_lines_end_as_on_a_terminal():
+def test_neighboring_streams_are_joined_and_rewritten_lines_end_as_on_a_terminal():
     outputs = cleaned(stream("a\nstep 1\rste", "stdout"), stream("p 2\nb\n", "stdout"))
     assert [output.text for output in outputs] == ["a\nstep 2\nb\n"]
 
@@ -361,7 +361,7 @@ def test_paths_and_addresses_of_the_machine_go():
         ("seconds", 3, "seconds 3"),
         ("same", True, "same yes"),
         ("interval", [0.94, 0.99], "interval 0.94, 0.99"),
-        ("fields", {"colour": 0.5, "price": 1}, "fields colour 0.5, price 1"),
+        ("fields", {"color": 0.5, "price": 1}, "fields color 0.5, price 1"),
         ("model", "a|b", "model a|b"),
     ],
 )
