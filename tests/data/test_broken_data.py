@@ -44,8 +44,8 @@ REPAIRED = {
     "Windows-1252": "bytes that are not UTF-8 read as Windows-1252",
 }
 WARNED = {
-    "other answer": "another answer: row 1 has the same question about the same picture",
-    "near-duplicate": "near-duplicate: nearly the same picture as row 1",
+    "other answer": "another answer: row 1 has the same question about the same image",
+    "near-duplicate": "near-duplicate: nearly the same image as row 1",
 }
 SOUND = {f"sound {number}" for number in range(1, 7)} | {"quoted newline"}
 
@@ -144,7 +144,7 @@ def test_a_missing_column_names_the_one_to_take():
 
 def test_a_picture_saved_twice_leaks_from_train_into_test():
     report = check_dataset({name: read_csv(FOLDER / f"{name}.csv") for name in ("train", "test")})
-    assert found(report.rejected) == {"twin in train": "leak: nearly the same picture as row 3 of test"}
+    assert found(report.rejected) == {"twin in train": "leak: nearly the same image as row 3 of test"}
     assert len(report.dataset["test"]) == 3
 
 

@@ -146,7 +146,7 @@ def test_other_questions_about_a_picture_are_no_repetition():
 def test_another_answer_to_the_same_is_a_warning():
     report = check_dataset(dataset_of(row_of(0), row_of(0, answer="Something else."), row_of(1)))
     assert report.counts["kept"] == 3
-    assert reasons(report.warnings) == [(2, "another answer: row 1 has the same question about the same picture")]
+    assert reasons(report.warnings) == [(2, "another answer: row 1 has the same question about the same image")]
 
 
 COPIES = {
@@ -165,7 +165,7 @@ def test_a_copy_of_a_picture_is_a_near_duplicate(copy):
     rows += [make_row("What?", f"Product {i} again.", [COPIES[copy](pictures[i])]) for i in range(10)]
     report = check_dataset(dataset_of(*rows))
     assert reasons(report.warnings) == [
-        (31 + i, f"near-duplicate: nearly the same picture as row {1 + i}") for i in range(10)
+        (31 + i, f"near-duplicate: nearly the same image as row {1 + i}") for i in range(10)
     ]
     assert not check_dataset(dataset_of(*rows), near_duplicates=False).warnings
 
@@ -208,8 +208,8 @@ def test_a_picture_in_train_and_test_is_taken_out_of_train():
     test = dataset_of(row_of(1, question="What color?"), make_row("What?", "It.", [encoded(PICTURES[2], "JPEG")]))
     report = check_dataset({"test": test, "train": train})
     assert reasons(report.rejected) == [
-        (2, "leak: the same picture as row 1 of test"),
-        (3, "leak: nearly the same picture as row 2 of test"),
+        (2, "leak: the same image as row 1 of test"),
+        (3, "leak: nearly the same image as row 2 of test"),
     ]
     assert {record["split"] for record in report.rejected} == {"train"}
     assert isinstance(report.dataset, DatasetDict)
@@ -226,7 +226,7 @@ def test_leaks_can_be_kept_or_only_exact_ones_sought():
     kept = check_dataset(splits, reject_leaks=False)
     assert kept.counts["kept"] == 4 and [record["row"] for record in kept.warnings] == [1, 2]
     exact = check_dataset(splits, near_duplicates=False)
-    assert reasons(exact.rejected) == [(1, "leak: the same picture as row 1 of test")]
+    assert reasons(exact.rejected) == [(1, "leak: the same image as row 1 of test")]
 
 
 def test_the_same_text_without_pictures_is_a_leak_too():
@@ -240,8 +240,8 @@ def test_of_three_splits_the_last_stays_whole():
             "test": dataset_of(row_of(2), row_of(3))}  # fmt: skip
     report = check_dataset(rows)
     assert [(record["split"], record["reason"]) for record in report.rejected] == [
-        ("train", "leak: the same picture as row 1 of validation"),
-        ("validation", "leak: the same picture as row 1 of test"),
+        ("train", "leak: the same image as row 1 of validation"),
+        ("validation", "leak: the same image as row 1 of test"),
     ]
     assert len(report.dataset["test"]) == 2
 

@@ -19,7 +19,7 @@ LINES = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in ROWS)
 
 @pytest.fixture
 def read(tmp_path):
-    """The Records of a text or bytes."""
+    """The rows of a text or bytes."""
 
     def write_and_read(content):
         path = tmp_path / "rows.json"
@@ -45,19 +45,19 @@ def reasons(records):
 )  # fmt: skip
 def test_the_first_character_tells_a_list_from_lines(read, content):
     records = read(content)
-    assert [record.value for record in records] == ROWS
+    assert [record.fields for record in records] == ROWS
     assert reasons(records) == ["", ""]
 
 
 def test_an_object_longer_than_the_chunks_of_a_list(read):
     rows = [{"a": "\u540d" * 200_000}, {"a": "x"}]
-    assert [record.value for record in read(json.dumps(rows, ensure_ascii=False))] == rows
+    assert [record.fields for record in read(json.dumps(rows, ensure_ascii=False))] == rows
 
 
 def test_records_come_before_the_file_is_read_to_its_end(tmp_path):
     path = tmp_path / "rows.json"
     path.write_text("[" + '{"a": 1},' * 100_000)
-    assert next(read_objects(path)).value == {"a": 1}
+    assert next(read_objects(path)).fields == {"a": 1}
 
 
 @pytest.mark.parametrize("content", ["", "\ufeff", " \n\t\n", " \n" * 5000, "[]", "\ufeff[ ]\n"])
@@ -121,14 +121,14 @@ def test_an_object_over_several_lines_is_an_error_with_a_remedy(read, content):
 )
 def test_a_broken_line_costs_its_own_row_and_says_where(read, line, reason):
     records = read(b'\n{"a": 1}\n' + line + b'\n{"a": 3}\n')
-    assert [record.value for record in records[::2]] == [{"a": 1}, {"a": 3}]
+    assert [record.fields for record in records[::2]] == [{"a": 1}, {"a": 3}]
     assert reasons(records)[1].startswith(reason) and not any(reasons(records)[::2])
     assert all(remedy for _, remedy in records[1].problems)
 
 
 def test_the_text_of_a_broken_line_is_kept(read):
     records = read(b'{"a": 1}\n {"a": "Gr\xf6\xdfe", \n[1]\n')
-    assert [record.value for record in records[1:]] == ['{"a": "Gr\ufffd\ufffde",', "[1]"]
+    assert [record.text for record in records[1:]] == ['{"a": "Gr\ufffd\ufffde",', "[1]"]
 
 
 def test_a_first_line_that_is_cut_off_is_no_object_over_several_lines(read):
@@ -139,7 +139,8 @@ def test_a_first_line_that_is_cut_off_is_no_object_over_several_lines(read):
 def test_escaped_pairs_are_whole_characters(read):
     line = json.dumps(ROWS[0])
     assert r"\ud83d" in line
-    assert read(f"{line}\n{line}\n")[1] == (ROWS[0], [])
+    record = read(f"{line}\n{line}\n")[1]
+    assert (record.fields, record.problems) == (ROWS[0], [])
 
 
 # What is wrong with a list
@@ -148,7 +149,7 @@ def test_escaped_pairs_are_whole_characters(read):
 def test_an_item_that_is_no_object_costs_its_own_row(read):
     records = read('[{"a": 1}, 5, "text", null, [{"a": 2}], {"a": 6}]')
     assert reasons(records) == ["", "no object: 5", 'no object: "text"', "no object: null", 'no object: [{"a": 2}]', ""]
-    assert records[4].value == '[{"a": 2}]' and records[5].value == {"a": 6}
+    assert records[4].text == '[{"a": 2}]' and records[5].fields == {"a": 6}
 
 
 @pytest.mark.parametrize(

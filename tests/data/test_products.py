@@ -85,7 +85,7 @@ def test_a_row_of_the_table_becomes_a_row_to_train_on(read, folder, capsys):
     assert {name: row[name] for name in TYPES} == scarf()
     expected = {**FEATURES, **READER_FEATURES, **{name: Value(kind) for name, kind in TYPES.items()}}
     assert dataset.features == expected
-    assert capsys.readouterr().out == "1 rows read: 1 with an answer and a picture\n"
+    assert capsys.readouterr().out == "1 rows read: 1 with an answer and an image\n"
 
 
 def test_the_question_the_template_and_the_column_of_the_picture_can_be_named(read, folder):
@@ -161,7 +161,7 @@ def test_nothing_is_lost_and_the_doctor_has_every_reason(read, server, capsys):
     rows = [scarf(product_code=n, title=f"T{n}", imageurl=f"{server.url}/{path}") for n, path in enumerate(links)]
     dataset = read(*rows, scarf(title="", imageurl=f"{server.url}/good/3"), scarf(imageurl="N.A."), **LOCAL)
     assert capsys.readouterr().out == (
-        "7 rows read: 2 with an answer and a picture, 1 not found, 1 not an image, 1 server busy or broken, "
+        "7 rows read: 2 with an answer and an image, 1 not found, 1 not an image, 1 server busy or broken, "
         "1 empty title, 1 neither a URL nor a file\n"
     )
     assert [path is None for path in paths(dataset)] == [False, True, True, False, True, True, True]
@@ -393,7 +393,7 @@ def test_a_grouped_split_has_no_code_on_both_sides_and_leaks_of_pictures_are_rep
         if (0 in codes["test"]) != (19 in codes["test"]):
             break
     report = check_dataset(parts, near_duplicates=False, progress=False)
-    assert any(record["reason"].startswith("leak: the same picture") for record in report.rejected)
+    assert any(record["reason"].startswith("leak: the same image") for record in report.rejected)
     assert {record["fields"]["product_code"] for record in report.rejected} <= {0, 19}
 
 

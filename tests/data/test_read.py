@@ -9,8 +9,7 @@ import pytest
 from datasets import Dataset, Image, List
 from PIL import Image as Pictures
 
-from vlmhelpers.data.readers.csv_file import read_table
-from vlmhelpers.data.readers.csv_reader import read_csv
+from vlmhelpers.data.readers.csv_reader import read_csv, read_table
 from vlmhelpers.data.rows import READER_FEATURES
 from vlmhelpers.data.rules import split_problem
 from vlmhelpers.data.schema import FEATURES, assistant, user
@@ -373,6 +372,6 @@ def test_nothing_is_left_behind(folder, tmp_path):
 def test_the_table_is_read_lazily(folder):
     path = folder / "products.csv"
     path.write_text(HEADER + "images/bag.jpg,What?,A bag.\n" * 3 + '"open')
-    header, records = read_table(path)
+    header, rows = read_table(path)
     assert header == ["image_path", "instruction", "description"]
-    assert next(records).cells[1] == "What?"  # the broken end was not reached
+    assert next(rows).fields["instruction"] == "What?"  # the broken end was not reached

@@ -20,6 +20,7 @@ from vlmhelpers.common.files import atomic_file, remove_abandoned
 from vlmhelpers.common.image_errors import UnusableImage
 from vlmhelpers.common.images import image_identity, open_image, repair, strict_pillow
 from vlmhelpers.data.rows import store_rows
+from vlmhelpers.families import FAMILIES, family_of
 
 _ROWS_IN_MEMORY = 32  # at a time, with their encoded images where the dataset embeds those
 _MEASURED = 16  # rows, drawn from the dataset, whose pixels tell how much disk the others will take
@@ -47,9 +48,13 @@ def precompute(
     pixel_files.REFERENCE) and are no images: `show_rows`, `blank_images`, `check_dataset` and all else that
     looks at images takes `dataset`, whose rows are the same. One that is precomputed already is returned as it is.
 
-    Raises ValueError, with the row and a remedy, for an image that cannot be read, and for a dataset with a transform;
-    OSError where the disk has not enough room; TypeError for what is no Dataset.
+    Raises ValueError, with the row and a remedy, for an image that cannot be read, for a dataset with a transform, and
+    for a family whose pixels cannot be stored; OSError where the disk has not enough room; TypeError for what is no
+    Dataset.
     """
+    if not family_of(processor).caches_pixels:
+        able = ", ".join(name for name, family in FAMILIES.items() if family.caches_pixels)
+        raise ValueError(f"{type(processor).__name__}: its pixels cannot be stored, only those of {able}")
     if not isinstance(dataset, Dataset):
         raise TypeError(f"a {type(dataset).__name__} is no Dataset; of a DatasetDict, precompute each split")
     if dataset.format["type"] == "custom":

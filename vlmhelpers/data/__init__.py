@@ -7,14 +7,13 @@ __getattr__, __dir__, __all__ = lazy.attach(
     submod_attrs={
         "display": ["show_rows"],
         "download.downloader": ["download_images"],
-        "prompting": ["prompted"],
         "readers.alpaca_reader": ["read_alpaca"],
         "readers.csv_reader": ["read_csv"],
         "readers.jsonl_reader": ["read_jsonl", "write_jsonl"],
         "readers.products_reader": ["read_products"],
         "schema": ["FEATURES", "answer_of", "assistant", "make_row", "message_text", "user"],
         "splitting": ["split"],
-        "turns": ["one_answer_per_row", "split_thinking"],
+        "turns": ["one_answer_per_row", "prompted", "split_thinking"],
         "validation": ["check_dataset"],
     },
 )

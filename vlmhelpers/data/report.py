@@ -1,25 +1,26 @@
-"""What the doctor found: the rows to train on, and a reason and a remedy for every other row."""
+"""The validation report: the rows to train on, and a reason and a remedy for every other row."""
 
 import csv
-import itertools
+import os
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 
+from vlmhelpers.common.display import printable
 from vlmhelpers.common.files import atomic_file
 from vlmhelpers.common.image_errors import short_path
 from vlmhelpers.data.rows import READER_FEATURES, plain_rows, source_column
 from vlmhelpers.data.schema import FEATURES
 
-_LINES = 20  # of each kind in the plain text
-_ATTRIBUTES = {"Rejected": "rejected", "To look at": "warnings", "Repaired": "repaired"}  # by their titles
+_LINES = 20  # of each kind in plain text
 _ROWS_PER_CHUNK = 200
 
 
 class Finding(NamedTuple):
-    """Something to say of the row at place `index` of `split`; a reason reads "kind" or "kind: details"."""
+    """Something about the row of index `index` in `split`; a reason reads "kind" or "kind: details"."""
 
     split: str
     index: int
@@ -28,25 +29,51 @@ class Finding(NamedTuple):
 
 
 class Report:
-    """The doctor's report. Shows itself as a table and pictures in a notebook, as plain text elsewhere.
+    """What `check_dataset` found. Shows itself as tables of findings and images in a notebook, as text elsewhere.
 
     dataset: the kept rows, ready to train on, as a Dataset or DatasetDict like the one that was checked.
-    rejected: a dict for each rejected row: `split`, `row` (its number in the source), `index` (its place in
-        the checked dataset), `image` (its picture's path), `reason`, `remedy`, `fields` (the source's columns).
+    rejected: a dict for each rejected row: `split`, `row` (its number in the source), `index` (in the checked
+        dataset), `image` (its image's path), `reason`, `remedy`, `fields` (the source's columns).
     repaired, warnings: dicts of the same form for kept rows; a row can have several.
     counts: `read`, `kept`, `rejected`, `repaired` and `warned` rows, `by_reason` (kind of reason -> rejected
         rows) and `by_split` (split -> read, kept, rejected). Always kept + rejected == read.
     """
 
-    def __init__(self, dataset, rejected, repaired, warnings, counts, splits):
-        self.dataset, self.rejected, self.repaired, self.warnings = dataset, rejected, repaired, warnings
-        self.counts, self._splits = counts, splits
+    def __init__(
+        self,
+        splits: dict[str, Dataset],
+        rejected: dict[tuple[str, int], Finding],
+        repaired: Iterable[Finding] = (),
+        warnings: Iterable[Finding] = (),
+    ):
+        """`splits` are the checked rows, by name; `rejected` has one Finding by (split, index)."""
+        self._splits = splits
+        self.rejected = _records(splits, rejected.values())
+        self.repaired, self.warnings = (
+            _records(splits, [finding for finding in findings if finding[:2] not in rejected])
+            for findings in (repaired, warnings)
+        )
+        kept = {name: _kept_rows(name, rows, rejected) for name, rows in splits.items()}
+        self.dataset = kept[""] if list(kept) == [""] else DatasetDict(kept)
+        self.counts = self._count(kept)
 
-    def save_rejected(self, path):
+    def _count(self, kept):
+        by_split = {
+            name: {"read": len(rows), "kept": len(kept[name]), "rejected": len(rows) - len(kept[name])}
+            for name, rows in self._splits.items()
+        }
+        counts = {key: sum(of_split[key] for of_split in by_split.values()) for key in ("read", "kept", "rejected")}
+        assert counts["rejected"] == len(self.rejected)
+        for key, records in (("repaired", self.repaired), ("warned", self.warnings)):
+            counts[key] = len({(record["split"], record["index"]) for record in records})
+        kinds = Counter(re.split("[:;]", record["reason"])[0] for record in self.rejected)
+        return counts | {"by_reason": dict(kinds.most_common()), "by_split": by_split}
+
+    def save_rejected(self, path: str | os.PathLike) -> None:
         """Writes the rejected rows to a CSV that can be mended and read again: the source's columns, then the
         row's number as `source_row`, its split if it has one as `source_split`, `reason` and `remedy`.
 
-        The file appears whole or not at all. It is UTF-8 with the byte order mark that Excel needs.
+        An atomic write, in UTF-8 with the byte order mark that Excel needs.
         """
         rows = [_to_save(record) for record in self.rejected]
         names = list(dict.fromkeys(name for row in rows for name in row)) or ["reason", "remedy"]
@@ -57,15 +84,14 @@ class Report:
 
     def __repr__(self):
         """The counts, then a line with the reason and one with the remedy for each row that needs them."""
-        parts = [_text_of(title, records) for title, records in self.sections() if records]
-        return "\n".join([self.summary(), *parts])
+        return "\n".join([self.summary(), *(_text_of(*section) for section in self.sections())])
 
     def _repr_html_(self):
-        from vlmhelpers.data.report_html import to_html  # takes matplotlib along, which only a notebook needs
+        from vlmhelpers.data.report_html import report_html
 
-        return to_html(self)
+        return report_html(self)
 
-    def summary(self):
+    def summary(self) -> str:
         """The counts as one line."""
         c = self.counts
         line = f"{c['read']} rows read: {c['kept']} kept, {c['rejected']} rejected"
@@ -73,52 +99,40 @@ class Report:
         line += f" (kept: {', '.join(splits)})" if splits else ""
         return f"{line}; {c['repaired']} repaired, {c['warned']} to look at"
 
-    def sections(self):
-        """(title, records) of the three kinds of findings."""
-        return [(title, getattr(self, attribute)) for title, attribute in _ATTRIBUTES.items()]
+    def sections(self) -> list[tuple[str, str, list[dict]]]:
+        """(title, attribute, records) of the kinds of findings that there are."""
+        titles = {"Rejected": "rejected", "To look at": "warnings", "Repaired": "repaired"}
+        found = [(title, name, getattr(self, name)) for title, name in titles.items()]
+        return [section for section in found if section[2]]
 
-    def rejected_images(self):
+    def rejected_images(self) -> Iterator[tuple[dict, list]]:
         """(record, encoded images) of each rejected row, read from the checked dataset when asked for."""
         for record in self.rejected:
             yield record, plain_rows(self._splits[record["split"]], [record["index"]])[0]["images"]
 
 
-def make_report(splits, rejected, repaired, warnings):
-    """The Report on `splits` from Findings; `rejected` maps (split, index) to one Finding."""
-    kept, by_split = {}, {}
-    for split, rows in splits.items():
-        places = [index for index in range(len(rows)) if (split, index) not in rejected]
-        helpers = [name for name in ("problem", "note") if name in rows.column_names]
-        kept[split] = rows.select(places).remove_columns(helpers)
-        by_split[split] = {"read": len(rows), "kept": len(places), "rejected": len(rows) - len(places)}
-    counts = {key: sum(numbers[key] for numbers in by_split.values()) for key in ("read", "kept", "rejected")}
-    assert counts["rejected"] == len(rejected) and counts["kept"] + len(rejected) == counts["read"]
-    rejected_records = _records(splits, rejected.values())
-    repaired, warnings = (
-        _records(splits, [finding for finding in findings if finding[:2] not in rejected])
-        for findings in (repaired, warnings)
-    )
-    counts["repaired"], counts["warned"] = _count_rows(repaired), _count_rows(warnings)
-    kinds = Counter(re.split("[:;]", record["reason"])[0] for record in rejected_records)
-    counts["by_reason"] = dict(kinds.most_common())
-    counts["by_split"] = by_split
-    dataset = kept[""] if list(kept) == [""] else DatasetDict(kept)
-    return Report(dataset, rejected_records, repaired, warnings, counts, splits)
+def rejected_lines(records: list[dict], source: str | os.PathLike) -> list[str]:
+    """The first records of `Report.rejected`, a printable line each, and how many more there are."""
+    lines = [
+        printable(f"{source}, row {record['row']}: {record['reason']} -> {record['remedy']}")
+        for record in records[:_LINES]
+    ]
+    return [*lines, f"... and {len(records) - _LINES} more"] if len(records) > _LINES else lines
 
 
-def _count_rows(records):
-    return len({(record["split"], record["index"]) for record in records})
+def _kept_rows(split, rows, rejected):
+    indices = [index for index in range(len(rows)) if (split, index) not in rejected]
+    return rows.select(indices).remove_columns([name for name in ("problem", "note") if name in rows.column_names])
 
 
 def _records(splits, findings):
     """Findings as the dicts of a Report, in the order of the rows."""
-    ranks = list(splits)
-    findings = sorted(findings, key=lambda finding: (ranks.index(finding.split), finding.index))
     records = []
-    for split, group in itertools.groupby(findings, key=lambda finding: finding.split):
-        while chunk := list(itertools.islice(group, _ROWS_PER_CHUNK)):
-            rows = plain_rows(splits[split], [finding.index for finding in chunk])
-            records += [_record(*pair) for pair in zip(chunk, rows, strict=True)]
+    for split, rows in splits.items():
+        found = sorted((finding for finding in findings if finding.split == split), key=lambda finding: finding.index)
+        for start in range(0, len(found), _ROWS_PER_CHUNK):
+            chunk = found[start : start + _ROWS_PER_CHUNK]
+            records += map(_record, chunk, plain_rows(rows, [finding.index for finding in chunk]))
     return records
 
 
@@ -139,48 +153,34 @@ def _source_fields(row, paths):
     """The columns that the row has from its source; without any, those that read_csv would make it from."""
     ours = {*FEATURES, *READER_FEATURES}
     fields = {name: value for name, value in row.items() if name not in ours}
-    if fields:
-        return fields
-    path = paths[0] if paths else ""
-    return {"image_path": path, "instruction": _said(row, "user"), "description": _said(row, "assistant")}
+    question, answer = (_last_text(row, role) for role in ("user", "assistant"))
+    return fields or {"image_path": "".join(paths[:1]), "instruction": question, "description": answer}
 
 
-def _said(row, role):
+def _last_text(row, role):
     """The texts of the last turn of `role`, whatever is wrong with the row."""
-    turns = [message["content"] for message in row["messages"] or [] if message["role"] == role]
-    parts = turns[-1] if turns and isinstance(turns[-1], list) else []
-    return "".join(part["text"] or "" for part in parts)
+    turns = [message["content"] or [] for message in row["messages"] or [] if message["role"] == role]
+    return "".join(part["text"] or "" for part in turns[-1]) if turns else ""
 
 
 def _to_save(record):
     """A rejected record as a row of the CSV; columns that the reader renamed get their own names again."""
     renamed = {source_column(name): name for name in (*FEATURES, *READER_FEATURES)}
     row = {renamed.get(name, name): value for name, value in record["fields"].items()}
-    row["source_row"] = record["row"]
-    if record["split"]:
-        row["source_split"] = record["split"]
-    return row | {"reason": record["reason"], "remedy": record["remedy"]}
+    split = {"source_split": record["split"]} if record["split"] else {}
+    return row | {"source_row": record["row"], **split, "reason": record["reason"], "remedy": record["remedy"]}
 
 
-def _text_of(title, records):
+def _text_of(title, attribute, records):
     """A titled block of lines: the row, its reason and, below it, the remedy."""
     names = [f"{record['split']} row {record['row']}".strip() for record in records[:_LINES]]
     width = max(map(len, names))
     lines = [f"{title}:"]
     for name, record in zip(names, records, strict=False):
-        lines.append(f"  {name:<{width}}  {_plain(record['reason'])}{_of_image(record)}")
+        image = f"  [{record['image']}]" if record["image"] not in record["reason"] else ""
+        lines.append(printable(f"  {name:<{width}}  {record['reason']}{image}"))
         if record["remedy"]:
-            lines.append(f"  {'':<{width}}  -> {_plain(record['remedy'])}")
+            lines.append(printable(f"  {'':<{width}}  -> {record['remedy']}"))
     if len(records) > _LINES:
-        lines.append(f"  ... and {len(records) - _LINES} more, in report.{_ATTRIBUTES[title]}")
+        lines.append(f"  ... and {len(records) - _LINES} more, in report.{attribute}")
     return "\n".join(lines)
-
-
-def _of_image(record):
-    image = record["image"]
-    return f"  [{_plain(image)}]" if image and image not in record["reason"] else ""
-
-
-def _plain(text):
-    """The text without line breaks or control characters, which a terminal would obey."""
-    return "".join(character if character.isprintable() else " " for character in text)

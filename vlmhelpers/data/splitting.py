@@ -2,38 +2,44 @@
 
 import random
 from collections import Counter
+from collections.abc import Callable
 
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 
 from vlmhelpers.common.images import image_identity
-from vlmhelpers.data.rows import plain_rows
+from vlmhelpers.data.rows import stream_plain_rows
 from vlmhelpers.data.schema import message_text
 
-_ROWS_PER_CHUNK = 1000
-_EXACT_ROWS, _EXACT_GROUPS = 1000, 2000  # how much of the test set is fitted exactly, from how many groups
 
-
-def split(dataset, test_size, group_by=None, seed=0):
+def split(
+    dataset: Dataset, test_size: int | float, group_by: str | Callable[[dict], object] | None = None, seed: int = 0
+) -> DatasetDict:
     """Splits a Dataset into a DatasetDict of `train` and `test`; the rows keep their order.
 
-    test_size: rows (an int) or a share of them (a float between 0 and 1). Groups stay whole, so the test set is as
-        near to it as they allow; when every group is one row, it is exact.
+    test_size: rows (an int) or a share of them (a float between 0 and 1). Groups stay whole: in random order they
+        join the test set while they fit. When every group is one row, its size is exact; else it lacks fewer rows
+        than the smallest group of the training set has. Where no group fits, the smallest is the test set.
     group_by: what must not be on both sides: a column's name, or a function of a row, whose images come
-        undecoded as {"path", "bytes"}. By default rows that share a picture (a file, or bytes) are one group,
-        and rows without pictures are grouped by what the user says.
+        undecoded as {"path", "bytes"}. By default rows that share an image (a file, or bytes) are one group,
+        and rows without images are grouped by what the user says.
     seed: the same rows, arguments and seed give the same split, on every machine.
 
     Raises ValueError for a test_size that leaves a side empty, an unknown column, or fewer than two groups.
     """
-    wanted = _rows_wanted(test_size, len(dataset))
+    missing = _rows_wanted(test_size, len(dataset))
     groups = _groups(dataset, group_by)
     sizes = Counter(groups)
     if len(sizes) < 2:
-        by = "their pictures and texts" if group_by is None else repr(group_by)
+        by = "their images and texts" if group_by is None else repr(group_by)
         raise ValueError(f"all {len(dataset)} rows are one group by {by}: a split needs at least two groups")
-    names = list(sizes)  # in the order of the rows
-    random.Random(seed).shuffle(names)
-    test = _choose(names, sizes, wanted)
+    shuffled = list(sizes)  # in the order of the rows
+    random.Random(seed).shuffle(shuffled)
+    test = set()
+    for group in shuffled:
+        if sizes[group] <= missing:
+            test.add(group)
+            missing -= sizes[group]
+    test = test or {min(shuffled, key=sizes.get)}
     sides = {"train": [], "test": []}
     for index, group in enumerate(groups):
         sides["test" if group in test else "train"].append(index)
@@ -53,26 +59,21 @@ def _groups(dataset, group_by):
     if isinstance(group_by, str):
         if group_by not in dataset.column_names:
             raise ValueError(f"group_by: no column {group_by!r}; there are {', '.join(dataset.column_names)}")
-        return [_hashable(value) for value in dataset.with_format("arrow")[group_by].to_pylist()]
-    if group_by is None:
-        return _linked([_shown(row) for row in _each(dataset)])
-    return [_hashable(group_by(row)) for row in _each(dataset)]
+        rows = stream_plain_rows(dataset, [group_by], "grouping")
+        return [_hashable(row[group_by]) for row in rows]
+    rows = stream_plain_rows(dataset, dataset.column_names, "grouping")
+    return _linked([_content(row) for row in rows]) if group_by is None else [_hashable(group_by(row)) for row in rows]
 
 
 def _hashable(value):
     return repr(value) if isinstance(value, list | dict | set) else value
 
 
-def _each(dataset):
-    for start in range(0, len(dataset), _ROWS_PER_CHUNK):
-        yield from plain_rows(dataset, range(start, min(start + _ROWS_PER_CHUNK, len(dataset))))
-
-
-def _shown(row):
-    """The keys of the row's pictures; without pictures, what its user says."""
-    pictures = [image_identity(image) for image in row["images"] or [] if image]
+def _content(row):
+    """The identities of the row's images; without images, what its user says."""
+    images = [image_identity(image) for image in row["images"] or []]
     said = tuple(message_text(message) for message in row["messages"] if message["role"] == "user")
-    return pictures or [said]
+    return list(filter(None, images)) or [said]
 
 
 def _linked(keys_of_rows):
@@ -88,37 +89,3 @@ def _linked(keys_of_rows):
         for key in keys:
             parent[root(key)] = root(keys[0])
     return [root(keys[0]) for keys in keys_of_rows]
-
-
-def _choose(names, sizes, wanted):
-    """The groups of the test set: early `names`, with together as nearly `wanted` rows as can be.
-
-    Whole groups are taken in order until few rows are missing; these are then fitted exactly, over all sums
-    that the groups left can make. Bit s of an integer says whether s rows can be had.
-    """
-    chosen, missing, rest = set(), wanted, []
-    for name in names:
-        if missing > _EXACT_ROWS and sizes[name] <= missing:
-            chosen.add(name)
-            missing -= sizes[name]
-        else:
-            rest.append(name)
-    rest = rest[:_EXACT_GROUPS]
-    limit = (1 << 2 * missing + min(sizes[name] for name in rest) + 1) - 1
-    sums = [1]  # after reversal: sums[k] of rest[k:]
-    for name in reversed(rest):
-        sums.append((sums[-1] | sums[-1] << sizes[name]) & limit)
-    sums.reverse()
-    everything = sum(sizes.values()) - sum(sizes[name] for name in chosen)
-    best = _nearest_bit(sums[0], missing, {0 if not chosen else -1, everything})
-    for name, later in zip(rest, sums[1:], strict=True):
-        if sizes[name] <= best and later >> best - sizes[name] & 1:
-            chosen.add(name)
-            best -= sizes[name]
-    return chosen
-
-
-def _nearest_bit(bits, wanted, excluded):
-    """The place of the set bit nearest to `wanted`, the lower of two, but none of `excluded`."""
-    places = (place for place in range(bits.bit_length()) if bits >> place & 1 and place not in excluded)
-    return min(places, key=lambda place: abs(place - wanted))

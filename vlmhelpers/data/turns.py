@@ -1,54 +1,59 @@
-"""Conversations of several turns cut into one row per answer, and answers cut into reasoning and answer."""
+"""Rows made from rows: one for each answer of a conversation, or with more in the prompt. No image is decoded."""
 
-import pyarrow as pa
+from collections.abc import Iterable
 
-_ROWS_PER_BATCH = 200  # in memory at a time, with their encoded pictures where the dataset embeds those
+from datasets import Dataset
+
+from vlmhelpers.data.rows import map_plain_rows
+from vlmhelpers.data.schema import count_images, text_part
+
 THINK_TAGS = "<think>", "</think>"  # around the reasoning at the start of an answer
 
 
-def one_answer_per_row(dataset):
+def one_answer_per_row(dataset: Dataset) -> Dataset:
     """A Dataset in which every assistant turn ends a row of its own, after all the turns before it.
 
     A row with several answers becomes that many rows, in order, each with the images of its turns; what comes
     after the last answer is left out. The other columns are repeated, `row` among them. Rows with one answer
-    or none, and rows whose images do not match their image parts, stay as they are. No picture is decoded.
+    or none, and rows whose images do not match their image parts, stay as they are.
 
     Train on the result with `train_on="last"`: every answer is then learned once, after the very prompt that
     the model gets for it, also where the chat template rewrites earlier answers.
     """
-    undecoded = dataset.with_format("arrow")
-    options = {"batched": True, "batch_size": _ROWS_PER_BATCH, "features": dataset.features}
-    cut = undecoded.map(_cut_table, desc="one answer per row", **options)
-    shown = dataset.format
-    cut.set_format(shown["type"], shown["columns"], shown["output_all_columns"], **shown["format_kwargs"])
-    return cut
-
-
-def _cut_table(table):
-    rows = [one for row in table.to_pylist() for one in _cut(row)]
-    return pa.Table.from_pylist(rows, schema=table.schema)
+    return map_plain_rows(dataset, _cut, "one answer per row")
 
 
 def _cut(row):
-    """The rows that one row becomes, in plain Python values."""
     messages, images = row["messages"] or [], row.get("images") or []
-    ends = [place for place, message in enumerate(messages, 1) if message["role"] == "assistant"]
-    if len(ends) < 2 or _image_parts(messages) != len(images):
+    ends = [end for end, message in enumerate(messages, 1) if message["role"] == "assistant"]
+    if len(ends) < 2 or count_images(messages) != len(images):
         return [row]
-    return [_up_to(row, end) for end in ends]
+    rows = [{**row, "messages": messages[:end]} for end in ends]
+    return [{**row, "images": images[: count_images(row["messages"])]} for row in rows] if images else rows
 
 
-def _up_to(row, end):
-    messages = row["messages"][:end]
-    images = {"images": row["images"][: _image_parts(messages)]} if row.get("images") else {}
-    return {**row, "messages": messages, **images}
+def prompted(dataset: Dataset, instruction: str, examples: Iterable[str] = ()) -> Dataset:
+    """A Dataset of the same rows whose first user turn begins with `instruction`: what a better prompt can do.
+
+    `examples` follow the instruction, such as the expected answers of a few training rows: what an answer has to
+    look like. All of it is text in the user's turn, which every family's chat template takes. Give the result to
+    `generate`, and the answers to `compare` as those of the prompted model.
+    """
+    examples = list(examples)
+    text = "\n".join([instruction, *(["Examples of answers:", *examples] if examples else [])]) + "\n\n"
+    return map_plain_rows(dataset, lambda row: [{**row, "messages": _with_text(row["messages"], text)}], "prompts")
 
 
-def _image_parts(messages):
-    return sum(part["type"] == "image" for message in messages for part in message["content"])
+def _with_text(messages, text):
+    """The messages with `text` before the text of the first user turn, after the images that stand before it."""
+    turn = [message["role"] for message in messages].index("user")
+    parts = messages[turn]["content"]
+    first = next((k for k, part in enumerate(parts) if part["type"] == "text"), len(parts))
+    question = {**messages[turn], "content": [*parts[:first], text_part(text), *parts[first:]]}
+    return [*messages[:turn], question, *messages[turn + 1 :]]
 
 
-def split_thinking(text):
+def split_thinking(text: str) -> tuple[str, str]:
     """An answer as (reasoning, answer), both stripped.
 
     The reasoning stands at the start, as `<think>...</think>`, or without `<think>` where the prompt ends with

@@ -1,14 +1,16 @@
 """The forms of a JSON row: a question and an answer in fields, messages, or a conversation of ShareGPT and LLaVA.
 
-Messages and conversations come with contents of parts, or with texts in which `<image>` holds an image's place.
+Messages and conversations come with contents of parts, or with texts in which `<image>` stands for an image, as
+LLaVA, LLaMA-Factory and ms-swift write them. An image's source is its path or URL.
 """
 
 import os
 import re
+from itertools import islice
 from urllib.parse import unquote
 
-from vlmhelpers.data.readers.placeholders import place_images
-from vlmhelpers.data.schema import ROLES, assistant, image_part, text_part, user
+from vlmhelpers.data.readers.source import SourceRow
+from vlmhelpers.data.schema import ROLES, assistant, image_part, message_text, text_part, user
 
 _ROLES = {  # in a conversation -> in the schema
     "human": "user",
@@ -25,165 +27,164 @@ _REMEDIES = {
     "messages": 'write [{"role": "user", "content": [{"type": "text", "text": ...}]}, ...]',
     "conversations": 'write [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}]',
 }
+_IMAGE = "<image>"
 
 
-def read_turns(fields, text_field, image_field, response_field):
-    """A row's messages in the schema's form, and the places (paths or URLs) of its images in the order of their parts.
+def read_turns(
+    row: SourceRow, text_field: str, image_field: str, response_field: str
+) -> tuple[list[dict], list[str | None]]:
+    """A row's messages in the schema's form, and the sources of its images in the order of their parts.
 
-    `fields` is the row's jsonrow.Fields, which gets what is wrong as problems and what is guessed as notes. Places
-    that no image part stands for come last, so that check_dataset sees that there are too many.
+    Adds to the row what is wrong with it; a source that is no text is None. Sources without an image part come last, so
+    that check_dataset sees that there are too many.
     """
-    form = next((name for name in _REMEDIES if fields.values.get(name) is not None), None)
+    form = next((name for name in _REMEDIES if row.fields.get(name) is not None), None)
     if form is None:
-        return _read_fields(fields, text_field, image_field, response_field)
-    turns = _read_messages(fields) if form == "messages" else _read_conversation(fields)
+        return _read_fields(row, text_field, image_field, response_field)
+    turns = _read_messages(row, form)
     if turns is None:
         return [], []
-    if _is_preference(fields) and (not turns or turns[-1][0] != "assistant"):
-        _refuse_preference(fields)
+    _refuse_preference(row, turns and turns[-1][0] == "assistant")
     in_texts = all(isinstance(content, str) for _, content in turns)
     names = ["images"] if form == "messages" and not in_texts else [image_field, "images"]
-    places = _only_places(fields, names)
+    found = {name: sources for name in names if (sources := _sources(row, name))}
+    if len(found) > 1:
+        row.reject(f"images in both {' and '.join(found)}", "keep one of the two fields")
+    sources = next(iter(found.values()), [])
     if not in_texts:
-        return _read_parts(fields, turns, places)
+        return _read_parts(row, turns, sources)
     messages = [{"role": role, "content": [text_part(content)]} for role, content in turns]
-    if not fields.problems and all(message["role"] in ROLES for message in messages):
-        place_images(fields, messages, len(places))
-    return messages, places
+    if not row.problems and all(message["role"] in ROLES for message in messages):
+        _place_images(row, messages, len(sources))
+    return messages, sources
 
 
-# The three forms
-
-
-def _read_fields(fields, text_field, image_field, response_field):
-    if _is_preference(fields) and not fields.values.get(response_field):
-        _refuse_preference(fields)
+def _read_fields(row, text_field, image_field, response_field):
+    if _refuse_preference(row, row.fields.get(response_field)):
         return [], []
-    text = fields.text(text_field, "write the question")
-    response = fields.text(response_field, "write the answer that the model should give")
-    places = _places(fields, image_field)
-    return [user(text, len(places)), assistant(response)], places
+    text = row.get_text(text_field, "write the question")
+    response = row.get_text(response_field, "write the answer that the model should give")
+    sources = _sources(row, image_field)
+    return [user(text, len(sources)), assistant(response)], sources
 
 
-def _read_messages(fields):
-    """(role, content) pairs as they stand there, None for what is no list of messages."""
-    messages = _list_of_objects(fields, "messages")
-    if messages is None:
+def _refuse_preference(row, answer):
+    refused = not answer and all(row.fields.get(name) is not None for name in ("chosen", "rejected"))
+    if refused:
+        reason = "preference row: chosen and rejected, but no answer of its own"
+        row.reject(reason, "add the answer to learn, or leave the row out; pairs to choose from are not read here")
+    return refused
+
+
+def _read_messages(row, form):
+    """(role, content) pairs, or None where the field `form` is no list of messages."""
+    messages = row.fields[form]
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        row.reject(f"{form} is no list of messages", _REMEDIES[form])
         return None
-    return [(_text_of_role(fields, message.get("role"), "messages"), message.get("content")) for message in messages]
-
-
-def _read_conversation(fields):
-    """(role, content) pairs with the schema's roles, the text of the field `system` first."""
-    messages = _list_of_objects(fields, "conversations")
-    if messages is None:
-        return None
-    for name in _OTHER_MEDIA:
-        if fields.values.get(name):
-            fields.reject(f"{name}: only images are read", "leave the row out, or replace it by images")
     turns = []
     for message in messages:
-        role = _text_of_role(fields, message.get("from", message.get("role")), "conversations")
-        turns.append((_known_role(fields, role), message.get("value", message.get("content"))))
-    system = fields.text("system")
+        role = message.get("from", message.get("role"))
+        if not isinstance(role, str):
+            row.reject("a message without a role", _REMEDIES[form])
+        turns.append((role if isinstance(role, str) else None, message.get("value", message.get("content"))))
+    return turns if form == "messages" else _as_in_schema(row, turns)
+
+
+def _as_in_schema(row, turns):
+    """The turns of a conversation with the schema's roles, the text of the field `system` first."""
+    for name in _OTHER_MEDIA:
+        if row.fields.get(name):
+            row.reject(f"{name}: only images are read", "leave the row out, or replace it by images")
+    for role, _ in turns:
+        if role in _TOOLS:
+            remedy = "leave the row out, or write the call and its result into the texts"
+            row.reject(f"a tool's turn: {role!r}", remedy)
+        elif role and role not in _ROLES:
+            row.reject(f"unknown role: {role!r}", f"use one of {', '.join(_ROLES)}")
+    turns = [(_ROLES.get(role, role), content) for role, content in turns]
+    system = row.get_text("system")
     if system and turns and turns[0][0] == "system":
-        fields.reject("two system texts: a field and the first turn", "keep one of them")
+        row.reject("two system texts: a field and the first turn", "keep one of them")
     return [("system", system), *turns] if system else turns
 
 
-def _list_of_objects(fields, name):
-    values = fields.values[name]
-    if isinstance(values, list) and all(isinstance(value, dict) for value in values):
-        return values
-    fields.reject(f"{name} is no list of messages", _REMEDIES[name])
-    return None
+def _read_parts(row, turns, listed):
+    """Messages of (role, content) pairs, and the sources of their images: a part's own, or the next of `listed`."""
+    listed, sources = iter(listed), []
 
-
-def _text_of_role(fields, role, form):
-    if isinstance(role, str):
-        return role
-    fields.reject("a message without a role", _REMEDIES[form])
-    return None
-
-
-def _known_role(fields, role):
-    """The schema's name of a conversation's role; one that has none stays, and is a problem."""
-    if role in _TOOLS:
-        fields.reject(f"a tool's turn: {role!r}", "leave the row out, or write the call and its result into the texts")
-    elif role is not None and role not in _ROLES:
-        fields.reject(f"unknown role: {role!r}", f"use one of {', '.join(_ROLES)}")
-    return _ROLES.get(role, role)
-
-
-def _is_preference(fields):
-    return all(fields.values.get(name) is not None for name in ("chosen", "rejected"))
-
-
-def _refuse_preference(fields):
-    reason = "preference row: chosen and rejected, but no answer of its own"
-    fields.reject(reason, "add the answer to learn, or leave the row out; pairs to choose from are not read here")
-
-
-# Contents of parts
-
-
-def _read_parts(fields, turns, places):
-    """Messages of (role, content) pairs, and the places of their images: a part's own, or the next of `places`."""
-    listed, named = iter(places), []
-    messages = [{"role": role, "content": _read_content(fields, content, listed, named)} for role, content in turns]
-    return messages, named + list(listed)
-
-
-def _read_content(fields, content, listed, named):
-    """A content as the schema's parts; appends the places of its images to `named`."""
-    if isinstance(content, str):
-        return [text_part(content)]
-    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+    def read_content(content):
+        if isinstance(content, str):
+            return [text_part(content)]
+        if isinstance(content, list) and all(isinstance(part, dict) for part in content):
+            return [read_part(part) for part in content]
         remedy = 'write a text, or parts: [{"type": "text", "text": ...}]'
-        fields.reject("content is no text and no list of parts", remedy)
+        row.reject("content is no text and no list of parts", remedy)
         return []
-    return [_read_part(fields, part, listed, named) for part in content]
+
+    def read_part(part):
+        if part.get("type") == "image":
+            own = part.get("image")
+            sources.extend(islice(listed, 1) if own is None else [_source(row, own, "an image part")])
+            return image_part()
+        text = part.get("text") if part.get("type") == "text" else None
+        return {"type": str(part.get("type")), "text": text and row.as_text(text, "a text part")}
+
+    messages = [{"role": role, "content": read_content(content)} for role, content in turns]
+    return messages, [*sources, *listed]
 
 
-def _read_part(fields, part, listed, named):
-    if part.get("type") == "image":
-        place = part.get("image")
-        place = next(listed, None) if place is None else _place(fields, place, "an image part")
-        named += [] if place is None else [place]
-        return image_part()
-    if part.get("type") == "text":
-        text = part.get("text")
-        return text_part(None if text is None else fields.as_text(text, "a text part"))
-    return {"type": str(part.get("type")), "text": None}
-
-
-# Places of images
-
-
-def _only_places(fields, names):
-    """The places in that one of the fields which holds any."""
-    found = {name: _places(fields, name) for name in names}
-    filled = [name for name, places in found.items() if places]
-    if len(filled) > 1:
-        fields.reject(f"images in both {' and '.join(filled)}", "keep one of the two fields")
-    return found[filled[0]] if filled else []
-
-
-def _places(fields, name):
-    """The places in a field that holds one, a list of them, or nothing."""
-    value = fields.values.get(name)
+def _sources(row, name):
+    """The sources in a field that holds one, a list of them, or nothing."""
+    value = row.fields.get(name)
     if value is None or value == "":
         return []
-    return [_place(fields, place, name) for place in (value if isinstance(value, list) else [value])]
+    return [_source(row, source, name) for source in (value if isinstance(value, list) else [value])]
 
 
-def _place(fields, value, where):
+def _source(row, value, where):
     """A path or URL as it was written, a `file:` URL as its decoded path; what is no text is a problem."""
     if not isinstance(value, str):
-        fields.reject(f"no image path in {where}: {str(value)[:40]}", "write the picture's path as a text")
-        return ""
+        row.reject(f"no image path in {where}: {str(value)[:40]}", "write the image's path as a text")
+        return None
     local = re.match(r"file:(?://(?:localhost)?(?=/))?(?!//)", value, re.IGNORECASE)
     if not local:
         return value
     path = unquote(value[local.end() :])
     return re.sub("^/(?=[A-Za-z]:)", "", path) if os.name == "nt" else path
+
+
+def _place_images(row, messages, images):
+    """Makes image parts of each `<image>` in the user's texts, of which `images` is the number in the row.
+
+    In a row without images they are text, which is noted. Images without any come before the first text of the user,
+    which is noted, too. Other numbers that differ are a problem.
+    """
+    questions = [message for message in messages if message["role"] == "user"]
+    here, everywhere = _count(questions), _count(messages)
+    if images and images == here:
+        for question in questions:
+            question["content"] = _split(message_text(question))
+    elif images and questions and not everywhere:
+        questions[0]["content"] = [*(image_part() for _ in range(images)), *questions[0]["content"]]
+        row.notes.append(f"no {_IMAGE} in the texts: the images come before the first question")
+    elif images:
+        reason = f"images do not match: {here} {_IMAGE} in the user's texts, {images} images"
+        row.reject(reason, f"write {_IMAGE} into the user's texts once for each image")
+    if not images and everywhere:
+        row.notes.append(f"{_IMAGE} taken as text: the row has no images")
+    elif everywhere > here:
+        row.notes.append(f"{_IMAGE} taken as text: it is not the user's")
+
+
+def _count(messages):
+    return sum(message_text(message).count(_IMAGE) for message in messages)
+
+
+def _split(text):
+    """The parts of a text; each `<image>` takes the line breaks next to it along, and may leave no text between two."""
+    first, *others = re.split(rf"(?:\r?\n)?{_IMAGE}(?:\r?\n)?", text)
+    parts = [text_part(first)] if first or not others else []
+    for piece in others:
+        parts += [image_part(), text_part(piece)] if piece else [image_part()]
+    return parts

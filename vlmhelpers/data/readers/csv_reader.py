@@ -1,17 +1,35 @@
-"""Readers: files of questions, answers and image paths become a Dataset of the one schema.
+"""CSV files of images, questions and answers, whatever program wrote them: their encoding, separator and quotes."""
 
-A reader opens no image and drops no row. What it finds wrong with a row it writes into the row's `problem`;
-the doctor (`check_dataset`) reports it along with what it finds in the images.
-"""
-
+import csv
+import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
-from vlmhelpers.data.readers.csv_file import read_table
-from vlmhelpers.data.readers.text_file import explain_missing
-from vlmhelpers.data.rows import ImageRoot, build_row, rows_to_dataset, source_column
+from datasets import Dataset, Value
+
+from vlmhelpers.data.readers.source import SourceRow, check_encoding, explain_missing, to_dataset
+from vlmhelpers.data.rows import ImageRoot
+from vlmhelpers.data.schema import make_row
+
+_DELIMITERS = ",;\t"
+# What Python's `surrogateescape` leaves of a byte that is not UTF-8 -> its character in Windows-1252, which
+# has none for five of the bytes.
+_UNDECODED = re.compile("[\udc80-\udcff]")
+_WINDOWS_1252 = {
+    0xDC00 + byte: bytes([byte]).decode("cp1252")
+    for byte in range(0x80, 0x100)
+    if byte not in (0x81, 0x8D, 0x8F, 0x90, 0x9D)
+}
 
 
-def read_csv(path, image_root=None, image_field="image_path", text_field="instruction", response_field="description"):
+def read_csv(
+    path: str | os.PathLike,
+    image_root: str | os.PathLike | None = None,
+    image_field: str = "image_path",
+    text_field: str = "instruction",
+    response_field: str = "description",
+) -> Dataset:
     """Reads a CSV with an image path, a question and an answer in each row into a `datasets.Dataset`.
 
     path: the file, as UTF-8 (single bytes of Windows-1252 are understood), separated by comma, semicolon or
@@ -20,29 +38,111 @@ def read_csv(path, image_root=None, image_field="image_path", text_field="instru
 
     The Dataset has the schema's `messages` and `images` (paths, opened when a row is used), `row`,
     `problem` and `note` (see rows.READER_FEATURES), and every column of the CSV as strings under its own
-    name; a name that is taken gets an underscore (`row_`). A row with a problem keeps its place, and an
+    name; a name that is taken gets an underscore (`row_`). A row with a problem keeps its number, and an
     image path that cannot be used is None in `images`. Blank lines do not count as rows.
 
-    Raises ValueError for what is wrong with the whole file: a missing column, no rows, and what
-    csvfile.read_table names; FileNotFoundError or NotADirectoryError where there is no file or image_root.
+    Raises ValueError for what is wrong with the whole file: a missing column, no rows, and what read_table
+    names; FileNotFoundError or NotADirectoryError where there is no file or image_root.
     """
-    header, records = read_table(path)
-    fields = {"image_field": image_field, "text_field": text_field, "response_field": response_field}
-    image, text, response = (header.index(name) for name in _find_columns(fields, header, path))
+    header, rows = read_table(path)
+    wanted = {"image_field": image_field, "text_field": text_field, "response_field": response_field}
+    if not set(wanted.values()) <= set(header):
+        raise ValueError(explain_missing(path, "column", wanted, header, "read_csv"))
     root = ImageRoot(Path(path).parent if image_root is None else image_root)
-    columns = [source_column(name) for name in header]
 
-    def rows():
-        for number, record in enumerate(records, start=1):
-            cells = record.cells
-            row = build_row(number, cells[text], cells[response], [cells[image]], root, record.problems, record.note)
-            yield row | dict(zip(columns, cells, strict=True))
+    def build(row):
+        question = row.get_text(text_field, "write the question")
+        answer = row.get_text(response_field, "write the answer that the model should give")
+        return make_row(question, answer, row.get_images([row.fields[image_field]], root))
 
-    return rows_to_dataset(rows(), columns, path)
+    return to_dataset(rows, build, dict.fromkeys(header, Value("string")), path)
 
 
-def _find_columns(fields, header, path):
-    """The names of the wanted columns. Raises ValueError that names all the missing ones and what to pass."""
-    if not set(fields.values()) <= set(header):
-        raise ValueError(explain_missing(path, "column", fields, header, "read_csv"))
-    return fields.values()
+def read_table(path: str | os.PathLike) -> tuple[list[str], Iterator[SourceRow]]:
+    """The column names of the CSV at `path`, and its rows, which are read while they are asked for.
+
+    The file is UTF-8 with or without a byte order mark; bytes that are not UTF-8 are read as Windows-1252.
+    The separator is the one of comma, semicolon and tab that parts the first line into most cells. Cells lose the
+    spaces around them. A row with too few cells is filled up with empty ones; of too many, the surplus is joined to
+    the last one, so that no text is lost. Raises ValueError for another encoding, an empty file or a column named
+    twice, and, while the rows are read, for a quote that never closes.
+    """
+    remedy = "Save it as 'CSV UTF-8 (comma delimited)' and read that."
+    check_encoding(path, remedy, "Its first line has to name the columns.")
+    with _open(path) as file:
+        first = next(line for line in file if line.strip())[:10_000]
+    delimiter = max(_DELIMITERS, key=lambda mark: len(next(csv.reader([first], delimiter=mark))))
+    records = _records(path, delimiter)
+    header = _column_names(*next(records), path)
+    return header, (_row(header, delimiter, *record) for record in records)
+
+
+def _open(path):
+    return open(path, encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+def _records(path, delimiter):
+    """(cells, problems, lines) of each record of the file, the header first, without blank lines."""
+    options = {"delimiter": delimiter, "skipinitialspace": True}
+    number, lines = 0, []  # the header's number; the lines of the next record
+
+    def take(file):
+        for line in file:
+            lines.append(line)
+            yield _decode(line)
+
+    with _open(path) as file:
+        reader = csv.reader(take(file), strict=True, **options)
+        while True:
+            lines.clear()
+            try:
+                cells, problems = next(reader), []
+            except StopIteration:
+                return
+            except csv.Error as error:
+                if "expected after" not in str(error):  # the end of the file, or 131,072 characters in one cell
+                    name = f"{path}, row {number} (line {reader.line_num - len(lines) + 1})"
+                    remedy = 'Close it; a quote inside a quoted text is written twice ("").'
+                    raise ValueError(f"{name}: a quote opens and does not close: {error}. {remedy}") from None
+                cells = [cell for line in csv.reader(map(_decode, lines), **options) for cell in line]
+                problems = [("misplaced quote", 'write a quote inside a quoted text twice ("")')]
+            if len(cells) > 1 or "".join(cells).strip():
+                yield cells, problems, lines
+                number += 1
+
+
+def _decode(line):
+    """The line with bytes that are not UTF-8 read as Windows-1252."""
+    return line if line.isascii() else line.translate(_WINDOWS_1252)
+
+
+def _column_names(cells, problems, _, path):
+    if problems:
+        raise ValueError(f"{path}, header: {problems[0][0]}. Remedy: {problems[0][1]}.")
+    names = [cell.strip() or f"column_{i}" for i, cell in enumerate(cells, start=1)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{path} has two columns named {twice[0]!r}. Rename or remove one of them.")
+    return names
+
+
+def _row(header, delimiter, cells, problems, lines):
+    """The row of a record's cells, of which there may be more or fewer than the header has."""
+    width = len(header)
+    while len(cells) > width and not cells[-1].strip():  # separators at a line's end are harmless
+        cells.pop()
+    if len(cells) != width and not problems:
+        few = len(cells) < width
+        remedy = "fill in the missing ones" if few else "put a text with a separator in it in double quotes"
+        problems = [(f"too {'few' if few else 'many'} cells: {len(cells)} of {width}", remedy)]
+    if any(map(_UNDECODED.search, cells)):
+        problems = [*problems, ("bytes that no known encoding has", "save the file as UTF-8 and correct the text")]
+    cells = [*cells[: width - 1], f"{delimiter} ".join(cells[width - 1 :])]
+    cells += [""] * (width - len(cells))
+    row = SourceRow({name: _clean(cell) for name, cell in zip(header, cells, strict=True)}, problems)
+    row.notes += ["bytes that are not UTF-8 read as Windows-1252"] * any(map(_UNDECODED.search, lines))
+    return row
+
+
+def _clean(cell):
+    return _UNDECODED.sub("\ufffd", cell.strip().replace("\r\n", "\n").replace("\r", "\n"))

@@ -1,103 +1,119 @@
-"""A JSON file as records: a list of objects, or one object per line (JSONL), in the memory that one row takes.
+"""JSON files as rows: a list of objects, or one object per line (JSONL), in the memory that one row takes.
 
-What is wrong with one line or one item is said of that record alone. Broken syntax inside a list makes the rest
+What is wrong with one line or one item is a problem of that row alone. Broken syntax inside a list makes the rest
 of it unreadable, and is an error that names the row.
 """
 
 import itertools
 import json
+import os
 import re
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterator
 
 import ijson
+from datasets import Dataset, Value
 
-from vlmhelpers.data.readers.text_file import BYTE_ORDER_MARK, check_encoding
+from vlmhelpers.data.readers.source import BYTE_ORDER_MARK, SourceRow, check_encoding, explain_missing, to_dataset
 
-EXPECTED = "Expected is a list of objects ([{...}, {...}]), or one object per line (JSONL)."
+_EXPECTED = "Expected is a list of objects ([{...}, {...}]), or one object per line (JSONL)."
 _CHUNK = 65_536  # bytes
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
+_ROWS_AHEAD = 1000  # of which the fields become columns
 
 
-class Record(NamedTuple):
-    """One row: its object, or, with `problems` ((reason, remedy) pairs), what could be read of it."""
+def read_json(
+    path: str | os.PathLike,
+    wanted: dict[str, str],
+    reader: str,
+    build: Callable[[SourceRow], dict],
+    also: Collection[str] = (),
+) -> Dataset:
+    """The rows of the schema that `build` makes of a JSON or JSONL file's rows, with the file's own fields as strings.
 
-    value: object
-    problems: list
-
-
-def read_objects(path):
-    """Yields a Record for each row of the JSON or JSONL file at `path`; its first character says which it is.
-
-    A line that is not JSON, not UTF-8 or no object, and an item that is no object, become Records with a
-    problem; blank lines do not count. Raises ValueError, with the row and a remedy, for broken syntax inside a
-    list and for an object spread over several lines; also for another encoding and for a file without rows.
+    `wanted` maps the arguments of `reader` (its name) to names of fields. Raises ValueError where the first object has
+    none of them, nor one of `also`, and what read_objects raises.
     """
-    check_encoding(path, "Unpack it, or save it as UTF-8 text, and read that.", EXPECTED)
-    with open(path, "rb") as file:
-        records = _items(file, path) if _first_character(file) == b"[" else _lines(file, path)
-        first = next(records, None)
-        if first is None:
-            raise ValueError(f"{path} holds no rows. {EXPECTED}")
-        yield first
-        yield from records
+    rows = read_objects(path)
+    ahead = list(itertools.islice(rows, _ROWS_AHEAD))
+    objects = [row.fields for row in ahead if row.text is None]
+    if not objects:
+        reason, remedy = ahead[0].problems[0]
+        raise ValueError(f"{path}, row 1: {reason}; nor are the next rows. {_EXPECTED} Remedy: {remedy}.")
+    if not {*wanted.values(), *also} & objects[0].keys():
+        raise ValueError(_other_form(path, objects[0]) or explain_missing(path, "field", wanted, objects[0], reader))
+    columns = {name: Value("string") for fields in objects for name in fields}
+
+    def noted():
+        for row in itertools.chain(ahead, rows):
+            if late := [name for name in row.fields if name not in columns]:
+                row.notes.append(f"not kept as a column, being new after row {_ROWS_AHEAD}: {', '.join(late)}")
+            yield row
+
+    return to_dataset(noted(), build, columns, path)
 
 
-def _first_character(file):
-    """The first character that is not blank; `file` then stands behind the byte order mark, if there is one."""
-    start = len(BYTE_ORDER_MARK) if file.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK else 0
-    file.seek(start)
-    while (character := file.read(1)).isspace():
-        pass
-    file.seek(start)
-    return character
-
-
-def _items(file, path):
-    """The Records of a list. Where it breaks off, the items before that come first."""
-    items = ijson.sendable_list()
-    parser = ijson.items_coro(items, "item", use_float=True)
-    number = 0
-    for chunk in itertools.chain(iter(lambda: file.read(_CHUNK), b""), [b""]):
-        failure = _feed(parser, chunk)
-        for item in items:
-            number += 1
-            yield _checked(item)
-        items.clear()
-        if failure:
-            remedy = "Mend it there (is the file cut off, is there a comma too few or too many?)"
-            raise ValueError(
-                f"{path}, row {number + 1}: the list is no JSON from here on: {failure}. {remedy}, or write one object "
-                "per line (JSONL), where a broken line costs that row alone."
-            )
-
-
-def _feed(parser, chunk):
-    """Gives the parser a chunk, an empty one at the end of the file; returns what is wrong with it, if anything."""
-    try:
-        parser.send(chunk) if chunk else parser.close()
-    except (ijson.JSONError, ValueError) as error:
-        return re.split(r"\n|\\n", str(error).removeprefix("b'"))[0].rstrip(". ")
+def _other_form(path, first):
+    """The text of an error for a file whose one object holds the rows, else None."""
+    for name, value in first.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            return f"{path} holds its rows inside an object, under {name!r}. {_EXPECTED} Save that list as a file."
     return None
 
 
-def _checked(value):
-    if isinstance(value, dict):
-        return Record(value, [])
-    text = json.dumps(value, ensure_ascii=False)
-    return Record(text, [(f"no object: {text[:40]}", 'write {"name": value, ...}')])
+def read_objects(path: str | os.PathLike) -> Iterator[SourceRow]:
+    """Yields each row of the JSON or JSONL file at `path`; its first character tells which it is.
+
+    A line that is not JSON, not UTF-8 or no object, and an item that is no object, become rows with a problem and
+    their text; blank lines do not count. Raises ValueError, with the row and a remedy, for broken syntax inside a list
+    and for an object spread over several lines; also for another encoding and for a file without rows.
+    """
+    check_encoding(path, "Unpack it, or save it as UTF-8 text, and read that.", _EXPECTED)
+    with open(path, "rb") as file:
+        start = len(BYTE_ORDER_MARK) if file.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK else 0
+        file.seek(start)
+        while (character := file.read(1)).isspace():
+            pass
+        file.seek(start)
+        rows = _items(file, path) if character == b"[" else _lines(file, path)
+        first = next(rows, None)
+        if first is None:
+            raise ValueError(f"{path} holds no rows. {_EXPECTED}")
+        yield first
+        yield from rows
+
+
+def _items(file, path):
+    """The rows of a list. Where it breaks off, the items before that come first."""
+    items = ijson.sendable_list()
+    parser = ijson.items_coro(items, "item", use_float=True)
+    number, failure = 0, None
+    for chunk in itertools.chain(iter(lambda: file.read(_CHUNK), b""), [b""]):
+        try:
+            parser.send(chunk) if chunk else parser.close()
+        except (ijson.JSONError, ValueError) as error:
+            failure = re.split(r"\n|\\n", str(error).removeprefix("b'"))[0].rstrip(". ")
+        number += len(items)
+        yield from map(_row, items)
+        items.clear()
+        if failure:
+            raise ValueError(
+                f"{path}, row {number + 1}: the list is no JSON from here on: {failure}. Mend it there (is the file "
+                "cut off, is there a comma too few or too many?), or write one object per line (JSONL), where a "
+                "broken line costs that row alone."
+            )
 
 
 def _lines(file, path):
-    """The Records of a JSONL file."""
+    """The rows of a JSONL file."""
     numbered = ((number, line) for number, line in enumerate(file, 1) if line.strip())
     ahead = list(itertools.islice(numbered, 2))
     if len(ahead) == 2 and _is_spread(*ahead):
         raise ValueError(
-            f"{path}, line {ahead[0][0]}: an object that is spread over several lines. {EXPECTED} Write each object on "
-            "one line; where one object holds all the rows, save the list inside it as a file of its own."
+            f"{path}, line {ahead[0][0]}: an object that is spread over several lines. {_EXPECTED} Write each object "
+            "on one line; where one object holds all the rows, save the list inside it as a file of its own."
         )
     for number, line in itertools.chain(ahead, numbered):
-        yield _line_record(number, line)
+        yield _row_of_line(number, line)
 
 
 def _is_spread(first, second):
@@ -107,42 +123,33 @@ def _is_spread(first, second):
         json.loads(text)
     except (ValueError, RecursionError) as error:
         if getattr(error, "pos", 0) >= len(text):
-            return text.endswith(("{", "[")) or bool(_line_record(*second).problems)
+            return text.endswith(("{", "[")) or bool(_row_of_line(*second).problems)
     return False
 
 
-def _line_record(number, line):
-    """A line's Record; what is no object keeps its text, so that it can be mended."""
+def _row_of_line(number, line):
     try:
         text = line.decode().rstrip()
         value = json.loads(text)
     except UnicodeDecodeError as error:
         reason = f"not UTF-8: byte 0x{line[error.start]:02x} at position {error.start + 1} of line {number}"
-        return Record(line.decode(errors="replace").strip(), [(reason, "save the file as UTF-8 and mend the text")])
+        remedy, text = "save the file as UTF-8 and correct the text", line.decode(errors="replace")
+        return SourceRow({}, [(reason, remedy)], text.strip())
     except (ValueError, RecursionError) as error:
-        reason = f"not JSON: {_explain(error)} of line {number}"
-        return Record(text.strip(), [(reason, 'write one whole object on the line: {"name": value, ...}')])
-    return _paired(value) if _HALF_PAIR.search(text) else _checked(value)
+        why = "nested too deeply, or a number with too many digits, somewhere"
+        if isinstance(error, json.JSONDecodeError):
+            why = f"{error.msg} at character {error.pos + 1}"
+        remedy = 'write one whole object on the line: {"name": value, ...}'
+        return SourceRow({}, [(f"not JSON: {why} of line {number}", remedy)], text.strip())
+    if not _HALF_PAIR.search(text):
+        return _row(value)
+    storable = json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
+    halves = (r"half of a UTF-16 pair (\ud800 to \udfff)", "write the whole character")
+    return _row(storable, [halves] if storable != value else [])
 
 
-def _explain(error):
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} at character {error.pos + 1}"
-    return "nested too deeply, or a number with too many digits, at some place"
-
-
-def _paired(value):
-    """The Record of a value whose texts may hold one half of a UTF-16 pair, which no file can keep."""
+def _row(value, problems=()):
+    if isinstance(value, dict):
+        return SourceRow(value, problems)
     text = json.dumps(value, ensure_ascii=False)
-    record = _checked(json.loads(text.encode(errors="replace")))
-    if not _is_unicode(text):
-        record.problems.append((r"half of a UTF-16 pair (\ud800 to \udfff)", "write the whole character"))
-    return record
-
-
-def _is_unicode(text):
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return SourceRow({}, [*problems, (f"no object: {text[:40]}", 'write {"name": value, ...}')], text)

@@ -1,28 +1,31 @@
 """JSONL in and out: rows of fields, of messages or of conversations, with the paths or URLs of their images."""
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
+
+from datasets import Dataset
 
 from vlmhelpers.common.files import atomic_file
 from vlmhelpers.data.download.safe_http import DownloadRules
 from vlmhelpers.data.readers.conversations import read_turns
-from vlmhelpers.data.readers.json_file import read_objects
-from vlmhelpers.data.readers.json_rows import Fields, read_rows
+from vlmhelpers.data.readers.json_file import read_json, read_objects
 from vlmhelpers.data.readers.links import LinkedRoot, is_link
-from vlmhelpers.data.rows import ImageRoot, finish_row, stream_plain_rows
+from vlmhelpers.data.rows import ImageRoot, stream_plain_rows
 from vlmhelpers.data.schema import FEATURES
 
 
 def read_jsonl(
-    path,
-    image_root=None,
-    text_field="text",
-    image_field="image",
-    response_field="response",
-    download=False,
-    cache_dir=None,
+    path: str | os.PathLike,
+    image_root: str | os.PathLike | None = None,
+    text_field: str = "text",
+    image_field: str = "image",
+    response_field: str = "response",
+    download: bool = False,
+    cache_dir: str | os.PathLike | None = None,
     **rules,
-):
+) -> Dataset:
     """Reads JSONL, or a JSON list of the same rows, into a `datasets.Dataset`.
 
     Each row has one of three forms, and rows of all three may mix:
@@ -40,52 +43,49 @@ def read_jsonl(
 
     The Dataset has the schema's `messages` and `images` (paths, opened when a row is used), `row`, `problem` and
     `note` (see rows.READER_FEATURES), and the file's own fields as strings; a name that is taken gets an
-    underscore (`messages_`). A row with a problem keeps its place, and so does a preference row (`chosen` and
+    underscore (`messages_`). A row with a problem keeps its number, and so does a preference row (`chosen` and
     `rejected`), which has one unless it also has an answer. Whether messages can be trained on, that is their
     roles, their last turn and the number of their image parts, is for check_dataset to say.
 
     Raises ValueError for what is wrong with the whole file: none of the forms in its first object, no rows, and what
-    jsonfile.read_objects names; FileNotFoundError or NotADirectoryError where there is no file or image_root;
+    json_file.read_objects names; FileNotFoundError or NotADirectoryError where there is no file or image_root;
     TypeError for an unknown rule; OSError where cache_dir cannot be written.
     """
-    DownloadRules(**rules)
+    DownloadRules(**rules)  # says what is wrong with them before the file is read
     root = LinkedRoot(Path(path).parent if image_root is None else image_root)
-    wanted = {"text_field": text_field, "response_field": response_field}
+    fields = text_field, image_field, response_field
 
-    def read(fields):
-        return read_turns(fields, text_field, image_field, response_field)
-
-    def build(number, fields):
-        messages, places = read(fields)
-        images, problems, guesses = root.resolve_all(places)
-        return finish_row(number, messages, images, fields.problems or problems, [*fields.notes, *guesses])
+    def build(row):
+        messages, sources = read_turns(row, *fields)
+        return {"messages": messages, "images": row.get_images(sources, root)}
 
     if download:
-        root.download(_links_of_sound_rows(path, root, read), cache_dir, **rules)
-    return read_rows(path, wanted, "read_jsonl", build, also={"messages", "conversations", "chosen"})
+        root.download(_links_of_sound_rows(path, root, fields), cache_dir, **rules)
+    wanted = {"text_field": text_field, "response_field": response_field}
+    return read_json(path, wanted, "read_jsonl", build, also={"messages", "conversations", "chosen"})
 
 
-def write_jsonl(dataset, path, image_root=None):
+def _links_of_sound_rows(path, root: LinkedRoot, fields) -> Iterator[str]:
+    for row in read_objects(path):
+        _, sources = read_turns(row, *fields)
+        links = [source for source in sources if source and is_link(source)]
+        row.get_images([source for source in sources if source not in links], root)
+        if not row.problems:
+            yield from links
+
+
+def write_jsonl(dataset: Dataset, path: str | os.PathLike, image_root: str | os.PathLike | None = None) -> None:
     """Writes the messages of a Dataset to a JSONL file that read_jsonl and other tools read; UTF-8, a row a line.
 
     A row with images also gets `images`: their paths as seen from image_root, by default the folder of `path`,
-    with slashes. The file appears whole or not at all. Raises ValueError, with the row and a remedy, for an
+    with slashes. An atomic write. Raises ValueError, with the row and a remedy, for an
     image without a path or outside image_root.
     """
     with atomic_file(path, encoding="utf-8", newline="\n") as file:
         root = ImageRoot(Path(path).parent if image_root is None else image_root)
-        for place, row in enumerate(stream_plain_rows(dataset, [*FEATURES, "row"], "writing"), start=1):
-            value = _to_write(row, root, f"{path}, row {row.get('row') or place}")
+        for number, row in enumerate(stream_plain_rows(dataset, [*FEATURES, "row"], "writing"), start=1):
+            value = _to_write(row, root, f"{path}, row {row.get('row') or number}")
             file.write(json.dumps(value, ensure_ascii=False) + "\n")
-
-
-def _links_of_sound_rows(path, root, read):
-    for record in read_objects(path):
-        fields = Fields(record)
-        _, places = read(fields)
-        paths = [place for place in places if not is_link(place)]
-        if not fields.problems and not root.resolve_all(paths)[1]:
-            yield from filter(is_link, places)
 
 
 def _to_write(row, root, name):
@@ -98,7 +98,7 @@ def _to_write(row, root, name):
 
 
 def _part_to_write(part):
-    return {"type": "text", "text": part["text"]} if part["type"] == "text" else {"type": part["type"]}
+    return part if part["type"] == "text" else {"type": part["type"]}  # an image part has no text
 
 
 def _path_to_write(image, root, name):

@@ -1,0 +1,152 @@
+"""What all readers share: a reader says which rows a source has, and how the fields of one become a row of the schema.
+
+A reader opens no image and drops no row. What it finds wrong with a row it writes into the row's `problem`;
+`check_dataset` reports it along with what it finds in the images.
+"""
+
+import json
+import os
+from collections.abc import Callable, Collection, Iterable
+from difflib import get_close_matches
+from pathlib import Path
+
+from datasets import Dataset, Features
+from tqdm.auto import tqdm
+
+from vlmhelpers.data.rows import READER_FEATURES, ImageRoot, source_column, store_rows
+from vlmhelpers.data.rules import Problem, join_problems
+from vlmhelpers.data.schema import FEATURES
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_NOT_TEXT = {
+    b"\xff\xfe": "UTF-16 text",
+    b"\xfe\xff": "UTF-16 text",
+    b"PK\x03\x04": "an Excel workbook or a zip archive",
+    b"\x1f\x8b": "a gzip archive",
+}
+_KINDS = {bool: "true or false", list: "a list", dict: "an object", type(None): "null"}
+
+
+class SourceRow:
+    """One row of a source: `fields` by their names; `problems` and `notes` grow while they are read.
+
+    A row with a problem from the start is broken: it gets no further ones. `text` is what was read of a row that has
+    no fields.
+    """
+
+    def __init__(self, fields: dict, problems: Iterable[Problem] = (), text: str | None = None):
+        self.fields, self.problems, self.notes, self.text = fields, list(problems), [], text
+        self._broken = bool(self.problems)
+
+    def reject(self, reason: str, remedy: str) -> None:
+        """Adds a problem, unless the row is broken."""
+        if not self._broken:
+            self.problems.append((reason, remedy))
+
+    def get_text(self, name: str, remedy: str | None = None) -> str:
+        """The field's text without the blanks around it. With a `remedy`, an empty or missing one is a problem."""
+        value = self.fields.get(name)
+        text = self.as_text(value, name).strip()
+        if remedy and name not in self.fields:
+            self.reject(f"no field {name!r}", f"add it; the row has {', '.join(self.fields) or 'no fields'}")
+        elif remedy and not text and isinstance(value, str | None):
+            self.reject(f"empty {name}", remedy)
+        return text
+
+    def as_text(self, value: object, where: str) -> str:
+        """A text as it is, a number as text, None as an empty one. Anything else is a problem, and empty."""
+        if value is None or isinstance(value, str):
+            return value or ""
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            self.notes.append("number read as text")
+            return json.dumps(value)
+        self.reject(f"{where} is {_KINDS[type(value)]}, not text", "write a text there")
+        return ""
+
+    def get_images(self, sources: Iterable[str | None], root: ImageRoot) -> list[dict | None]:
+        """The images of the schema for paths as a user wrote them; an unusable path is a problem, and None."""
+        images = []
+        for source in sources:
+            path, problems, note = (None, [], "") if source is None else root.resolve(source)
+            for problem in problems:
+                self.reject(*problem)
+            self.notes.append(note)
+            images.append(path and {"path": path, "bytes": None})
+        return images
+
+
+def to_dataset(
+    rows: Iterable[SourceRow], build: Callable[[SourceRow], dict], columns: dict, source: str | os.PathLike
+) -> Dataset:
+    """The Dataset of the rows of the schema that `build` makes, with the reader's columns and those of the source.
+
+    columns: the source's fields with their features; what is no text in a column of strings becomes JSON. A name that
+        is taken gets an underscore (`row_`). The text of a row without fields goes to the first column.
+    source: named in messages. Raises ValueError where there are no rows.
+    """
+    first = next(iter(columns))
+
+    def finished():
+        for number, row in enumerate(tqdm(rows, f"reading {Path(source).name}", unit=" rows", delay=1), start=1):
+            built = build(row)  # which may add problems and notes
+            fields = row.fields if row.text is None else {first: row.text}
+            yield {
+                **built,
+                "row": number,
+                "problem": join_problems(row.problems),
+                "note": "; ".join(filter(None, dict.fromkeys(row.notes))),
+                **{source_column(name): _cell(fields.get(name), feature) for name, feature in columns.items()},
+            }
+
+    kept = {source_column(name): feature for name, feature in columns.items()}
+    dataset = store_rows(finished(), Features({**FEATURES, **READER_FEATURES, **kept}))
+    if not len(dataset):
+        raise ValueError(f"{source} holds no rows.")
+    return dataset
+
+
+def _cell(value, feature):
+    is_text = getattr(feature, "dtype", None) != "string" or value is None or isinstance(value, str)
+    return value if is_text else json.dumps(value, ensure_ascii=False)
+
+
+def check_encoding(path: str | os.PathLike, remedy: str, expected: str) -> None:
+    """Raises ValueError where `path` is plainly no UTF-8 text, or empty; judged by its first 4,096 bytes.
+
+    `remedy` is a sentence for the first case, `expected`, of what should be in the file, for the second.
+    """
+    with open(path, "rb") as file:
+        head = file.read(4096)
+        blank = not head.removeprefix(BYTE_ORDER_MARK).strip() and not any(line.strip() for line in file)
+    found = next((what for mark, what in _NOT_TEXT.items() if head.startswith(mark)), None)
+    if found is None and b"\0" in head.split(b"\n")[0]:
+        found = "UTF-16 text or a binary file"
+    if found:
+        raise ValueError(f"{path} is {found}, not UTF-8 text. {remedy}")
+    if blank:
+        raise ValueError(f"{path} is empty. {expected}")
+
+
+def explain_missing(
+    path: str | os.PathLike, what: str, wanted: dict[str, str], there: Collection[str], reader: str
+) -> str:
+    """The text of an error: which of the wanted names are missing, and what to pass to the reader instead.
+
+    `what` is "column" or "field", `wanted` maps the reader's arguments to names, `there` are the names in the file.
+    """
+    missing = {argument: name for argument, name in wanted.items() if name not in there}
+    free = [name for name in there if name not in wanted.values()]
+    advice = [f"{argument}={_closest(name, argument, free)!r}" for argument, name in missing.items()]
+    return (
+        f"{path} has no {what} {f' and no {what} '.join(map(repr, missing.values()))}. Its {what}s: "
+        f"{', '.join(there)}. Name the right ones, for example {reader}(..., {', '.join(advice)})."
+    )
+
+
+def _closest(name, argument, names):
+    """Of `names` the one most like `name`, else most like the argument's own name (image, text or response)."""
+    lower = {candidate.lower(): candidate for candidate in names}
+    for wanted in (name.lower(), argument.removesuffix("_field")):
+        if found := get_close_matches(wanted, lower, n=1, cutoff=0.6):
+            return lower[found[0]]
+    return "..."
