@@ -70,6 +70,7 @@ def test_show_versions_says_what_is_missing(capsys, monkeypatch):
     assert "unsloth 1.0" not in shown
 
 
+@pytest.mark.slow
 def test_show_versions_imports_only_torch():
     code = (
         "import sys; from vlmhelpers import show_versions; show_versions(); "

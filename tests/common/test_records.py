@@ -37,15 +37,18 @@ EXPECTED = {
 }
 
 
+@pytest.mark.slow
 def test_records_come_back_and_the_later_one_of_a_name_wins(executed):
     assert read_records(executed) == EXPECTED
 
 
+@pytest.mark.slow
 def test_a_loaded_notebook_reads_the_same(executed):
     assert read_records(nbformat.read(executed, as_version=4)) == EXPECTED
     assert read_records(json.loads(executed.read_text(encoding="utf-8"))) == EXPECTED
 
 
+@pytest.mark.slow
 def test_a_reader_of_the_notebook_sees_one_plain_line(executed):
     output = nbformat.read(executed, as_version=4).cells[0].outputs[0]
     assert output.data["text/plain"] == "exact = 0.25"

@@ -87,6 +87,7 @@ def good_run(tmp_path_factory):
     return folder, code, shown.getvalue()
 
 
+@pytest.mark.slow
 def test_a_good_run_writes_outputs_and_readme_back(good_run):
     folder, code, shown = good_run
     assert code == 0, shown
@@ -103,6 +104,7 @@ def readme(folder):
     return (folder.parent / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_what_is_written_back_is_clean_and_relative(good_run):
     folder = good_run[0]
     text = (folder / "01_first.ipynb").read_text()
@@ -115,6 +117,7 @@ def test_what_is_written_back_is_clean_and_relative(good_run):
     assert [cell.execution_count for cell in notebook.cells[1:]] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_running_again_one_at_a_time_changes_nothing(good_run, run, folder):
     names = "01_first.ipynb", "02_second.ipynb"
     shutil.copytree(good_run[0].parent, folder.parent, dirs_exist_ok=True)
@@ -124,6 +127,7 @@ def test_running_again_one_at_a_time_changes_nothing(good_run, run, folder):
     assert read_records(folder / "01_first.ipynb")["threads"] == "1"
 
 
+@pytest.mark.slow
 def test_the_kernel_is_the_python_that_runs_the_runner(run, pair, folder, tmp_path, monkeypatch):
     rival = tmp_path / "jupyter" / "kernels" / "python3"
     rival.mkdir(parents=True)
@@ -136,6 +140,7 @@ def test_the_kernel_is_the_python_that_runs_the_runner(run, pair, folder, tmp_pa
     assert read_records(folder.parent / "outputs" / "01_first.ipynb")["python"] == sys.executable
 
 
+@pytest.mark.slow
 def test_the_first_failing_cell_ends_the_run(run, folder):
     cells = "print('fine')", "wheels = 3\nwheels / 0", "print('never')"
     broken = save(folder, "01_broken.ipynb", PARAMETERS, *cells)
@@ -154,6 +159,7 @@ def test_the_first_failing_cell_ends_the_run(run, folder):
     assert "fine" in kept.read_text()
 
 
+@pytest.mark.slow
 def test_a_failing_cell_stops_the_notebook_beside_it_too(run, folder):
     slow = save(
         folder, "01_slow.ipynb", f"{SAY_PID}\n_ = pathlib.Path('ready').touch()", "import time\ntime.sleep(120)"
@@ -172,6 +178,7 @@ def test_a_failing_cell_stops_the_notebook_beside_it_too(run, folder):
     wait_for(lambda: not alive(kernel))
 
 
+@pytest.mark.slow
 def test_two_notebooks_run_at_once_each_with_a_line_of_progress(run, folder, monkeypatch):
     meet = "import pathlib, time\n_ = pathlib.Path('here{0}').touch()\nwhile not pathlib.Path('here{1}').exists():\n"
     meet += "    time.sleep(0.1)\nprint('met')\ntime.sleep(1)"  # each waits for the other
@@ -184,6 +191,7 @@ def test_two_notebooks_run_at_once_each_with_a_line_of_progress(run, folder, mon
         assert re.search(rf"      {number}  cell 2/2  0:\d\d  met\n", shown)
 
 
+@pytest.mark.slow
 def test_a_notebook_runs_after_the_one_whose_outputs_it_uses(run, folder):
     save(folder, "01_user.ipynb", "RUN = 'outputs/03'  # of another", "print(open('outputs/03/made').read())")
     tag(folder / "01_user.ipynb")
@@ -216,6 +224,7 @@ def test_on_a_terminal_the_lines_are_drawn_over(monkeypatch, capsys):
     assert "\r\033[2A\033[Jan event\n" in shown
 
 
+@pytest.mark.slow
 def test_an_inserted_parameters_cell_does_not_shift_the_number(run, folder):
     save(folder, "01_broken.ipynb", PARAMETERS, "1 / (STEPS - 5)")
     code, shown = run("-p", "STEPS", "5")
@@ -223,6 +232,7 @@ def test_an_inserted_parameters_cell_does_not_shift_the_number(run, folder):
     assert "01_broken.ipynb, cell 3 of 3" in shown
 
 
+@pytest.mark.slow
 def test_a_kernel_that_dies_is_a_failure(run, folder):
     fatal = save(folder, "01_fatal.ipynb", "import os", "os._exit(9)")
     before = fatal.read_bytes()
@@ -233,6 +243,7 @@ def test_a_kernel_that_dies_is_a_failure(run, folder):
     assert fatal.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_leaves_the_notebook_alone(folder):
     slow = save(folder, "01_slow.ipynb", f"{SAY_PID}\nimport time\ntime.sleep(120)")  # interrupted within a cell
     before = slow.read_bytes()
@@ -265,6 +276,7 @@ def alive(pid):
     return True
 
 
+@pytest.mark.slow
 def test_only_runs_what_is_named(run, pair, folder):
     before = pair[0].read_bytes()
     code, shown = run("--only", "02")
@@ -274,6 +286,7 @@ def test_only_runs_what_is_named(run, pair, folder):
     assert read_records(pair[1]) == {"train_seconds": 1.25}
 
 
+@pytest.mark.slow
 def test_parameters_change_a_copy(run, pair, folder):
     before = [path.read_bytes() for path in pair]
     code, shown = run("-p", "STEPS", "2e-4")
