@@ -1,4 +1,4 @@
-"""A small QLoRA run for test_training.py, which can die at a step.
+"""A small QLoRA run for test_processes.py, which can die at a step.
 
 Dying means SIGKILL: no handler, no clean-up, as when a machine is switched off.
 """

@@ -1,6 +1,6 @@
 """Functions in processes of their own, which cost no import: they are forked from one that has imported everything.
 
-`call` runs a function of a module in one process or several; the others are what test_run.py calls in several.
+`call` runs a function of a module in one process or several; the others are what test_processes.py calls.
 """
 
 import multiprocessing

@@ -1,99 +1,28 @@
-"""One run as a function and as a command; on several processes it ends where it ends on one."""
+"""One run as a function, on one process."""
 
 import csv
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import several_processes
 import torch
-from accelerate import notebook_launcher
+from compare_runs import assert_same, distance, losses, weights
 from peft import PeftModel
-from safetensors.torch import load_file
-from several_processes import call, launch_environment
 from transformers import AutoProcessor
 
 from vlmhelpers.families import tiny_model
 from vlmhelpers.inference.generation import generate
 from vlmhelpers.models.loading import load_model
-from vlmhelpers.samples.sample_data import write_sample
 from vlmhelpers.training import pipeline as trainer
 from vlmhelpers.training import run as module
 from vlmhelpers.training.config import RunConfig
 from vlmhelpers.training.pipeline import load_rows, training_arguments
 from vlmhelpers.training.results import RunResult, load_held_out, save_held_out
 from vlmhelpers.training.run import train
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory):
-    """A JSONL file of 48 rows whose answers the tiny base does not know."""
-    path = tmp_path_factory.mktemp("sample") / "sample.jsonl"
-    write_sample(path, 48)
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    path.write_text("".join(json.dumps(row | {"response": f"Sold out: {row['response']}"}) + "\n" for row in rows))
-    return path
-
-
-@pytest.fixture(scope="module")
-def config_of(sample):
-    """Makes the settings of a short run on the sample into that folder."""
-
-    def make(output_dir, **changes):
-        settings = {"model_id": "qwen2.5-vl", "dataset": sample, "output_dir": output_dir, "bits": None, "lora_r": 4}
-        settings |= {"batch_size": 8, "gradient_accumulation_steps": 1, "max_steps": 6, "warmup_steps": 0}
-        settings |= {"learning_rate": 1e-3, "logging_steps": 1, "save_steps": 3}
-        return RunConfig(**settings | changes)
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def alone(config_of, tmp_path_factory):
-    """The result of the run on one process, as a notebook starts it, with 8 rows in a step."""
-    folder = tmp_path_factory.mktemp("alone")
-    notebook_launcher(train, (config_of(folder),), num_processes=1)
-    return RunResult.read(folder)
-
-
-def losses(result):
-    return torch.tensor([entry["loss"] for entry in result.history if "loss" in entry])
-
-
-def weights(result):
-    return load_file(Path(result.adapter) / "adapter_model.safetensors")
-
-
-def distance(one, other):
-    """How far apart two adapters are (the norm of the difference), in parts of the way that the first has come."""
-    one, other = weights(one), weights(other)
-    assert one.keys() == other.keys() and len(one) > 0
-    way = [tensor for name, tensor in one.items() if "lora_B" in name]  # they start at zero
-    return (_norm([one[name] - other[name] for name in one]) / _norm(way)).item()
-
-
-def _norm(tensors):
-    return sum(tensor.square().sum() for tensor in tensors).sqrt()
-
-
-def assert_same(one, other):
-    """The losses are equal but for rounding. Of the weights Adam enlarges what rounding leaves of tiny gradients.
-
-    A loss that is averaged over the processes instead of over the tokens moves the losses by 6%, the weights by 0.2.
-    """
-    assert torch.allclose(losses(one), losses(other), rtol=1e-6) and len(losses(one)) == 6
-    assert distance(one, other) < 2e-3
-
-
-# On one process
 
 
 def test_a_run_learns_and_leaves_what_is_needed(alone, config_of):
@@ -238,55 +167,3 @@ def test_a_model_to_be_sharded_is_stored_as_numbers(monkeypatch):
     model, _ = load_model(tiny_model("qwen2.5-vl"), bits=4)
     packed = [p for p in model.parameters() if type(p).__name__ == "Params4bit"]
     assert packed and {p.dtype for p in packed} == {torch.float32}
-
-
-# On two processes
-
-
-def test_what_the_main_process_finds_or_raises_reaches_the_other(tmp_path):
-    codes, printed = call(tmp_path / "printed.txt", several_processes.check_on_main, tmp_path, processes=2)
-    assert codes == [0, 0], printed
-    assert sorted(os.listdir(tmp_path)) == ["0", "1", "printed.txt"]
-
-
-@pytest.fixture
-def half(config_of, tmp_path):
-    """The settings of the same run with half as many rows in a batch."""
-    return config_of(tmp_path / "out", batch_size=4)
-
-
-def launch(*command):
-    """Runs a command on two processes with `accelerate launch`, as the README says: (exit code, what was printed)."""
-    config = ["--config_file", ROOT / "configs" / "ddp.yaml", "--main_process_port", "0"]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", *config]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*launcher, *command], env=environment, capture_output=True, text=True, timeout=400)
-    return done.returncode, done.stdout + done.stderr
-
-
-@pytest.mark.slow
-def test_two_processes_of_which_one_dies_end_where_one_ends(alone, half, tmp_path):
-    folder = Path(half.output_dir)
-    environment = launch_environment(ROOT / "configs" / "ddp.yaml")
-    arguments = {"processes": 2, "environment": environment}
-    codes, printed = call(tmp_path / "printed.txt", several_processes.train_and_die, half, **arguments)
-    assert codes[1] == -signal.SIGKILL and not (folder / "results.json").exists(), printed[-3000:]
-    stamp = json.loads((folder / "checkpoint-3" / "complete.json").read_text())
-    assert {"rng_state_0.pth", "rng_state_1.pth"} <= stamp["files"].keys()
-    half.save(tmp_path / "run.yaml")
-    code, printed = launch("-m", "vlmhelpers", "train", tmp_path / "run.yaml")
-    assert code == 0, printed[-3000:]
-    assert printed.count("going on from") == 1 and "checkpoint-3" in printed  # said by one of the two
-    assert printed.count("step 6/6, loss") == 1
-    assert_same(alone, RunResult.read(folder))
-
-
-@pytest.mark.slow
-def test_a_sharded_model_ends_where_a_whole_one_ends(alone, half, tmp_path):
-    folder = Path(half.output_dir)
-    arguments = {"processes": 2, "environment": launch_environment(ROOT / "configs" / "fsdp.yaml")}
-    config = replace(half, gradient_checkpointing=True)
-    codes, printed = call(tmp_path / "printed.txt", several_processes.train_sharded, config, **arguments)
-    assert codes == [0, 0], printed[-3000:]
-    assert (folder / "checkpoint-3" / "pytorch_model_fsdp_0" / "__1_0.distcp").is_file()  # the second one's part
-    assert_same(alone, RunResult.read(folder))

@@ -1,19 +1,28 @@
-"""A run that is killed hard, more than once, ends where an undisturbed one ends."""
+"""Runs in processes of their own: killed ones, two at once and sharded ones end where an undisturbed one ends."""
 
+import json
 import os
 import signal
-from types import SimpleNamespace
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import interrupted_run
 import pytest
+import several_processes
 import torch
+from compare_runs import assert_same
 from interrupted_run import make_trainer
 from safetensors.torch import load_file
-from several_processes import call
-from transformers import TrainerState
+from several_processes import call, launch_environment
 
-from vlmhelpers.training import callbacks as training
 from vlmhelpers.training.checkpoints import STAMP, resume_from
+from vlmhelpers.training.results import RunResult
+
+ROOT = Path(__file__).parents[2]
+
+# One that is killed
 
 
 @pytest.fixture(scope="module")
@@ -81,27 +90,52 @@ def test_a_truncated_checkpoint_is_skipped(finished, tmp_path, capsys):
         resume_from(trainer)
 
 
-def test_a_notebook_gets_a_chart_that_is_drawn_again(monkeypatch):
-    shown = []
-    display = SimpleNamespace(update=shown.append)
-    monkeypatch.setattr(training, "_open_display", lambda: display)
-    monkeypatch.setattr(training.time, "perf_counter", iter(range(0, 1000, 10)).__next__)
-    plot, state = training.LossPlot(), TrainerState(max_steps=10)
-    plot.on_train_begin(None, state, None)
-    for state.global_step in (5, 10):
-        logs = {"loss": 6.0 / state.global_step}
-        state.log_history.append(logs | {"step": state.global_step})
-        plot.on_log(None, state, None, logs=logs)
-    plot.on_train_end(None, state, None)
-    assert len(shown) == 2  # drawn at each log, and not again at the end
-    line = shown[-1].axes[0].lines[0]
-    assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([5, 10], [1.2, 0.6])
-    assert shown[0].axes[0].get_title("left").startswith("step 5/10, loss 1.200")
-    assert shown[0].axes[0].get_title("left").endswith("s left")
+# Two at once
 
 
-def test_a_collator_and_a_loss_that_do_not_go_together_are_refused_at_once(finished):
-    trainer = make_trainer(finished)
-    trainer.data_collator = SimpleNamespace(logits="labeled")
-    with pytest.raises(ValueError, match=r'logits="labeled"\) needs SFTConfig\(loss_type="nll"\), not .chunked_nll'):
-        training.watch(trainer)
+def test_what_the_main_process_finds_or_raises_reaches_the_other(tmp_path):
+    codes, printed = call(tmp_path / "printed.txt", several_processes.check_on_main, tmp_path, processes=2)
+    assert codes == [0, 0], printed
+    assert sorted(os.listdir(tmp_path)) == ["0", "1", "printed.txt"]
+
+
+@pytest.fixture
+def half(config_of, tmp_path):
+    """The settings of the same run with half as many rows in a batch."""
+    return config_of(tmp_path / "out", batch_size=4)
+
+
+def launch(*command):
+    """Runs a command on two processes with `accelerate launch`, as the README says: (exit code, what was printed)."""
+    config = ["--config_file", ROOT / "configs" / "ddp.yaml", "--main_process_port", "0"]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", *config]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*launcher, *command], env=environment, capture_output=True, text=True, timeout=400)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_of_which_one_dies_end_where_one_ends(alone, half, tmp_path):
+    folder = Path(half.output_dir)
+    arguments = {"processes": 2, "environment": launch_environment(ROOT / "configs" / "ddp.yaml")}
+    codes, printed = call(tmp_path / "printed.txt", several_processes.train_and_die, half, **arguments)
+    assert codes[1] == -signal.SIGKILL and not (folder / "results.json").exists(), printed[-3000:]
+    stamp = json.loads((folder / "checkpoint-3" / "complete.json").read_text())
+    assert {"rng_state_0.pth", "rng_state_1.pth"} <= stamp["files"].keys()
+    half.save(tmp_path / "run.yaml")
+    code, printed = launch("-m", "vlmhelpers", "train", tmp_path / "run.yaml")
+    assert code == 0, printed[-3000:]
+    assert printed.count("going on from") == 1 and "checkpoint-3" in printed  # said by one of the two
+    assert printed.count("step 6/6, loss") == 1
+    assert_same(alone, RunResult.read(folder))
+
+
+@pytest.mark.slow
+def test_a_sharded_model_ends_where_a_whole_one_ends(alone, half, tmp_path):
+    folder = Path(half.output_dir)
+    arguments = {"processes": 2, "environment": launch_environment(ROOT / "configs" / "fsdp.yaml")}
+    config = replace(half, gradient_checkpointing=True)
+    codes, printed = call(tmp_path / "printed.txt", several_processes.train_sharded, config, **arguments)
+    assert codes == [0, 0], printed[-3000:]
+    assert (folder / "checkpoint-3" / "pytorch_model_fsdp_0" / "__1_0.distcp").is_file()  # the second one's part
+    assert_same(alone, RunResult.read(folder))
