@@ -86,7 +86,7 @@ def test_fields_by_other_names(run, file):
     )
 
 
-def test_a_csv_with_pictures_becomes_jsonl(run, data, tmp_path):
+def test_a_csv_with_images_becomes_jsonl(run, data, tmp_path):
     code, printed, errors = run("csv", "-i", data / "products.csv", "-o", "products.jsonl")
     count = len(read_csv(data / "products.csv"))
     assert (code, printed, errors) == (0, f"{count} rows -> products.jsonl\n", [])
@@ -141,11 +141,11 @@ def server():
         yield running
 
 
-DOWNLOAD = ["--download", "--cache-dir", "cache/pictures", "--private-hosts", "127.0.0.1"]
+DOWNLOAD = ["--download", "--cache-dir", "cache/images", "--private-hosts", "127.0.0.1"]
 
 
 @pytest.mark.parametrize("also", [[], ["bag.png"]])
-def test_linked_pictures_are_downloaded_and_their_paths_start_where_it_says(run, file, server, tmp_path, also):
+def test_linked_images_are_downloaded_and_their_paths_start_where_it_says(run, file, server, tmp_path, also):
     (tmp_path / "bag.png").write_bytes(GOOD)
     file({"text": "What?", "image": [f"{server.url}/good", *also], "response": "A bag."})
     code, printed, errors = run("jsonl", "-i", "input.json", "-o", "out.jsonl", *DOWNLOAD)
@@ -154,7 +154,7 @@ def test_linked_pictures_are_downloaded_and_their_paths_start_where_it_says(run,
         "1 rows -> out.jsonl, image paths start at .",
     ]
     names = json.loads((tmp_path / "out.jsonl").read_text())["images"]
-    assert [os.path.dirname(name) for name in names] == ["cache/pictures", *[""] * len(also)]
+    assert [os.path.dirname(name) for name in names] == ["cache/images", *[""] * len(also)]
     assert [image.size for image in read_jsonl("out.jsonl")[0]["images"]] == [(32, 24)] * (1 + len(also))
 
 
@@ -162,7 +162,7 @@ def test_paths_of_a_cache_elsewhere_start_at_it(run, file, server, tmp_path):
     (tmp_path / "root").mkdir()
     file({"text": "What?", "image": f"{server.url}/good", "response": "A bag."})
     code, printed, _ = run("jsonl", "-i", "input.json", "-o", "out.jsonl", "--image-root", "root", *DOWNLOAD)
-    cache = tmp_path / "cache" / "pictures"
+    cache = tmp_path / "cache" / "images"
     assert code == 0 and printed.endswith(f"1 rows -> out.jsonl, image paths start at {cache}\n")
     assert read_jsonl("out.jsonl", image_root=cache)[0]["images"][0].size == (32, 24)
 
@@ -194,7 +194,7 @@ def table(tmp_path):
         ]
         Dataset.from_list(rows).to_parquet(tmp_path / "table.parquet")
         (tmp_path / "bag.png").write_bytes(GOOD)
-        return "products", "-i", "table.parquet", "-o", "out.jsonl", "--cache-dir", "cache/pictures"
+        return "products", "-i", "table.parquet", "-o", "out.jsonl", "--cache-dir", "cache/images"
 
     return write
 
@@ -202,7 +202,7 @@ def table(tmp_path):
 def test_products_with_paths_become_jsonl(run, table, tmp_path):
     code, printed, errors = run(*table("bag.png"), "--instruction", "Price?", "--response", "{title}: {full_price}")
     assert (code, errors) == (0, [])
-    assert printed == ("1 rows read: 1 with an answer and a picture\n1 rows -> out.jsonl, image paths start at .\n")
+    assert printed == ("1 rows read: 1 with an answer and an image\n1 rows -> out.jsonl, image paths start at .\n")
     assert json.loads((tmp_path / "out.jsonl").read_text()) == {
         "messages": [
             {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Price?"}]},
@@ -213,19 +213,19 @@ def test_products_with_paths_become_jsonl(run, table, tmp_path):
 
 
 @pytest.mark.parametrize("also", [[], ["bag.png"]])
-def test_paths_of_downloaded_pictures_start_where_it_says(run, table, tmp_path, also):
+def test_paths_of_downloaded_images_start_where_it_says(run, table, tmp_path, also):
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "bag.png").write_bytes(GOOD)
     with misbehaving_server() as server:
         arguments = [*table(f"{server.url}/good", *also), "--image-root", "root", "--private-hosts", "127.0.0.1"]
         code, printed, _ = run(*arguments)
-    root = tmp_path if also else tmp_path / "cache" / "pictures"
+    root = tmp_path if also else tmp_path / "cache" / "images"
     assert code == 0 and printed.splitlines()[1] == f"{1 + len(also)} rows -> out.jsonl, image paths start at {root}"
     images = read_jsonl("out.jsonl", image_root=root)["images"]
     assert [image.size for row in images for image in row] == [(32, 24)] * (1 + len(also))
 
 
-def test_products_without_a_picture_are_bad_rows(run, table, tmp_path):
+def test_products_without_an_image_are_bad_rows(run, table, tmp_path):
     code, printed, errors = run(*table("bag.png", "N.A."))
     assert (code, errors[0]) == (
         1,
@@ -427,7 +427,7 @@ def test_the_sample_has_the_guides_fields_and_every_row_is_kept(run, tmp_path):
     assert report.dataset[11]["images"][0].size == (96, 96)
 
 
-def test_a_sample_of_json_answers_in_larger_pictures(run, tmp_path):
+def test_a_sample_of_json_answers_in_larger_images(run, tmp_path):
     assert run("sample", "-o", "s.jsonl", "--num-examples", "5", "--answers", "json", "--size", "144")[0] == 0
     rows = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
     assert {row["text"] for row in rows} == {"Describe this product as JSON."}
@@ -463,7 +463,7 @@ def test_a_file_with_other_content_is_not_overwritten_unless_forced(run, tmp_pat
     assert len(check_dataset(read_jsonl("s.jsonl"), progress=False).dataset) == 10
 
 
-def test_more_examples_keep_the_pictures_of_fewer(run, tmp_path):
+def test_more_examples_keep_the_images_of_fewer(run, tmp_path):
     run("sample", "-o", "s.jsonl", "--num-examples", "2")
     code, _, errors = run("sample", "-o", "s.jsonl", "--num-examples", "3")
     assert code == 2 and "s.jsonl would be overwritten" in errors[0]

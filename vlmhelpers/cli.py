@@ -10,7 +10,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from vlmhelpers.training.config import RunConfig
+import vlmhelpers as vlm
 
 _COMMANDS = {
     "alpaca": "convert Alpaca JSON or JSONL to JSONL of messages",
@@ -40,7 +40,7 @@ _ARGUMENTS = {  # for argparse's add_argument; the names of fields are not liste
     "-i --input": _FILE | {"required": True},
     "-o --output": _FILE | {"required": True, "help": "the JSONL file to write; images of a sample go beside it"},
     "--rejected": _FILE | {"help": "save the rejected rows to this CSV; a converter then writes the others"},
-    "--image-root": _FOLDER | {"help": "where image paths start (default: the input file's folder)"},
+    "--image-root": _FOLDER | {"help": "where image paths start (default: the file's folder)"},
     "--instruction": {"metavar": "TEXT", "help": "what the user asks in every row"},
     "--response": {"metavar": "TEMPLATE", "help": "the answer, with columns in braces, like 'Product: {title}'"},
     "--download": {"action": "store_true", "help": "download the images that are named by URLs"},
@@ -51,7 +51,7 @@ _ARGUMENTS = {  # for argparse's add_argument; the names of fields are not liste
     "--answers": {"choices": ["words", "json"], "help": "words, the default: several questions in turn; json: one"},
     "--size": _NUMBER | {"help": "pixels of an image's side (default: 96)"},
     "--force": {"action": "store_true", "help": "overwrite files that are there with other content"},
-    "--set": {"dest": "changes", "nargs": "+", "action": "extend", "metavar": "NAME=VALUE", "help": "other settings"},
+    "--set": {"dest": "changes", "nargs": "+", "action": "extend", "metavar": "NAME=VALUE"},
 }
 
 
@@ -90,21 +90,21 @@ def _parser():
 def _settings():
     """Every setting of RunConfig with its type or choices, its default and its meaning."""
     lines = ["settings, in CONFIG or by --set, whose paths start at the working directory:"]
-    for name, field in RunConfig.__pydantic_fields__.items():
+    for name, field in vlm.RunConfig.__pydantic_fields__.items():
         default = "required" if field.is_required() else f"default {field.default}"
         lines.append(f"  {name} ({inspect.formatannotation(field.annotation)}, {default}): {field.description}")
     return "\n".join([*lines, "\non several GPUs: accelerate launch --num_processes 2 -m vlmhelpers train CONFIG"])
 
 
 def _convert(reader, input, output, rejected=None, **arguments):
-    import vlmhelpers
+    from vlmhelpers.data.report import rejected_lines
 
     files = [file for file in (input, output, rejected) if file]
     if len(set(map(os.path.realpath, files))) < len(files):
         raise ValueError(f"two of {', '.join(files)} are the same file. Name another one to write to.")
-    report = _report(getattr(vlmhelpers, f"read_{reader}")(input, **arguments))
+    report = _report(getattr(vlm, f"read_{reader}")(input, **arguments))
     if report.rejected and not rejected:
-        _list_rejected(report.rejected, input)
+        print(*rejected_lines(report.rejected, input), sep="\n", file=sys.stderr)
         print("Nothing was written. Correct these rows, or leave them out with --rejected FILE.", file=sys.stderr)
         return 1
     if rejected:
@@ -117,7 +117,7 @@ def _convert(reader, input, output, rejected=None, **arguments):
     if reader == "products" or "download" in arguments:
         root = _root_of_images(report.dataset, root)
         where = f", image paths start at {root}"
-    vlmhelpers.data.write_jsonl(report.dataset, output, root)
+    vlm.data.write_jsonl(report.dataset, output, root)
     print(f"{len(report.dataset)} rows -> {output}{where}")
     return 0
 
@@ -127,21 +127,12 @@ def _report(dataset):
     from vlmhelpers.data.report import Finding, Report
     from vlmhelpers.data.rows import stream_plain_rows
     from vlmhelpers.data.rules import merge_problems, row_problems
-    from vlmhelpers.data.schema import FEATURES
 
     rejected = {}
-    for index, row in enumerate(stream_plain_rows(dataset, [*FEATURES, "problem"], "checking")):
+    for index, row in enumerate(stream_plain_rows(dataset, [*vlm.data.FEATURES, "problem"], "checking")):
         if problems := row_problems(row):
             rejected["", index] = Finding("", index, *merge_problems(problems))
     return Report({"": dataset}, rejected)
-
-
-def _list_rejected(records, source):
-    for record in records[:20]:
-        line = f"{source}, row {record['row']}: {record['reason']} -> {record['remedy']}"
-        print("".join(c if c.isprintable() else " " for c in line), file=sys.stderr)
-    if len(records) > 20:
-        print(f"... and {len(records) - 20} more", file=sys.stderr)
 
 
 def _root_of_images(dataset, root):
@@ -155,9 +146,7 @@ def _root_of_images(dataset, root):
 
 
 def _check(file, image_root=None, rejected=None):
-    from vlmhelpers import check_dataset
-
-    report = check_dataset(_read_any(file, image_root))
+    report = vlm.check_dataset(_read_any(file, image_root))
     print(report)
     if rejected:
         report.save_rejected(rejected)
@@ -166,32 +155,27 @@ def _check(file, image_root=None, rejected=None):
 
 def _read_any(path, image_root):
     """The file's Dataset, by the reader that fits its first object."""
-    from vlmhelpers import read_alpaca, read_csv, read_jsonl, read_products
     from vlmhelpers.data.readers.json_file import read_objects
 
     suffix = Path(path).suffix.lower()
     if suffix in (".csv", ".parquet"):
-        return (read_csv if suffix == ".csv" else read_products)(path, image_root)
+        return (vlm.read_csv if suffix == ".csv" else vlm.read_products)(path, image_root)
     first = next((row.fields for row in read_objects(path) if row.fields), {})
     only_in_jsonl = {"messages", "conversations", "image", "images"}
     if {"instruction", "output"} <= first.keys() and not only_in_jsonl & first.keys():
-        return read_alpaca(path)
-    return read_jsonl(path, image_root)
+        return vlm.read_alpaca(path)
+    return vlm.read_jsonl(path, image_root)
 
 
 def _sample(output, num_examples=10, **arguments):
-    from vlmhelpers.samples import write_sample
-
-    write_sample(output, num_examples, **arguments)
+    vlm.samples.write_sample(output, num_examples, **arguments)
     print(f"{num_examples} rows -> {output}, their images -> {Path(output).parent / 'images'}")
     return 0
 
 
 def _train(config, changes=()):
-    from vlmhelpers.training import train
-
     for change in changes:
         if "=" not in change:
             raise ValueError(f"--set {change}: write it as NAME=VALUE")
-    train(RunConfig.read(config, **dict(change.split("=", 1) for change in changes)))
+    vlm.train(vlm.RunConfig.read(config, **dict(change.split("=", 1) for change in changes)))
     return 0
