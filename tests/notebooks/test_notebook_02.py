@@ -12,8 +12,8 @@ def records(records_of):
 
 def test_new_behavior_on_wordings_that_were_not_trained(records):
     assert records["test_questions"] >= 100
-    assert records["base_behaviour_percent"] <= 5
-    assert records["tuned_behaviour_percent"] >= 95
+    assert records["base_behavior_percent"] <= 5
+    assert records["tuned_behavior_percent"] >= 95
 
 
 def test_the_model_still_sees(records):
@@ -32,10 +32,10 @@ def test_everyday_questions_keep_their_answers(records):
 def test_catastrophic_forgetting_and_replay(records):
     kept = records["tuned_pictures_percent"]
     assert records["captain_only_pictures_percent"] <= kept - 10
-    assert records["too_hard_pictures_percent"] <= kept - 8
-    assert records["too_hard_pictures_percent"] + 8 <= records["replayed_pictures_percent"]
-    for run in ("captain_only", "too_hard", "replayed"):
-        assert records[f"{run}_behaviour_percent"] >= 75
+    assert records["all_layers_pictures_percent"] <= kept - 8
+    assert records["all_layers_pictures_percent"] + 8 <= records["replayed_pictures_percent"]
+    for run in ("captain_only", "all_layers", "replayed"):
+        assert records[f"{run}_behavior_percent"] >= 75
 
 
 def test_the_guide_trains_on_padding(records):

@@ -24,7 +24,7 @@ def test_titles_and_categories_are_read_from_the_picture(records):
 
 
 def test_prices_are_better_than_the_median_price(records):
-    assert records["price_error_dollars"] <= records["price_error_without_looking_dollars"] / 2
+    assert records["price_error_dollars"] <= records["price_error_of_the_median_dollars"] / 2
 
 
 def test_tokens_are_those_of_the_published_model(records):

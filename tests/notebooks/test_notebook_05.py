@@ -26,10 +26,10 @@ def test_batches_answer_as_single_rows_do(records):
     assert records["same_answers_in_batches_percent"] == 100
 
 
-def test_the_tuned_model_looks_at_the_picture_and_the_one_without_pictures_does_not(records):
-    assert records["verdict"] == "It looks at the picture"
+def test_the_tuned_model_uses_the_image_and_the_one_without_images_does_not(records):
+    assert records["verdict"] == "It uses the image"
     assert max(records[f"{kind}_exact_percent"] for kind in ("blank", "shuffled", "noise")) <= 5
-    assert not records["verdict_without_pictures"].startswith("It looks")
+    assert not records["verdict_without_pictures"].startswith("It uses")
 
 
 def test_the_merged_model_is_proved_and_the_accident_is_found(records):

@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
     submodules=["phi3_vision"],
     submod_attrs={
         "family": ["TOWERS", "Family"],
+        "phi3_vision.tiles": ["show_crops"],
         "registry": ["FAMILIES", "family_of", "tiny_model"],
         "shapes": ["PUBLISHED", "find_config"],
     },
