@@ -494,6 +494,7 @@ def settings(run, tmp_path):
     return write
 
 
+@pytest.mark.slow
 def test_a_file_of_settings_trains_an_adapter(run, settings, tmp_path):
     settings(batch_size=2)
     code, printed, _ = run("train", "run.json", "--set", "output_dir=other", "gradient_accumulation_steps=1", "seed=3")
@@ -554,6 +555,7 @@ runpy.run_module("vlmhelpers", run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_module(file, tmp_path):
     file(*ROWS, BAD)
     command = [sys.executable, "-m", "vlmhelpers", "alpaca", "-i", "input.json", "-o", "output.jsonl"]

@@ -21,6 +21,7 @@ from vlmhelpers.training.checkpoints import STAMP, resume_from
 from vlmhelpers.training.results import RunResult
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 
 # One that is killed
 
@@ -114,7 +115,6 @@ def launch(*command):
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.slow
 def test_two_processes_of_which_one_dies_end_where_one_ends(alone, half, tmp_path):
     folder = Path(half.output_dir)
     arguments = {"processes": 2, "environment": launch_environment(ROOT / "configs" / "ddp.yaml")}
@@ -130,7 +130,6 @@ def test_two_processes_of_which_one_dies_end_where_one_ends(alone, half, tmp_pat
     assert_same(alone, RunResult.read(folder))
 
 
-@pytest.mark.slow
 def test_a_sharded_model_ends_where_a_whole_one_ends(alone, half, tmp_path):
     folder = Path(half.output_dir)
     arguments = {"processes": 2, "environment": launch_environment(ROOT / "configs" / "fsdp.yaml")}

@@ -25,6 +25,7 @@ from vlmhelpers.training.results import RunResult, load_held_out, save_held_out
 from vlmhelpers.training.run import train
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_leaves_what_is_needed(alone, config_of):
     folder = Path(alone.adapter).parent
     assert alone.steps == 6 and alone.rows == {"read": 48, "rejected": 0, "trained": 48, "test": 0}
@@ -35,6 +36,7 @@ def test_a_run_learns_and_leaves_what_is_needed(alone, config_of):
     assert trained and all(tensor.abs().max() > 0 for tensor in trained.values())
 
 
+@pytest.mark.slow
 def test_the_adapter_opens_on_its_base(alone, rows_of, picture):
     base, _ = load_model(tiny_model("qwen2.5-vl"), bits=None)
     rows = rows_of([("What is it?", "?", [picture])])
@@ -45,6 +47,7 @@ def test_the_adapter_opens_on_its_base(alone, rows_of, picture):
         assert torch.equal(loaded[name.replace(".weight", ".default.weight")], tensor)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["pixels", "features"])
 def test_what_is_kept_on_disk_does_not_change_the_run(alone, config_of, tmp_path, cache):
     assert_same(alone, train(config_of(tmp_path, cache=cache)))
@@ -60,6 +63,7 @@ def test_features_are_not_kept_of_a_tower_that_is_trained_or_sharded(config_of, 
         training_arguments(config_of(tmp_path, cache="features"))
 
 
+@pytest.mark.slow
 def test_another_seed_ends_elsewhere_and_other_batches_do_not(alone, config_of, tmp_path):
     parts = train(config_of(tmp_path / "parts", batch_size=2, gradient_accumulation_steps=4))
     assert_same(alone, parts)
@@ -67,6 +71,7 @@ def test_another_seed_ends_elsewhere_and_other_batches_do_not(alone, config_of, 
     assert distance(alone, other) > 1 and not torch.allclose(losses(alone), losses(other), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_an_adam_that_enlarges_nothing_gives_the_same_weights(config_of, tmp_path, monkeypatch):
     def calm(config):
         args = training_arguments(config)
@@ -79,12 +84,14 @@ def test_an_adam_that_enlarges_nothing_gives_the_same_weights(config_of, tmp_pat
     assert distance(whole, parts) < 1e-4
 
 
+@pytest.mark.slow
 def test_the_same_call_again_trains_nothing_again(alone, config_of, capsys):
     again = train(config_of(Path(alone.adapter).parent))
     assert "going on from" in capsys.readouterr().out and distance(alone, again) == 0
     assert again.history[:6] == alone.history[:6]
 
 
+@pytest.mark.slow
 def test_bad_rows_are_left_out_and_listed_and_test_rows_held_out(sample, config_of, tmp_path, capsys):
     bad = tmp_path / "bad.jsonl"
     lines = sample.read_text().splitlines()[:12]
@@ -130,6 +137,7 @@ def test_without_a_row_nothing_is_trained(config_of, tmp_path):
     assert os.listdir(tmp_path / "out") == ["rejected.csv"]
 
 
+@pytest.mark.slow
 def test_a_row_that_is_too_long_is_named(config_of, tmp_path):
     with pytest.raises(ValueError, match=r"row \d+: \d+ tokens, .* are more than max_length=20"):
         train(config_of(tmp_path, max_length=20))
