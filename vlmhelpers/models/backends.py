@@ -19,10 +19,9 @@ _MARK = "_vlmhelpers_backend"  # on a model: the backend that loaded it
 
 
 def use_unsloth() -> bool:
-    """Imports Unsloth where it can run, and prints which library will run the model and why. Returns whether it did.
+    """Imports Unsloth where a CUDA GPU is, prints which library will run the model and why, and returns whether it did.
 
-    Unsloth rewrites transformers, trl and peft while it is imported, so call this before anything imports these.
-    Nothing happens on a machine without a CUDA GPU: Unsloth refuses to be imported there.
+    Call it before anything imports transformers, trl or peft, which Unsloth rewrites; RuntimeError where it is late.
     """
     import torch
 
@@ -70,10 +69,9 @@ def load_with_unsloth(model_id: str | Path, bits: int | None, dtype: torch.dtype
 
 
 def add_lora(model: PreTrainedModel, lora: LoraConfig, seed: int = 3407) -> torch.nn.Module:
-    """`model` with the adapters that a peft `LoraConfig` describes, whichever backend loaded it.
+    """`model` with the adapters that `lora` describes; Unsloth's trainers ignore `SFTTrainer(peft_config=...)`.
 
-    Unsloth's trainers ignore `SFTTrainer(peft_config=...)`, so the adapters go on before the trainer is made. `seed`:
-    of the adapters' random start with Unsloth, which sets its own; elsewhere `transformers.set_seed` decides.
+    `seed`: of the adapters' random start with Unsloth; elsewhere `transformers.set_seed` decides.
     """
     if getattr(model, _MARK, None) != "unsloth":
         from peft import get_peft_model
@@ -96,10 +94,9 @@ def add_lora(model: PreTrainedModel, lora: LoraConfig, seed: int = 3407) -> torc
 
 
 def unsloth_collator(model: PreTrainedModel, processor: ProcessorMixin) -> Callable:
-    """Unsloth's own `UnslothVisionDataCollator` with its defaults, to look at what it does.
+    """Unsloth's own `UnslothVisionDataCollator` with its defaults; ImportError without unsloth_zoo.
 
-    The module that it lives in works without a GPU, though Unsloth refuses to be imported there: so it is loaded by
-    itself. Raises ImportError where unsloth_zoo is not installed.
+    Its module works without a GPU, though Unsloth refuses to be imported there: so it is loaded by itself.
     """
     loaded = "unsloth_zoo" in sys.modules
     if not loaded:

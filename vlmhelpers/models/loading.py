@@ -21,10 +21,10 @@ from vlmhelpers.models.vision import stop_gradients_at_frozen_vision
 
 
 def choose_model(model_id: str) -> str:
-    """What to load for `model_id` on this machine, and a printed line that says why.
+    """What to load for `model_id` on this machine; a printed line says why.
 
-    A family's name (`"qwen3-vl"`) stands for its tiny base. A local folder is taken as it is. A hub id is taken where
-    a GPU is present; without one, the tiny base of the same family takes its place. Raises ValueError when it has none.
+    A family's name (`"qwen3-vl"`) stands for its tiny base, a local folder for itself. A hub id is taken where a GPU
+    is; elsewhere the tiny base of its family takes its place. Raises ValueError when there is none.
     """
     if model_id in FAMILIES:
         print(f"{model_id}: the tiny base of this family, made for learning on a CPU.")
@@ -46,16 +46,14 @@ def choose_model(model_id: str) -> str:
 def load_model(
     model_id: str | Path, bits: int | None = 4, max_pixels: int | None = None, backend: str = "auto"
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """A model ready for training or inference, and its processor: (model, processor).
+    """A model ready for training or inference, and its processor.
 
-    `bits=4` stores the language model's matrices as NF4 with double quantization (Dettmers et al. 2023,
-    arXiv:2305.14314) through bitsandbytes, on a GPU and on a CPU; the vision tower, the projector and lm_head stay
-    as they are, since a quantized vision tower can wreck the answers. `bits=None` quantizes nothing.
-    Numbers that are computed with are bfloat16 where the GPU has it, float16 on older ones, float32 on a CPU.
-    `max_pixels` caps the pixels of an image, for the families whose image tokens grow with them.
-    `backend`: "unsloth", "transformers", or "auto" for Unsloth once `use_unsloth()` has imported it, and transformers
-    for a family that Unsloth does not have.
-    Code from the hub is never executed (no `trust_remote_code`).
+    bits: 4 stores the language model's matrices as NF4 with double quantization (Dettmers et al. 2023,
+    arXiv:2305.14314), on a GPU and on a CPU; the vision tower, projector and lm_head stay as they are, since a
+    quantized tower can wreck the answers. None quantizes nothing. max_pixels: see `set_max_pixels`. backend: "unsloth",
+    "transformers", or "auto" for Unsloth once `use_unsloth()` has imported it and where it has the family.
+
+    It computes in `compute_dtype()`. Code from the hub is never executed (no `trust_remote_code`).
     """
     if bits not in (4, None):
         raise ValueError(f"bits={bits!r}: choose 4 (NF4) or None (no quantization)")
@@ -99,10 +97,9 @@ def _device():
 
 
 def set_max_pixels(processor: ProcessorMixin, max_pixels: int) -> None:
-    """Caps the pixels of an image after resizing, so that the cap takes effect: a call-time argument is ignored.
+    """Caps the pixels of an image after resizing, or its tiles; transformers ignores a call-time argument.
 
-    For a family that cuts an image into tiles, it becomes a number of tiles. Raises ValueError for a processor whose
-    image tokens do not depend on the pixels, and for less than one tile.
+    Raises ValueError for a family whose image tokens do not depend on the pixels, and for less than one tile.
     """
     family_of(processor).set_max_pixels(processor.image_processor, max_pixels)
 

@@ -22,11 +22,9 @@ def lora_targets(
 ) -> str:
     """A regular expression for `LoraConfig(target_modules=...)` that hits the linear layers of the chosen towers only.
 
-    The usual lists of names (`q_proj`, ..., `all-linear`) also hit layers of the vision tower. `vision=True` takes the
-    vision tower and its projector. Of either tower's layers, `attention` and `mlp` take those inside the attention and
-    all others; the projector is neither. `from_layer` leaves out the language layers before that number, counted from
-    0: on text alone, adapters there cost the tiny model's answers to images most. Raises ValueError when nothing is
-    chosen.
+    The usual lists of names (`q_proj`, ..., `all-linear`) also hit the vision tower. `vision=True` takes that tower and
+    its projector. `attention` and `mlp` take the layers inside the attention and all others. `from_layer` leaves out
+    the language layers before that number, from 0. Raises ValueError when nothing is chosen.
     """
     tower_of = family_of(model).tower_of
     names = {_plain(name): module for name, module in model.named_modules()}

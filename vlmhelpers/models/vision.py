@@ -18,10 +18,9 @@ from vlmhelpers.families.towers import is_frozen, no_grad_if_frozen
 def stop_gradients_at_frozen_vision(model: PreTrainedModel) -> None:
     """Makes the vision tower of `model` compute without gradients for as long as nothing in it is trained.
 
-    For gradient checkpointing the trainer asks for gradients of what every embedding gives
-    (`enable_input_require_grads`), in Qwen2.5-VL also the pixels'. Its frozen tower is then computed a second time in
-    the backward pass, and differentiated, for gradients of pixels that nobody uses. Losses and the adapters'
-    gradients stay the same. Adapters that are put into the tower later are trained as ever. Once per model is enough.
+    For gradient checkpointing trainers ask for gradients of all that embeddings give (`enable_input_require_grads`), in
+    Qwen2.5-VL also the pixels': its frozen tower is then computed twice and differentiated for nothing. Losses and the
+    adapters' gradients stay the same; adapters that are put into the tower later are trained.
     """
     tower_of = family_of(model).tower_of
     towers = [m for n, m in model.named_modules() if isinstance(m, PreTrainedModel) and tower_of(n) == "vision"]
@@ -43,18 +42,13 @@ class _NoGradIfFrozen:
 
 
 def cache_vision_features(model: torch.nn.Module, folder: str | Path) -> None:
-    """Makes the frozen vision tower of `model` compute an image's features once, and keeps them in `folder`.
+    """Makes the frozen vision tower of `model` compute an image's features once, in training and inference.
 
-    From the second epoch on, a step costs what the language model costs. The features are those that the tower gives
-    anyway, to rounding: it computes them beside other images than later batches have. Inference reads them, too.
-
-    model: of a family whose tower sees each image by itself (Qwen-VL), with or without adapters, with DDP but not
-    sharded. folder: takes a file per image, of tokens x hidden size numbers (Qwen3-VL: that for each of its layers
-    that hand features on), for this model's and other runs' next use. Images are told apart by their pixels, towers by
-    their weights: whatever changes is computed again. Delete the folder to free the disk.
-
-    The features of a tower that is trained change: raises ValueError for one, also in a later step.
-    `stop_caching_vision_features` ends it.
+    From the second epoch on, a step costs what the language model costs; the features are the same to rounding. model:
+    of a family that `caches_features`, with or without adapters, with DDP but not sharded. folder: takes a file per
+    image, of tokens x hidden size numbers for each layer that hands features on. Images are told apart by their pixels,
+    towers by their weights: whatever changes is computed again. Raises ValueError, also in a later step, for a tower
+    that is trained.
     """
     stop_caching_vision_features(model)
     tower = _tower(model)
