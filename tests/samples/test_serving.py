@@ -84,7 +84,7 @@ def test_it_is_quiet_also_when_a_client_hangs_up(folder, capfd):
 def test_it_listens_on_this_machine_only_and_keeps_no_process_alive(folder):
     before = set(threading.enumerate())
     with serve_folder(folder) as server:
-        assert server._server.server_address[0] == "127.0.0.1"
+        assert server.server_address[0] == "127.0.0.1"
         assert all(thread.daemon for thread in set(threading.enumerate()) - before)
 
 

@@ -1,7 +1,7 @@
 """One row, checked and made ready for the chat template; errors begin with the row's name."""
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from typing import NamedTuple
@@ -25,17 +25,15 @@ class Conversation(NamedTuple):
 def to_train(row: dict, index: int, specials: Collection[str]) -> Conversation:
     """The whole row. `index` counts from 0 in the batch; `specials` are control tokens of the tokenizer, to escape.
 
-    Raises ValueError, with the row's name, the reason and a remedy, for a row that validation rejects by itself.
+    Raises ValueError, with the row's name, the reason and a remedy, for what rules.row_problems finds.
     """
-    return _conversation(row, index, specials, row_problems)
+    return _conversation(row, row["messages"], index, specials, row_problems)
 
 
 def to_answer(row: dict, index: int, specials: Collection[str]) -> Conversation:
     """The row without its last assistant turn; a row may also end with its user turn. Otherwise as `to_train`."""
-    messages = row["messages"]
-    if messages[-1]["role"] == "assistant":
-        messages = messages[:-1]
-    return _conversation({**row, "messages": messages}, index, specials, prompt_problems)
+    messages = row["messages"][:-1] if row["messages"][-1]["role"] == "assistant" else row["messages"]
+    return _conversation(row, messages, index, specials, prompt_problems)
 
 
 @contextmanager
@@ -47,20 +45,18 @@ def naming(name: str) -> Iterator[None]:
         raise ValueError(f"{name}: {error}") from error
 
 
-def _conversation(row: dict, index: int, specials: Collection[str], find_problems: Callable) -> Conversation:
-    name = _name(row, index)
-    images = as_images(row.get("images") or [])
+def _conversation(row, messages, index, specials, find_problems):
+    name, images = _name(row, index), as_images(row.get("images") or [])
     with naming(name):
-        if problems := find_problems({**row, "images": images}):
+        if problems := find_problems({**row, "messages": messages, "images": images}):
             reason, remedy = merge_problems(problems)
             raise ValueError(f"{reason}. Remedy: {remedy}, or run check_dataset and leave out the rows that it rejects")
-        messages = [_clean(message, specials) for message in row["messages"]]
-        images = [open_image(image) if isinstance(image, dict) else image for image in images]
-        return Conversation(name, messages, [repair(image) for image in images])
+        images = [repair(open_image(image) if isinstance(image, dict) else image) for image in images]
+        return Conversation(name, [_clean(message, specials) for message in messages], images)
 
 
 def _name(row, index):
-    """The row's number in its source, else its index in the batch, from 1, and how its text begins."""
+    """The row's number in its source, else its number in the batch and how its text begins."""
     if row.get("row") is not None:
         return f"row {row['row']}"
     parts = [part for message in row["messages"] or [] for part in message["content"] or []]
@@ -74,17 +70,18 @@ def _clean(message, specials):
     An answer loses the blank lines before it: a tokenizer joins them with the line break that ends a prompt.
     A system turn becomes a string: Llama 3.2 Vision's chat template takes nothing else there.
     """
-    parts = []
+    role, parts = message["role"], []
+    if role != "user":
+        text = _text(message["content"], specials)
+        return {"role": role, "content": text if role == "system" else [text_part(without_blank_lines(text))]}
     for is_image, group in groupby(message["content"], key=lambda part: part["type"] == "image"):
-        if is_image:
-            parts += [{"type": "image"} for _ in group]
-        else:
-            parts.append(text_part(escape_control_tokens("".join(part["text"] for part in group), specials)))
-    if message["role"] == "assistant" and parts:
-        parts[0] = text_part(without_blank_lines(parts[0]["text"]))
-    if message["role"] == "system":
-        return {"role": "system", "content": "".join(part["text"] for part in parts)}
-    return {"role": message["role"], "content": parts}
+        group = list(group)
+        parts += [{"type": "image"}] * len(group) if is_image else [text_part(_text(group, specials))]
+    return {"role": role, "content": parts}
+
+
+def _text(parts, specials):
+    return escape_control_tokens("".join(part["text"] for part in parts), specials)
 
 
 def without_blank_lines(text: str) -> str:

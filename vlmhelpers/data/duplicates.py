@@ -27,8 +27,8 @@ class DuplicateFinder:
     def __init__(self, splits: Iterable[str]):
         self.warnings = []
         self._ranks = {split: rank for rank, split in enumerate(splits)}
-        self._rows = []
-        self._thumbnails = {}  # digest of pixels -> thumbnail
+        self._rows, self._thumbnails = [], {}  # digest of pixels -> thumbnail
+        self._homes = {}  # digest -> {split: its first row with that content}
         self._first_rows, self._first_questions = {}, {}  # (split, digest) -> number of the first such row
         self._near = {}  # (split, digest of pixels) -> the same for a near-duplicate in another split
 
@@ -48,20 +48,22 @@ class DuplicateFinder:
             self.warnings.append(Finding(split, index, reason, "keep one, unless both answers are right"))
         self._first_rows[whole] = number
         self._first_questions.setdefault(question, number)
-        self._rows.append(_Row(split, index, number, pixels or whole[1:], bool(pixels)))
+        row = _Row(split, index, number, pixels or whole[1:], bool(pixels))
+        self._rows.append(row)
         self._thumbnails.update((found.pixels, found.thumbnail) for found in facts)
+        for content in row.contents:
+            self._homes.setdefault(content, {}).setdefault(split, row)
         return None
 
     def find_near_duplicates(self) -> None:
         """Warns of near-duplicates within a split, and keeps those between splits for `leaks`."""
-        firsts = {}  # (split, digest of pixels) -> the first row that shows it
-        for row in self._rows:
-            for pixels in row.contents if row.has_images else ():
-                firsts.setdefault((row.split, pixels), row)
+        images = [
+            (row.split, pixels) for pixels, homes in self._homes.items() for row in homes.values() if row.has_images
+        ]
         for split in self._ranks:
-            self._warn_within([image for image in firsts if image[0] == split], firsts)
+            self._warn_within([image for image in images if image[0] == split])
         if len(self._ranks) > 1:
-            for image, other in self._pairs(list(firsts), [self._ranks[split] for split, _ in firsts]):
+            for image, other in self._pairs(images, [self._ranks[split] for split, _ in images]):
                 self._near[image] = other
                 self._near.setdefault(other, image)
 
@@ -69,10 +71,10 @@ class DuplicateFinder:
         found = closest_others([self._thumbnails[pixels] for _, pixels in images], groups)
         return [(image, images[other]) for image, other in zip(images, found, strict=True) if other >= 0]
 
-    def _warn_within(self, images, firsts):
+    def _warn_within(self, images):
         warned = set()
         for pair in self._pairs(images, range(len(images))):
-            earlier, later = sorted((firsts[image] for image in pair), key=lambda row: row.index)
+            earlier, later = sorted((self._homes[pixels][split] for split, pixels in pair), key=lambda row: row.index)
             if earlier != later and (earlier.index, later.index) not in warned:
                 warned.add((earlier.index, later.index))
                 reason = f"near-duplicate: nearly the same image as row {earlier.number}"
@@ -81,25 +83,21 @@ class DuplicateFinder:
 
     def leaks(self) -> list[Finding]:
         """A Finding for each row that shows or says what a row of a later split does."""
-        homes = {}  # digest -> {split: number of the first row there}
-        for row in self._rows:
-            for content in row.contents:
-                homes.setdefault(content, {}).setdefault(row.split, row.number)
         remedy = "nothing to do: it is left out, so that the later split stays honest"
         found = []
         for row in self._rows:
-            reasons = (self._leak(row, content, homes) for content in row.contents)
+            reasons = (self._leak(row, content) for content in row.contents)
             if reason := next(filter(None, reasons), None):
                 found.append(Finding(row.split, row.index, reason, remedy))
         return found
 
-    def _leak(self, row, content, homes):
+    def _leak(self, row, content):
         """Where else, in a later split, `content` of `row` is: the reason of a Finding, or None."""
         what = "the same image" if row.has_images else "the same text"
-        for split, number in homes[content].items():
+        for split, other in self._homes[content].items():
             if self._ranks[split] > self._ranks[row.split]:
-                return f"leak: {what} as row {number} of {split}"
+                return f"leak: {what} as row {other.number} of {split}"
         split, near = self._near.get((row.split, content), (row.split, None))
         if self._ranks[split] > self._ranks[row.split]:
-            return f"leak: nearly the same image as row {homes[near][split]} of {split}"
+            return f"leak: nearly the same image as row {self._homes[near][split].number} of {split}"
         return None

@@ -4,7 +4,7 @@ import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from datasets import Dataset, DatasetDict
@@ -31,6 +31,7 @@ class Finding(NamedTuple):
 class Report:
     """What `check_dataset` found. Shows itself as tables of findings and images in a notebook, as text elsewhere.
 
+    splits: the checked rows as Datasets by name; a single Dataset has the name "".
     dataset: the kept rows, ready to train on, as a Dataset or DatasetDict like the one that was checked.
     rejected: a dict for each rejected row: `split`, `row` (its number in the source), `index` (in the checked
         dataset), `image` (its image's path), `reason`, `remedy`, `fields` (the source's columns).
@@ -46,8 +47,8 @@ class Report:
         repaired: Iterable[Finding] = (),
         warnings: Iterable[Finding] = (),
     ):
-        """`splits` are the checked rows, by name; `rejected` has one Finding by (split, index)."""
-        self._splits = splits
+        """`rejected` has one Finding by (split, index)."""
+        self.splits = splits
         self.rejected = _records(splits, rejected.values())
         self.repaired, self.warnings = (
             _records(splits, [finding for finding in findings if finding[:2] not in rejected])
@@ -60,7 +61,7 @@ class Report:
     def _count(self, kept):
         by_split = {
             name: {"read": len(rows), "kept": len(kept[name]), "rejected": len(rows) - len(kept[name])}
-            for name, rows in self._splits.items()
+            for name, rows in self.splits.items()
         }
         counts = {key: sum(of_split[key] for of_split in by_split.values()) for key in ("read", "kept", "rejected")}
         assert counts["rejected"] == len(self.rejected)
@@ -104,11 +105,6 @@ class Report:
         titles = {"Rejected": "rejected", "To look at": "warnings", "Repaired": "repaired"}
         found = [(title, name, getattr(self, name)) for title, name in titles.items()]
         return [section for section in found if section[2]]
-
-    def rejected_images(self) -> Iterator[tuple[dict, list]]:
-        """(record, encoded images) of each rejected row, read from the checked dataset when asked for."""
-        for record in self.rejected:
-            yield record, plain_rows(self._splits[record["split"]], [record["index"]])[0]["images"]
 
 
 def rejected_lines(records: list[dict], source: str | os.PathLike) -> list[str]:

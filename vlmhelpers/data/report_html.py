@@ -1,11 +1,10 @@
-"""A validation report as HTML: the counts, a table of findings, and images of kept and rejected rows.
+"""A validation report as HTML: the counts, a table of findings with their images, and images of kept rows.
 
 Inline styles, because notebook viewers strip style sheets and scripts. The whole stays under 60 kB, so that a notebook
 that is committed with it stays small.
 """
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
 
 from markupsafe import Markup, escape
 
@@ -15,32 +14,52 @@ from vlmhelpers.common.images import open_image
 from vlmhelpers.data.report import Report
 from vlmhelpers.data.rows import plain_rows
 
-_IMAGES = 12  # of each kind
-_PER_LINE = 6
-_IMAGES_BYTES, _TABLE_BYTES = 18_000, 16_000  # budgets: of the kept or the rejected images, and of the table
+_TABLE_BYTES, _KEPT_BYTES = 34_000, 18_000
+_KEPT, _PER_LINE = 12, 6  # images
 _COLORS = {"Rejected": "#d9534f", "To look at": "#f0ad4e", "Repaired": "#5b9bd5", "Kept": "#5cb85c"}
 _NO_IMAGE = Markup('<span style="display:inline-block;width:72px;height:72px;background:#8884">&nbsp;</span>')
 
 
 def report_html(report: Report) -> Markup:
     """The whole report as one piece of HTML; all that comes from the user's data is escaped."""
-    kept = ((_row_name(split, row), row["images"]) for split, row in _some_kept(report))
-    rejected = ((f"{_row_name(r['split'], r)}: {r['reason']}", images) for r, images in report.rejected_images())
-    parts = _findings(report), _images("Kept", kept), _images("Rejected", rejected)
-    return Markup("<div><p><b>{}</b></p>{}{}{}</div>").format(report.summary(), *parts)
-
-
-def _findings(report):
     found = [(title, record) for title, _, records in report.sections() for record in records]
-    rows = list(_within(_TABLE_BYTES, (_cells(title, record) for title, record in found)))
-    more = Markup("<p>... and {} more: report.rejected, report.warnings, report.repaired</p>").format
-    table = html_table(["", "row", "image", "reason", "remedy"], rows) if found else Markup()
-    return table + (more(len(found) - len(rows)) if len(rows) < len(found) else "")
+    rows = list(_within(_TABLE_BYTES, (_finding(report, title, record) for title, record in found)))
+    table = html_table(["", "row", "image", "reason", "remedy"], rows) if found else ""
+    more = f"... and {len(found) - len(rows)} more: report.rejected, report.warnings, report.repaired"
+    kept = [cell for (cell,) in _within(_KEPT_BYTES, ([cell] for cell in _kept_images(report)))]
+    lines = [kept[i : i + _PER_LINE] for i in range(0, len(kept), _PER_LINE)]
+    parts = (
+        Markup("<p><b>{}</b></p>").format(report.summary()),
+        table,
+        Markup("<p>{}</p>").format(more) if len(rows) < len(found) else "",
+        Markup("<p>{}</p>{}").format(_title("Kept"), html_table([], lines)) if kept else "",
+    )
+    return Markup("<div>{}{}{}{}</div>").format(*parts)
 
 
-def _cells(title, record):
-    name = _row_name(record["split"], record)
-    return [_title(title), *(_short(text) for text in (name, record["image"], record["reason"], record["remedy"]))]
+def _finding(report, title, record):
+    """The cells of a line of the table."""
+    images = plain_rows(report.splits[record["split"]], [record["index"]])[0]["images"]
+    texts = [_short(record["reason"]), _short(record["remedy"])]
+    return [_title(title), _row_name(record["split"], record), _captioned(images, record["image"]), *texts]
+
+
+def _kept_images(report):
+    """A cell for each of the first kept rows with an image, the same number from each split."""
+    splits = report.dataset if isinstance(report.dataset, dict) else {"": report.dataset}
+    for split, rows in splits.items():
+        for index, row in enumerate(plain_rows(rows, range(min(len(rows), _KEPT // len(splits) or 1)))):
+            if row["images"]:
+                yield _captioned(row["images"], _row_name(split, {"row": row.get("row") or index + 1}))
+
+
+def _captioned(images, caption):
+    """The first image over its caption; one that cannot be shown is a gray field."""
+    try:
+        image = thumbnail(open_image(images[0]))
+    except (UnusableImage, IndexError, TypeError):  # no image at all, or None
+        image = _NO_IMAGE
+    return Markup("{}<br>{}").format(image, _short(caption))
 
 
 def _title(title):
@@ -51,8 +70,8 @@ def _row_name(split, row):
     return f"{split} row {row['row']}".strip()
 
 
-def _short(text, length=160):
-    return text if len(text) <= length else f"{text[:length]}..."
+def _short(text):
+    return text if len(text) <= 160 else f"{text[:160]}..."
 
 
 def _within(budget: int, rows: Iterable[list]) -> Iterator[list]:
@@ -62,28 +81,3 @@ def _within(budget: int, rows: Iterable[list]) -> Iterator[list]:
         if budget < 0:
             return
         yield row
-
-
-def _some_kept(report):
-    """(split, row) of the first few kept rows with an image, the same number from each split."""
-    kept = report.dataset if isinstance(report.dataset, dict) else {"": report.dataset}
-    for split, rows in kept.items():
-        for index, row in enumerate(plain_rows(rows, range(min(len(rows), _IMAGES // len(kept) or 1)))):
-            if row["images"]:
-                yield split, {"row": row.get("row") or index + 1, "images": row["images"]}
-
-
-def _images(title, captioned):
-    """A table of images, each over its caption; one that cannot be shown is a gray field."""
-    cells = ([_thumbnail(images) + Markup("<br>") + _short(caption, 70)] for caption, images in captioned)
-    cells = [cell for (cell,) in _within(_IMAGES_BYTES, islice(cells, _IMAGES))]
-    lines = [cells[i : i + _PER_LINE] for i in range(0, len(cells), _PER_LINE)]
-    style = "text-align:center;vertical-align:top;width:8em"
-    return Markup("<p>{}</p>{}").format(_title(title), html_table([], lines, style)) if cells else Markup()
-
-
-def _thumbnail(images):
-    try:
-        return thumbnail(open_image(images[0]))
-    except (UnusableImage, IndexError, TypeError):  # no image at all, or None
-        return _NO_IMAGE

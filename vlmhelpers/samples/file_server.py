@@ -1,4 +1,4 @@
-"""A folder of pictures on the web of this machine alone, so that what downloads them can be run without a network."""
+"""A local file server for a folder of images, so that what downloads them can be run without a network."""
 
 import os
 from functools import partial
@@ -6,7 +6,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 
-def serve_folder(folder):
+def serve_folder(folder: str | os.PathLike) -> "FolderServer":
     """Serves the files of a folder over HTTP on 127.0.0.1, from a thread of this process, until it is closed.
 
     Returns a `FolderServer`: its `url` is "http://127.0.0.1:PORT", `close()` ends it, and `with` closes it too. No
@@ -14,35 +14,25 @@ def serve_folder(folder):
     where there is no such folder.
     """
     if not os.path.isdir(folder):
-        raise NotADirectoryError(f"there is no folder {folder} to serve. Pass the one that holds the pictures.")
+        raise NotADirectoryError(f"there is no folder {folder} to serve. Pass the one that holds the images.")
     return FolderServer(os.path.realpath(folder))
 
 
-class FolderServer:
+class FolderServer(ThreadingHTTPServer):
     """A running server, made by `serve_folder`."""
 
-    def __init__(self, folder):
-        self._server = _Server(("127.0.0.1", 0), partial(_Handler, directory=folder))
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        Thread(target=partial(self._server.serve_forever, poll_interval=0.05), daemon=True).start()
+    def __init__(self, folder: str):
+        super().__init__(("127.0.0.1", 0), partial(_Handler, directory=folder))
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
-    def close(self):
+    def close(self) -> None:
         """Ends the server; a second call does nothing."""
-        self._server.shutdown()
-        self._server.server_close()
-
-    def __enter__(self):
-        return self
+        self.shutdown()
+        self.server_close()
 
     def __exit__(self, *_):
         self.close()
-
-    def __repr__(self):
-        return f"FolderServer({self.url!r})"
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
 
     def handle_error(self, request, client_address):
         """Says nothing of a client that hangs up."""

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,13 +12,20 @@ from vlmhelpers.samples.drawing import QUESTIONS, sample_products
 ANSWERS = ("words", "json")
 
 
-def write_sample(path, num_examples=10, seed=0, answers="words", size=96, force=False):
-    """Writes a JSONL file of `text`, `image` and `response` that read_jsonl reads, and its pictures beside it.
+def write_sample(
+    path: str | os.PathLike,
+    num_examples: int = 10,
+    seed: int = 0,
+    answers: str = "words",
+    size: int = 96,
+    force: bool = False,
+) -> None:
+    """Writes a JSONL file of `text`, `image` and `response` that read_jsonl reads, and its images beside it.
 
-    The pictures are `size` x `size` pixels and lie in the folder `images` next to `path`, named after it. `answers`:
+    The images are `size` x `size` pixels and lie in the folder `images` next to `path`, named after it. `answers`:
     "words" for several questions in turn, which the tiny models can answer, or "json" for one question whose answer
     is a line of JSON, which they have to learn. The same seed gives the same files, and more examples begin with those
-    of fewer. The JSONL file comes last, so that a broken-off run leaves none without its pictures.
+    of fewer. The JSONL file comes last, so that an interrupted run leaves none without its images.
 
     Raises ValueError for num_examples below 1 or other answers, OSError where a file cannot be written. Raises
     FileExistsError, before anything is written, where one of the files is there with other content, unless `force` is
@@ -27,41 +35,32 @@ def write_sample(path, num_examples=10, seed=0, answers="words", size=96, force=
         raise ValueError(f"num_examples is {num_examples}. Ask for 1 or more.")
     if answers not in ANSWERS:
         raise ValueError(f"answers={answers!r}: choose one of {', '.join(ANSWERS)}")
-    path, files = Path(path), {}
-    lines = []
+    path, files, lines = Path(path), {}, []
     for number in range(1, num_examples + 1):
         name = f"images/{path.stem}-{number:04}.png"
-        question, answer, picture = _example(number, seed, answers, size)
-        files[path.parent / name] = picture
+        ((product, image),) = sample_products(1, f"{seed}-{number}", size)
+        question, answer = _as_json(product) if answers == "json" else _in_words(product, number)
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        files[path.parent / name] = buffer.getvalue()
         lines.append(json.dumps({"text": question, "image": name, "response": answer}, ensure_ascii=False) + "\n")
     files[path] = "".join(lines).encode()
-    if not force:
-        _refuse_other_files(files)
+    others = [file for file, content in files.items() if file.exists() and file.read_bytes() != content]
+    if others and not force:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise FileExistsError(
+            f"{others[0]}{more} would be overwritten. Write to another file, or overwrite with force=True (--force)."
+        )
     for file, content in files.items():
         with atomic_file(file, "wb") as sink:
             sink.write(content)
 
 
-def _example(number, seed, answers, size):
-    """The question, the answer and the encoded picture of one example, each with its own seed."""
-    ((product, picture),) = sample_products(1, f"{seed}-{number}", size)
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return *_question(product, number, answers), buffer.getvalue()
+def _as_json(product):
+    facts = {name: asdict(product)[name] for name in ("color", "pattern", "category")}
+    return "Describe this product as JSON.", json.dumps(facts | {"price": f"${product.price}"})
 
 
-def _question(product, number, answers):
-    if answers == "json":
-        facts = {name: asdict(product)[name] for name in ("color", "pattern", "category")}
-        return "Describe this product as JSON.", json.dumps(facts | {"price": f"${product.price}"})
+def _in_words(product, number):
     question = list(QUESTIONS)[(number - 1) % len(QUESTIONS)]
     return question, QUESTIONS[question](product)
-
-
-def _refuse_other_files(files):
-    others = [path for path, content in files.items() if path.exists() and path.read_bytes() != content]
-    if others:
-        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-        raise FileExistsError(
-            f"{others[0]}{more} would be overwritten. Write to another file, or overwrite with force=True (--force)."
-        )
