@@ -1,10 +1,9 @@
 """Where the answers stand: first in the text that a chat template writes, then among the tokens of a batch.
 
-Nothing here knows a family. The template is asked twice per answer: for the prompt that the model gets at
-that point (training starts where answering starts), and for the conversation with a marker in place of the
-answer (what follows the marker is the end of the turn). That also holds for templates that trim an answer or
-put a `<think>` block before it. An answer that a template shows otherwise than the model has to write it, as
-templates for thinking models do with earlier turns, is not learned but refused.
+The template is asked twice per answer: for the prompt that the model gets at that point (training starts where
+inference starts), and for the conversation with a marker in place of the answer (what follows is the end of the turn).
+That also holds for templates that trim an answer or put a `<think>` block before it. An answer that a template shows
+otherwise than the model has to write it, as those for thinking models do with earlier turns, is refused.
 """
 
 import re
@@ -32,12 +31,10 @@ _MOST_KNOWN = 10_000  # pieces of text
 
 
 class ChatTemplate:
-    """The chat template and the tokenizer of one processor.
+    """The chat template and the (fast) tokenizer of one processor.
 
-    The processor needs `tokenizer` (a fast one, for the offsets), `apply_chat_template`, `image_token` and
-    `image_token_id`. It may write any number of image tokens for an image of the text. All its other tokens
-    must be those of the text between the images, apart from tokens that begin a sequence (some write one after
-    each image).
+    The processor may write any number of image tokens for an image of the text. All its other tokens must be those of
+    the text between the images, apart from tokens that begin a sequence (some write one after each image).
     """
 
     def __init__(self, processor):
@@ -47,13 +44,10 @@ class ChatTemplate:
         self.specials = added | set(tokenizer.all_special_tokens)
         self._image = re.compile(family_of(processor).image_pattern(processor))
         self._not_text = {processor.image_token_id, tokenizer.bos_token_id} - {tokenizer.eos_token_id}
-        self._known = {}  # piece of text -> its tokens
+        self._known = {}  # piece of text -> its tokens: prompts repeat from row to row, and everything in every epoch
 
     def text(self, messages, prompt=False):
-        """The conversation as text, one placeholder per image; `prompt` adds the header of the next answer.
-
-        Raises ValueError where the template refuses the conversation.
-        """
+        """The conversation as text, one placeholder per image; `prompt` adds the header of the next answer."""
         try:
             return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
         except (TemplateError, TypeError) as error:  # TypeError: a template for plain strings, given parts
@@ -62,13 +56,10 @@ class ChatTemplate:
     def to_train(self, messages, train_on="assistant"):
         """(text, spans): the conversation as text for training, and where the model learns, in characters.
 
-        A span goes from the first character that the model has to write to the end of the end token: of every
-        assistant turn ("assistant"), or of the last one ("last"); with "all" it is the whole text. Where a
-        prompt ends with a line break, blank lines at the start of the last answer (as in an empty `<think>`
-        block) are left out: a tokenizer may have one token for all of them, and no prompt ends inside a token.
-
-        Raises ValueError for a learned turn whose reasoning the template leaves out, or that stands behind
-        another text than the model's prompt, or where the template leaves no way to tell.
+        A span goes from the first character that the model has to write to the end of the end token, of the turns that
+        `train_on` names. Where a prompt ends with a line break, blank lines at the start of the last answer (as in an
+        empty `<think>` block) are left out: a tokenizer may join them, and no prompt ends inside a token. Raises
+        ValueError for a turn whose reasoning is left out, that follows another text than the prompt, or is not found.
         """
         text = self.text(messages)
         turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
@@ -98,8 +89,7 @@ class ChatTemplate:
     def _start(self, messages, text, turn, head):
         """Where the prompt of `turn` ends in `text`; None where `text` has something else there.
 
-        The prompt may begin otherwise (with a date, as long as there is no image): then its end must stand
-        in `head`, the text up to the answer, with nothing but the template's own words between the two.
+        The prompt may begin otherwise (with a date): then its end must stand in `head`, the text up to the answer.
         """
         prompt = self.text(messages[:turn], prompt=True)
         if text.startswith(prompt):
@@ -117,7 +107,7 @@ class ChatTemplate:
             raise ValueError("the chat template writes no end token after an answer: no way to learn to stop")
         return blank + max(map(len, ends))
 
-    def tokens(self, text):
+    def tokens(self, text: str) -> list[tuple[int, int]]:
         """(id, first character) of every token of `text`, without images and tokens that begin a sequence."""
         tokens, start = [], 0
         for stop, after in [*(match.span() for match in self._image.finditer(text)), (len(text), None)]:
@@ -126,7 +116,6 @@ class ChatTemplate:
         return tokens
 
     def _tokens_of(self, piece):
-        """The same of a piece without images; kept, as prompts repeat from row to row and all else in every epoch."""
         if piece not in self._known:
             if len(self._known) == _MOST_KNOWN:
                 self._known.clear()
@@ -135,31 +124,27 @@ class ChatTemplate:
             self._known[piece] = [(token, first) for token, (first, _) in pairs if token not in self._not_text]
         return self._known[piece]
 
-    def labels(self, text, spans, ids):
+    def labels(self, text: str, spans: list[tuple[int, int]], ids: list[int]) -> list[int]:
         """The label of every id: the id itself inside the `spans` of `text`, IGNORED elsewhere.
 
-        `ids` is one sequence of the batch without its padding: the tokens of `text` with its images expanded.
-        Raises ValueError where they are not, or where a span does not begin between two tokens.
+        `ids` is one sequence of the batch without its padding: the tokens of `text` with its images expanded. Raises
+        ValueError where they are not, or where the prompt alone has other tokens than in front of its answer.
         """
         tokens = self.tokens(text)
-        places = [i for i, token in enumerate(ids) if token not in self._not_text]
-        if [ids[i] for i in places] != [token for token, _ in tokens]:
+        indices = [i for i, token in enumerate(ids) if token not in self._not_text]
+        if [ids[i] for i in indices] != [token for token, _ in tokens]:
             raise ValueError("the processor's text tokens are not those of its tokenizer")
         for start, _ in spans:
-            self._check_seam(text, start, tokens)
+            if self.tokens(text[:start]) != [(token, first) for token, first in tokens if first < start]:
+                raise ValueError(
+                    f"the tokenizer joins the end of the prompt, {text[:start][-20:]!r}, with the start of the "
+                    f"answer, {text[start:][:20]!r}: the model would learn to answer a prompt that it never meets"
+                )
         labels = [IGNORED] * len(ids)
-        for place, (token, first) in zip(places, tokens, strict=True):
+        for index, (token, first) in zip(indices, tokens, strict=True):
             if any(start <= first < end for start, end in spans):
-                labels[place] = token
+                labels[index] = token
         return labels
-
-    def _check_seam(self, text, start, tokens):
-        """Raises ValueError unless the prompt alone has the same tokens as in front of its answer."""
-        if self.tokens(text[:start]) != [(token, first) for token, first in tokens if first < start]:
-            raise ValueError(
-                f"the tokenizer joins the end of the prompt, {text[:start][-20:]!r}, with the start of the "
-                f"answer, {text[start:][:20]!r}: the model would learn to answer a prompt that it never meets"
-            )
 
 
 def _lost(answer, written):

@@ -1,8 +1,7 @@
 """Rows of the schema become a batch: token ids, image tensors, and labels where the model should learn.
 
-Training and inference go through the same steps, so the prompt that a model answers is the very beginning of
-what it was trained on: the processor's chat template writes the text, and one call of the processor makes
-all tensors.
+Training and inference go through the same steps, so a prompt is the very beginning of what was trained on: the chat
+template writes the text, and one call of the processor makes all tensors.
 """
 
 from collections.abc import Sequence
@@ -20,21 +19,18 @@ LOGITS = ("all", "labeled")
 
 
 class VisionCollator:
-    """Makes batches of rows for every family of `vlmhelpers.families`.
+    """Makes batches of rows: the `data_collator` of TRL's trainers, and what `generate` answers.
 
-    `processor`: the model's processor. `max_length`: a longer sequence raises ValueError; nothing is ever
-    cut, as that would lose images or answers. `train_on`: "assistant" (every assistant turn with its end
-    token), "last" (the last assistant turn only) or "all" (all but padding, image tokens and the token that
-    begins a sequence). `logits`: "all", or "labeled" for logits only where a label stands; the
-    model then skips the others in its largest matrix. This goes with `SFTConfig(loss_type="nll")`.
+    processor: the model's. max_length: a longer sequence raises ValueError; nothing is cut, as that would lose images
+    or answers. train_on: "assistant" (every assistant turn with its end token), "last" (the last one only) or "all"
+    (all but padding, image tokens and the token that begins a sequence). logits: "all", or "labeled" for logits only
+    where a label stands, which saves most of the largest matrix and goes with `SFTConfig(loss_type="nll")`.
 
-    An answer is only learned after the very prompt that the model gets for it, whole and once. Chat templates
-    for thinking models show the earlier answers of a conversation otherwise: such rows raise ValueError unless
-    `train_on="last"` (see `one_answer_per_row`).
-
-    Control tokens written out in a row's text are escaped, images repaired, and blank lines at the start of
-    an answer dropped. Columns besides `messages`, `images`, `row` and a reader's `problem` are ignored. Usable as
-    `data_collator` of TRL's SFTTrainer; set `remove_unused_columns=False` there, so that errors can name the row.
+    An answer is learned after the very prompt that the model gets for it, whole and once. Where a chat template shows
+    earlier answers otherwise, as for thinking models, the row raises ValueError unless `train_on="last"` (see
+    `one_answer_per_row`). Control tokens in a row's text are escaped, images repaired, blank lines before an answer
+    dropped. Columns besides `messages`, `images`, `row` and `problem` are ignored; `remove_unused_columns=False` keeps
+    the row's number for errors.
     """
 
     def __init__(
@@ -57,14 +53,12 @@ class VisionCollator:
     def __call__(self, rows: Sequence[dict]) -> BatchFeature:
         """The training batch of n rows, padded on the right to t tokens.
 
-        A BatchFeature, which is a dict with `.to(device)`. `input_ids`, `attention_mask` and `labels` are
-        (n, t) int64; labels are -100 where nothing is learned. Images are as the family takes them. Qwen:
-        `pixel_values` (patches of all images, numbers per patch) and `image_grid_thw` (images, 3), counted
-        in patches. Phi-3: `pixel_values` (images, 1 + num_crops, 3, height, width) and `image_sizes` (images,
-        2) in pixels. Mllama: `pixel_values` (n, images, tiles, 3, height, width), `aspect_ratio_ids` (n,
-        images), `aspect_ratio_mask` (n, images, tiles) and `cross_attention_mask` (n, t, images, tiles).
-        With logits="labeled" there are `logits_to_keep` (k,), the indices at which some row predicts a label, and
-        `shift_labels` (n, k), the labels to be predicted there.
+        `input_ids`, `attention_mask` and `labels` are (n, t) int64; labels are -100 where nothing is learned. Images
+        are as the family takes them. Qwen: `pixel_values` (patches, numbers per patch), `image_grid_thw` (images, 3) in
+        patches. Phi-3: `pixel_values` (images, 1 + num_crops, 3, height, width), `image_sizes` (images, 2) in pixels.
+        Mllama: `pixel_values` (n, images, tiles, 3, height, width), `aspect_ratio_ids` (n, images), `aspect_ratio_mask`
+        (n, images, tiles), `cross_attention_mask` (n, t, images, tiles). With logits="labeled": `logits_to_keep` (k,),
+        the indices at which some row predicts a label, and `shift_labels` (n, k), the labels predicted there.
 
         Raises ValueError, with the row's name and a remedy, for a row that cannot be trained on.
         """
@@ -81,11 +75,7 @@ class VisionCollator:
         return batch
 
     def prompts(self, rows: Sequence[dict]) -> BatchFeature:
-        """The batch to answer n rows: without their last assistant turn, up to where the next answer begins.
-
-        Padded on the left, as generation needs it, and without labels; otherwise as in training. A row may
-        end with its user turn.
-        """
+        """The batch to answer n rows, without labels and their last assistant turn, if any; padded on the left."""
         conversations = [to_answer(row, index, self.template.specials) for index, row in enumerate(rows)]
         texts = [self._prompt(conversation) for conversation in conversations]
         return self._tensors(conversations, texts, padding_side="left")
@@ -141,10 +131,7 @@ class VisionCollator:
 
 
 def _keep_labeled(batch):
-    """Adds what makes a model of transformers compute logits and loss where a label stands, and nowhere else.
-
-    `labels` stay: the trainer counts them. The loss takes `shift_labels`, which are shifted by one already.
-    """
+    """Adds what makes a model of transformers compute logits and loss only where a label stands."""
     following = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
     batch["logits_to_keep"] = (following != IGNORED).any(dim=0).nonzero().flatten()
     batch["shift_labels"] = following[:, batch["logits_to_keep"]]

@@ -14,20 +14,15 @@ _ROWS_PER_BATCH = 64
 
 
 def tokenize_rows(dataset: Dataset, collator: VisionCollator) -> Dataset:
-    """A Dataset of `input_ids` and `labels`, one text-only row each, for `SFTConfig(packing=True)`.
+    """A Dataset of `input_ids` and `labels`, lists of int, one text-only row each, for `SFTConfig(packing=True)`.
 
-    Both are lists of int of the row's own length, as `collator` (a VisionCollator) makes them, without its
-    padding. For packing give SFTTrainer the result with `processing_class=processor.tokenizer` and no
-    collator. TRL cuts longer rows off at `SFTConfig(max_length=...)`: use the same for the collator, which
-    then refuses such a row by its name. The result lives in a temporary file, as long as the process.
+    Give SFTTrainer the result with `processing_class=processor.tokenizer` and no collator. TRL cuts longer rows off at
+    `SFTConfig(max_length=...)`: use the same for `collator`, which then refuses such a row by its name.
 
-    Packed rows do not see each other: TRL gives each its own position ids, from which transformers (5.17)
-    builds the mask, as long as there is neither an attention mask nor a key-value cache; TRL's trainer has
-    neither. For the families that are `packable` that holds with sdpa and eager attention, too, where TRL warns
-    of contamination.
-
-    Raises ValueError for a row with an image, as TRL packs text alone, for families whose rows mix when
-    packed or that were not tried, and what the collator raises.
+    Packed rows do not see each other: TRL gives each its own position ids, from which transformers (5.17) builds the
+    mask where there is neither an attention mask nor a key-value cache. For `packable` families that holds with sdpa
+    and eager attention, too, where TRL warns of contamination. Raises ValueError for another family, for a row with an
+    image, as TRL packs text alone, and what the collator raises.
     """
     if not collator.family.packable:
         raise ValueError(

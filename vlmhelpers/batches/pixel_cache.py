@@ -35,22 +35,16 @@ def precompute(
 ) -> Dataset:
     """The rows of `dataset` with the pixels of their images on disk, so that no epoch decodes or resizes them again.
 
-    dataset: a Dataset of the schema. processor: the one that the model is trained with; a VisionCollator of it makes
-        the same batches of the result as of `dataset`, bit for bit, and so does `generate`.
-    folder: where the pixels go, a file per image. They stay there, for the next call and for other processes; a
-        image is computed again when it, the image processor's settings or the libraries have changed. One in a file
-        counts as the same by its path, size and time, an embedded one by its bytes. Delete the folder to free the disk.
+    A VisionCollator of `processor` makes the same batches of the result as of `dataset`, bit for bit. Its `images` name
+    files (`pixel_files.REFERENCE`) and are no images: what shows or checks images takes `dataset`. It lives as long as
+    the process; one that is precomputed already is returned as it is.
+
+    folder: takes a file per image, for later calls and other processes, too. An image is computed again when it
+    (`image_identity`), the image processor's settings or the libraries have changed; an interrupted call goes on.
     workers: threads; by default one per processor, 8 at most. progress: show a bar, and the disk space needed.
 
-    An interrupted call loses nothing: the next one goes on. In memory are only the rows that the threads work on.
-
-    The Dataset returned has all columns, and lives as long as the process. Its `images` name files (see
-    pixel_files.REFERENCE) and are no images: `show_rows`, `blank_images`, `check_dataset` and all else that
-    looks at images takes `dataset`, whose rows are the same. One that is precomputed already is returned as it is.
-
     Raises ValueError, with the row and a remedy, for an image that cannot be read, for a dataset with a transform, and
-    for a family whose pixels cannot be stored; OSError where the disk has not enough room; TypeError for what is no
-    Dataset.
+    for a family whose pixels cannot be stored; OSError for a disk without room; TypeError for what is no Dataset.
     """
     if not family_of(processor).caches_pixels:
         able = ", ".join(name for name, family in FAMILIES.items() if family.caches_pixels)

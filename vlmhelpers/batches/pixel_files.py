@@ -1,8 +1,4 @@
-"""What an image processor made of an image, on disk: packed small, read back bit for bit, and taken instead of it.
-
-Files are safetensors, which are mapped into memory and not copied. A processor reads them through `for_images`; its
-text and its tensors are then those that it makes of the images themselves.
-"""
+"""What an image processor made of an image, as a small file, from which the same tensors come back bit for bit."""
 
 import copy
 import functools
