@@ -1,28 +1,36 @@
 """Tokens as the collator counts them, a cap that makes the rows fit, and a report that says so."""
 
 import copy
+import functools
 import io
 
 import numpy as np
 import pytest
 from datasets import Dataset
 from PIL import Image
-from transformers import AutoProcessor, Qwen2VLImageProcessor
+from transformers import AutoProcessor, LlavaNextImageProcessor, LlavaNextProcessor, Qwen2VLImageProcessor
 
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.common.images import repair
 from vlmhelpers.data.schema import FEATURES, make_row
+from vlmhelpers.estimation import planning
 from vlmhelpers.estimation.counting import count_rows
 from vlmhelpers.estimation.planning import preflight, propose_cap, with_cap
-from vlmhelpers.estimation.report import as_seen
-from vlmhelpers.models.loading import FAMILIES, tiny_model
+from vlmhelpers.families import FAMILIES, family_of, tiny_model
 
 LLAMA, PHI, QWENS = "llama-3.2-vision", "phi-3-vision", ("qwen2.5-vl", "qwen3-vl")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def equal_rows_are_estimated_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "estimate_memory", functools.cache(planning.estimate_memory))
+        yield
+
+
 @pytest.fixture(scope="module")
 def processors():
-    """family -> its tiny processor; Qwens keep pictures of 32x32 to 256x256 pixels, Phi cuts up to 6 tiles."""
+    """family -> its tiny processor; Qwens keep images of 32x32 to 256x256 pixels, Phi cuts up to 6 tiles."""
     made = {family: AutoProcessor.from_pretrained(tiny_model(family)) for family in FAMILIES}
     for family in QWENS:
         made[family].image_processor.size = {"shortest_edge": 32**2, "longest_edge": 256**2}
@@ -45,7 +53,7 @@ def turned():
 
 @pytest.fixture(scope="module")
 def dataset(rows_of):
-    """Large, small, two, no and turned pictures."""
+    """Large, small, two, no and turned images."""
     return rows_of(
         [
             ("What is this?", "A red bag.", [noise(240, 200)]),
@@ -64,23 +72,56 @@ def family(request):
 
 @pytest.fixture(scope="module")
 def reports(dataset, processors):
-    """family -> its preflight with a limit that the larger pictures exceed."""
+    """family -> its preflight with a limit that the larger images exceed."""
     return {
         family: preflight(dataset, processor, str(tiny_model(family)), max_length=90)
         for family, processor in processors.items()
     }
 
 
-def test_rows_are_counted_as_the_collator_makes_them_of_the_pictures_themselves(family, dataset, processors):
+def test_rows_are_counted_as_the_collator_makes_them_of_the_images_themselves(family, dataset, processors):
     processor = processors[family]
     counts, unusable = count_rows(dataset, range(len(dataset)), processor)
     assert not unusable
     for row, count in zip(dataset, counts, strict=True):
         batch = VisionCollator(processor)([row])
         assert count.total == batch["input_ids"].shape[1]
-        assert count.labelled == (batch["labels"] != -100).sum() > 0
+        assert count.labeled == (batch["labels"] != -100).sum() > 0
         if family != LLAMA:  # whose images leave a mark of one token, and no tokens of their own
             assert count.image == (batch["input_ids"] == processor.image_token_id).sum()
+
+
+@pytest.fixture
+def generic_processor(processors):
+    """Of LLaVA-NeXT, which no family here describes: its tokens are counted from the pixels of an image."""
+    tokenizer = copy.deepcopy(processors["qwen3-vl"].tokenizer)
+    tokenizer.image_token, tokenizer.image_token_id = "<|image_pad|>", processors["qwen3-vl"].image_token_id
+    size = {"shortest_edge": 56}
+    image_processor = LlavaNextImageProcessor(
+        size=size, crop_size={"height": 56, "width": 56}, image_grid_pinpoints=[[56, 112], [112, 56], [112, 112]]
+    )
+    template = processors["qwen3-vl"].chat_template.replace("<|vision_start|>", "").replace("<|vision_end|>", "")
+    return LlavaNextProcessor(image_processor, tokenizer, 14, "default", template, num_additional_image_tokens=1)
+
+
+def test_rows_of_a_family_that_is_not_described_are_counted_with_blank_images(dataset, generic_processor):
+    assert family_of(generic_processor).name == "generic"
+    counts, unusable = count_rows(dataset, range(len(dataset)), generic_processor)
+    assert not unusable
+    for row, count in zip(dataset, counts, strict=True):
+        batch = VisionCollator(generic_processor)([row])
+        assert count.total == batch["input_ids"].shape[1]
+        assert count.image == (batch["input_ids"] == generic_processor.image_token_id).sum()
+    assert counts[0].image != counts[4].image > 0  # so tokens do depend on the size
+
+
+def test_blank_images_of_one_size_are_processed_once(rows_of, generic_processor, monkeypatch):
+    calls = []
+    process = LlavaNextImageProcessor.__call__
+    monkeypatch.setattr(LlavaNextImageProcessor, "__call__", lambda *a, **k: calls.append(a) or process(*a, **k))
+    rows = rows_of([("What is this?", "A bag.", [noise(64, 64 + 32 * (i % 2), i)]) for i in range(10)])
+    counts, _ = count_rows(rows, range(10), generic_processor)
+    assert len(counts) == 10 and len(calls) == 2
 
 
 def test_a_twelve_megapixel_photo_takes_thousands_of_tokens_at_the_published_limits(processors):
@@ -90,7 +131,7 @@ def test_a_twelve_megapixel_photo_takes_thousands_of_tokens_at_the_published_lim
         processor = copy.copy(processors[family])
         size = {"shortest_edge": shortest, "longest_edge": longest}
         processor.image_processor = Qwen2VLImageProcessor(patch_size=patch, size=size)
-        dataset = Dataset.from_list([row | {"images": []}])  # its picture stays in memory, as pixels of no meaning
+        dataset = Dataset.from_list([row | {"images": []}])  # its image stays in memory, as pixels of no meaning
         ((count,), _) = count_rows(_Rows(dataset, [row]), range(1), processor)
         assert count.image == tokens
 
@@ -101,8 +142,8 @@ class _Rows:
     def __init__(self, like, rows):
         self.column_names, self.rows = like.column_names, rows
 
-    def __getitem__(self, place):
-        return self.rows[place]
+    def __getitem__(self, index):
+        return self.rows[index]
 
     def __len__(self):
         return len(self.rows)
@@ -116,7 +157,7 @@ def test_the_proposed_cap_makes_every_row_fit_and_twice_as_many_pixels_do_not(fa
     assert report.too_long and max(count.total for count in report.after) <= 90
     collator = VisionCollator(with_cap(processors[family], report.cap), max_length=90)
     for row, count in zip(report.dataset, report.after, strict=True):
-        assert collator([row])["input_ids"].shape[1] == count.total  # the pictures themselves, with the cap
+        assert collator([row])["input_ids"].shape[1] == count.total  # the images themselves, with the cap
     collator = VisionCollator(with_cap(processors[family], 2 * report.cap), max_length=90)
     with pytest.raises(ValueError, match="more than max_length=90"):
         [collator([row]) for row in report.dataset]
@@ -143,19 +184,19 @@ def test_a_row_too_long_in_its_text_is_named_and_does_not_press_the_others(rows_
 def test_rows_that_cannot_be_used_are_named_and_the_rest_is_counted(processors, rows_of):
     good = make_row("What?", "A bag.", [noise(64, 64)])
     empty = make_row("What?", "", [noise(64, 64)])
-    broken = make_row("What?", "A bag.", [{"path": None, "bytes": b"not a picture"}])
+    broken = make_row("What?", "A bag.", [{"path": None, "bytes": b"not an image"}])
     rows = Dataset.from_list([empty, good, broken], features=FEATURES).add_column("row", [7, 8, 9])
     report = preflight(rows, processors["qwen3-vl"], str(tiny_model("qwen3-vl")))
     assert [count.row for count in report.counts] == [8]
     assert [row for row, _ in report.unusable] == [7, 9]
-    assert "2 cannot be used: row 7: ValueError: row 7: an empty answer" in repr(report)
+    assert "2 cannot be used: row 7: ValueError: row 7: empty answer" in repr(report)
     with pytest.raises(ValueError, match="no row can be used.*check_dataset"):
         preflight(rows.select([0, 2]), processors["qwen3-vl"], str(tiny_model("qwen3-vl")))
 
 
 def test_of_many_rows_a_sample_is_counted_with_intervals(rows_of, processors):
-    pictures = [noise(60 + 12 * (place % 12), 100, place) for place in range(40)]
-    rows = rows_of([("What is this?", "A bag.", [picture]) for picture in pictures])
+    images = [noise(60 + 12 * (i % 12), 100, i) for i in range(40)]
+    rows = rows_of([("What is this?", "A bag.", [image]) for image in images])
     model = str(tiny_model("qwen3-vl"))
     every, some, other = (
         preflight(rows, processors["qwen3-vl"], model, max_length=90, sample=size, seed=seed)
@@ -179,14 +220,13 @@ def test_memory_and_time_are_those_of_the_rows_as_they_would_be_trained(family, 
     assert 0 < longest.total <= limit.total * 1.1
     least, most = report.time["A100 40 GB"]
     assert 0 < least < most
-    assert list(report.cards["row of max_length"]) == ["fits"] * 5
+    assert list(report.gpus["row of max_length"]) == ["fits"] * 5
 
 
 def test_labels_make_logits_unless_all_are_wanted(dataset, processors):
     processor, model = processors["qwen3-vl"], str(tiny_model("qwen3-vl"))
     few, many = (
-        preflight(dataset, processor, model, logits=which, gradient_checkpointing=False)
-        for which in ("labelled", "all")
+        preflight(dataset, processor, model, logits=which, gradient_checkpointing=False) for which in ("labeled", "all")
     )
     assert few.memory["longest row"].logits < many.memory["longest row"].logits
 
@@ -201,7 +241,7 @@ def test_the_report_shows_itself_as_text_and_in_a_notebook(family, reports):
         assert "all tokens, capped" in report.lengths.index
 
 
-def test_the_cap_is_shown_on_a_picture_with_its_pixels_and_tokens(family, reports):
+def test_the_cap_is_shown_on_an_image_with_its_pixels_and_tokens(family, reports):
     report = reports[family]
     if report.cap is None:
         with pytest.raises(ValueError, match="no cap is proposed"):
@@ -210,17 +250,18 @@ def test_the_cap_is_shown_on_a_picture_with_its_pixels_and_tokens(family, report
     now, capped, *_ = (axes.get_title() for axes in report.show_cap(row=1).axes)
     before, after = (next(c for c in counts if c.row == 1) for counts in (report.counts, report.after))
     assert f"{before.image} tokens" in now and f"{after.image} tokens" in capped
-    turned_picture = report.show_cap(row=5).axes[0].images[0].get_array()
-    assert turned_picture.shape[1] > turned_picture.shape[0]  # upright
-    with pytest.raises(ValueError, match="row 4 was not counted, or has no pictures"):
+    turned_image = report.show_cap(row=5).axes[0].images[0].get_array()
+    assert turned_image.shape[1] > turned_image.shape[0]  # upright
+    with pytest.raises(ValueError, match="row 4 was not counted, or has no images"):
         report.show_cap(row=4)
 
 
 def test_as_seen_is_the_size_that_the_patches_cover(processors):
-    picture, tokens = as_seen(processors["qwen3-vl"].image_processor, repair(noise(240, 200)))
+    processor = processors["qwen3-vl"]
+    image, tokens = family_of(processor).as_seen(processor.image_processor, repair(noise(240, 200)))
     side = 2 * processors["qwen3-vl"].image_processor.patch_size
-    assert tokens == picture.width * picture.height // side**2
-    assert picture.width % side == picture.height % side == 0
+    assert tokens == image.width * image.height // side**2
+    assert image.width % side == image.height % side == 0
 
 
 def test_an_unknown_model_is_an_error_before_anything_is_counted(dataset, processors):
@@ -232,4 +273,4 @@ def test_an_unknown_model_is_an_error_before_anything_is_counted(dataset, proces
 def test_a_real_model_is_estimated_where_only_its_name_is_there(dataset, processors):
     real = preflight(dataset, processors["qwen3-vl"], "Qwen/Qwen3-VL-2B-Instruct", max_length=90)
     assert real.memory["longest row"].weights > 1e9
-    assert "no" not in set(real.cards["longest row"])
+    assert "no" not in set(real.gpus["longest row"])

@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).parents[1] / "helpers"))  # for the module th
 import random_model  # noqa: E402
 
 from vlmhelpers.estimation.memory import estimate_memory  # noqa: E402
-from vlmhelpers.families.published import find_config  # noqa: E402
+from vlmhelpers.families.shapes import find_config  # noqa: E402
 
 MODELS = {"qwen2.5-vl": "Qwen/Qwen2.5-VL-3B-Instruct", "qwen3-vl": "Qwen/Qwen3-VL-2B-Instruct"}
 IMAGE_TOKENS, BATCH_SIZE = 768, 2
@@ -42,10 +42,10 @@ def made():
 
 
 @pytest.mark.parametrize("family", MODELS)
-@pytest.mark.parametrize(("bits", "logits"), [(4, "labelled"), (4, "all"), (None, "labelled")])
+@pytest.mark.parametrize(("bits", "logits"), [(4, "labeled"), (4, "all"), (None, "labeled")])
 def test_the_estimate_is_within_15_percent_of_the_peak(family, bits, logits, made, tmp_path):
     config, processor, rows = made(family, 4 * BATCH_SIZE)
-    tokens, image_tokens, labelled = random_model.lengths(processor, rows, BATCH_SIZE)
+    tokens, image_tokens, labeled = random_model.lengths(processor, rows, BATCH_SIZE)
     model = random_model.make_model(config, bits, "cuda")
     trainer = random_model.make_trainer(model, processor, rows, tmp_path, BATCH_SIZE, 2, logits)
     gc.collect()
@@ -53,8 +53,8 @@ def test_the_estimate_is_within_15_percent_of_the_peak(family, bits, logits, mad
     torch.cuda.reset_peak_memory_stats()
     trainer.train()
     peak = torch.cuda.max_memory_allocated()
-    kept = labelled if logits == "labelled" else None
-    estimate = estimate_memory(MODELS[family], tokens, image_tokens, BATCH_SIZE, bits, labelled_tokens=kept)
+    kept = labeled if logits == "labeled" else None
+    estimate = estimate_memory(MODELS[family], tokens, image_tokens, BATCH_SIZE, bits, labeled_tokens=kept)
     print(f"\n{estimate}\nmeasured: {peak / 2**30:.2f} GiB; estimated / measured = {estimate.total / peak:.3f}")
     assert estimate.total == pytest.approx(peak, rel=0.15)
 
@@ -62,7 +62,7 @@ def test_the_estimate_is_within_15_percent_of_the_peak(family, bits, logits, mad
 @pytest.mark.parametrize("family", MODELS)
 def test_samples_per_second(family, made, tmp_path):
     config, processor, rows = made(family, 32)
-    ways = {"ours": (rows, "labelled"), "TRL's own path": (random_model.for_trls_collator(rows, processor), None)}
+    ways = {"ours": (rows, "labeled"), "TRL's own path": (random_model.for_trls_collator(rows, processor), None)}
     for name, (data, logits) in ways.items():
         for steps in (1, 8):  # the first to warm up
             model = random_model.make_model(config, 4, "cuda")

@@ -15,10 +15,9 @@ from trl import SFTConfig, SFTTrainer
 
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.data.schema import FEATURES, answer_of, make_row, user
-from vlmhelpers.models.vision import stop_gradients_at_frozen_vision
-from vlmhelpers.families.window_attention import group_windows
-from vlmhelpers.families import tiny_model
+from vlmhelpers.families import family_of, tiny_model
 from vlmhelpers.models.lora import keep_adapters_float32, lora_targets
+from vlmhelpers.models.vision import stop_gradients_at_frozen_vision
 from vlmhelpers.samples.drawing import sample_products
 
 QUESTION = "Describe this product."
@@ -27,7 +26,7 @@ QUESTION = "Describe this product."
 def make_processor(family, config, image_tokens):
     """The tiny processor of a Qwen family for another shape; the token ids in `config` become the processor's.
 
-    It resizes every picture to about `image_tokens` tokens.
+    It resizes every image to about `image_tokens` tokens.
     """
     processor = AutoProcessor.from_pretrained(tiny_model(family))
     tokenizer, vision = processor.tokenizer, config.vision_config
@@ -46,9 +45,10 @@ def make_model(config, bits, device):
     """The model with random weights in bfloat16, its language model's linear layers in NF4 with `bits=4`."""
     with torch.device(device):
         model = AutoModelForImageTextToText.from_config(copy.deepcopy(config), dtype=torch.bfloat16)
-    group_windows(model)
+    family_of(model).prepare(model)
     stop_gradients_at_frozen_vision(model)
     if bits == 4:
+        tower_of = family_of(model).tower_of
         linear = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and tower_of(n) == "language"]
         for name, module in linear:
             parent, _, leaf = name.rpartition(".")
@@ -68,15 +68,15 @@ def _in_4_bits(linear, device):
 
 
 def make_rows(number, size):
-    """Drawn pictures of `size` x `size` pixels, with a question and an answer of the same lengths in every row."""
+    """Drawn images of `size` x `size` pixels, with a question and an answer of the same lengths in every row."""
     products = sample_products(number, "random model", size)
-    rows = [make_row(QUESTION, "A plain red bag, price: $20.", [picture]) for _, picture in products]
+    rows = [make_row(QUESTION, "A plain red bag, price: $20.", [image]) for _, image in products]
     return Dataset.from_list(rows, features=FEATURES)
 
 
-def make_lora(model, vision=False):
+def make_lora(model, vision=False, r=16):
     """Adapters where the notebooks put them."""
-    return LoraConfig(r=16, lora_alpha=16, target_modules=lora_targets(model, vision=vision), task_type="CAUSAL_LM")
+    return LoraConfig(r=r, lora_alpha=r, target_modules=lora_targets(model, vision=vision), task_type="CAUSAL_LM")
 
 
 def make_trainer(model, processor, rows, folder, batch_size, steps, logits="labeled", gradient_checkpointing=True):
@@ -111,7 +111,7 @@ def for_trls_collator(rows, processor):
 
 
 def lengths(processor, rows, batch_size):
-    """(tokens, image tokens, places with labels) of a row of the batch, as `estimate_memory` takes them."""
+    """(tokens, image tokens, labeled tokens) of a row of the batch, as `estimate_memory` takes them."""
     batch = VisionCollator(processor, logits="labeled")(list(rows.select(range(batch_size))))
     image_tokens = int((batch["input_ids"] == processor.image_token_id).sum()) // batch_size
     return batch["input_ids"].shape[1], image_tokens, len(batch["logits_to_keep"])

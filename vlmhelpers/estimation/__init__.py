@@ -5,8 +5,7 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
-        "gpus": ["estimate_time"],
-        "memory": ["estimate_memory", "memory_table"],
-        "planning": ["preflight"],
+        "memory": ["estimate_memory", "memory_table", "smallest_gpu"],
+        "planning": ["estimate_time", "preflight"],
     },
 )
