@@ -1,4 +1,4 @@
-"""Opening, verifying and repairing single pictures."""
+"""Opening, verifying and repairing single images."""
 
 import io
 import os
@@ -91,14 +91,14 @@ def test_a_picture_is_not_turned_twice(picture):
     assert same_pixels(repair(repair(open_image(data))), upright)
 
 
-def test_grey_of_16_bits_keeps_its_gradient():
+def test_gray_of_16_bits_keeps_its_gradient():
     gradient = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
     repaired = np.asarray(repair(open_image(encoded(Image.fromarray(gradient), "PNG"))))
     assert np.abs(repaired.astype(float) - gradient[..., None] / 257).max() <= 0.5
     assert len(np.unique(repaired)) == 256  # a plain conversion would clip to white
 
 
-def test_dark_grey_of_16_bits_stays_dark():
+def test_dark_gray_of_16_bits_stays_dark():
     assert repair(Image.fromarray(np.full((4, 4), 255, np.uint16))).getpixel((0, 0)) == (1, 1, 1)
 
 
@@ -114,9 +114,9 @@ def test_dark_grey_of_16_bits_stays_dark():
         (np.array([[7e5, 7e5, 7e5]], np.float32), [0, 0, 0]),
     ],
 )
-def test_wide_grey_is_scaled_by_its_range(values, expected):
-    grey = np.asarray(repair(Image.fromarray(values)))[0, :, 0]
-    assert np.abs(grey.astype(int) - expected).max() <= 1
+def test_wide_gray_is_scaled_by_its_range(values, expected):
+    gray = np.asarray(repair(Image.fromarray(values)))[0, :, 0]
+    assert np.abs(gray.astype(int) - expected).max() <= 1
 
 
 def test_transparency_is_laid_on_white(picture):
@@ -290,7 +290,7 @@ def test_damaged_bytes_never_raise_anything_else(picture):
     assert {"RGB", "truncated or damaged image", "not an image"} <= found
 
 
-# What a picture is recognised by
+# What an image is recognized by
 
 
 def test_pixels_are_equal_only_for_the_same_picture(picture):
@@ -321,4 +321,9 @@ def test_sources_may_be_paths_bytes_or_what_arrow_stores(tmp_path, picture):
     ]
     assert {inspect_image(source).pixels for source in sources} == {inspect_image(data).pixels}
     assert image_identity({"path": "a.png", "bytes": data}) == image_identity({"path": "b.png", "bytes": data})
-    assert image_identity({"path": "a.png", "bytes": None}) == "a.png" and image_identity(None) is None
+    (tmp_path / "link.png").symlink_to(path)
+    identity = image_identity({"path": path, "bytes": None})
+    assert identity == image_identity({"path": str(tmp_path / "link.png")}) != image_identity({"path": "gone.png"})
+    assert image_identity(None) is None
+    (tmp_path / "bag.png").write_bytes(data + b"x")
+    assert image_identity({"path": path, "bytes": None}) != identity

@@ -37,7 +37,7 @@ REPAIRED = {
     "rotated by EXIF": "turned upright (EXIF orientation 6)",
     "CMYK": "CMYK converted to RGB",
     "transparent palette": "transparency laid on white",
-    "grey of 16 bits": "grey of mode I;16 scaled to 8 bits",
+    "grey of 16 bits": "gray of mode I;16 scaled to 8 bits",
     "animation": "first of several frames taken",
     "backslash": "backslashes in the image path read as slashes",
     "control tokens": "control tokens taken as plain text: <|image|> <|eot_id|>",

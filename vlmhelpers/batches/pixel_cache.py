@@ -17,8 +17,7 @@ from transformers import ProcessorMixin
 
 from vlmhelpers.batches.pixel_files import REFERENCE, features_to_store, settings_key
 from vlmhelpers.common.files import atomic_file, remove_abandoned
-from vlmhelpers.common.image_errors import UnusableImage
-from vlmhelpers.common.images import image_identity, open_image, repair, strict_pillow
+from vlmhelpers.common.images import UnusableImage, image_identity, open_image, repair, strict_pillow
 from vlmhelpers.data.rows import store_rows
 from vlmhelpers.families import FAMILIES, family_of
 

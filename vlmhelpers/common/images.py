@@ -1,13 +1,14 @@
-"""One picture at a time: opened safely, verified to the last byte, and repaired into plain RGB.
+"""One image at a time: opened safely, verified to the last byte, and repaired into plain RGB.
 
-`repair` is the one place where a picture's peculiarities are settled. The collator calls it for training and
-for inference, the doctor calls it to verify, so all three see the same pixels.
+`repair` is the one place where an image's peculiarities are settled: training, inference and validation call it, so all
+three see the same pixels. Why a file is unusable, and what helps, is an `UnusableImage`.
 """
 
-import hashlib
 import io
 import os
+import stat
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,47 +17,69 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.ExifTags import Base
 
 from vlmhelpers.common.digests import digest
-from vlmhelpers.common.image_errors import (
-    FORMATS,
-    UnusableImage,
-    check_file,
-    damaged,
-    forbidden,
-    not_an_image,
-    too_large,
-)
 
 MAX_PIXELS = 89_478_485  # from here on Pillow itself warns of a decompression bomb: a quarter of a GiB as RGB
 MAX_ASPECT = 200  # Qwen's image processors raise beyond this ratio of the sides, in the middle of a run
 THUMBNAIL = 8  # side of the thumbnail by which near-duplicates are found
+# Formats that Pillow decodes itself. EPS is left out on purpose: Pillow hands it to the program Ghostscript.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 
-_GREY_16_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
+_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
+_SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF")
+# What the first bytes of a file that is no image give away: (bytes, at offset, what it is, remedy).
+_IMPOSTORS = [
+    (b"version https://git-lfs", 0, "it is a Git LFS pointer", "run `git lfs pull` where it came from"),
+    (b"<!doctype html", 0, "it is a web page", "download the image itself, not the page around it"),
+    (b"<html", 0, "it is a web page", "download the image itself, not the page around it"),
+    (b"<svg", 0, "it is an SVG drawing", "export it as PNG"),
+    (b"%pdf", 0, "it is a PDF", "export its page as PNG"),
+    (b"ftyphei", 4, "it is a HEIC photo", "convert it to JPEG"),
+]
+_REMEDIES = {
+    "empty file": "copy or download it again",
+    "not readable": "give yourself the right to read the file",
+    "too many pixels": "make it smaller, or raise max_pixels if you trust it",
+    "too narrow": f"crop it: one side may be {MAX_ASPECT} times the other at most",
+    "truncated or damaged image": "copy or download the file again; it cannot be decoded to its end",
+    "unusable colors or metadata": "save it again as PNG or JPEG",
+}
+
+
+class UnusableImage(ValueError):
+    """An image that cannot be used: `reason` says what was found ("kind: details"), `remedy` what to do.
+
+    The remedy may be left out for the kinds that have one of their own.
+    """
+
+    def __init__(self, reason: str, remedy: str | None = None):
+        self.reason, self.remedy = reason, remedy or _REMEDIES[reason.partition(":")[0]]
+        super().__init__(f"{reason}. Remedy: {self.remedy}.")
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What `inspect_image` found in a sound picture."""
+    """What `inspect_image` found in a sound image."""
 
-    size: tuple  # width, height in pixels, after the repair
+    size: tuple[int, int]  # width, height in pixels, after the repair
     mode: str  # Pillow's color mode in the file, e.g. "CMYK"
     format: str  # e.g. "JPEG"
-    repairs: tuple  # what `repair` has to change, in words; empty for a plain picture
-    pixels: bytes  # hash of the repaired pixels: equal only for the same picture
-    thumbnail: bytes  # THUMBNAIL x THUMBNAIL RGB bytes: close for nearly the same picture
+    repairs: tuple[str, ...]  # what `repair` has to change, in words; empty for a plain image
+    pixels: str  # digest of the repaired pixels and the size: equal only for the same image
+    thumbnail: bytes  # THUMBNAIL x THUMBNAIL RGB bytes: close for nearly the same image
 
 
-def repair(image):
-    """The picture as a person sees it, in plain RGB; a plain RGB picture is returned as it is.
+def repair(image: Image.Image) -> Image.Image:
+    """The image as a person sees it, in plain RGB; a plain RGB image is returned as it is.
 
-    Takes the first frame of an animation, turns it upright by its EXIF orientation, scales grey of more
-    than 8 bits to 8, lays transparency on white and converts every other color mode. Raises ValueError for
-    a mode that Pillow cannot convert. The argument is not changed, but for its frame.
+    Takes the first frame of an animation, turns it upright by its EXIF orientation, scales gray of more than 8 bits to
+    8, lays transparency on white and converts every other color mode. Raises ValueError for a mode that Pillow cannot
+    convert. The argument is not changed, but for its frame.
     """
     return _repair(image)[0]
 
 
 def _repair(image):
-    """The repaired picture and, in words, each change that a viewer could see."""
+    """The repaired image and, in words, each change that a viewer could see."""
     repairs = []
     if getattr(image, "is_animated", False):
         image.seek(0)
@@ -66,19 +89,20 @@ def _repair(image):
     if orientation in range(2, 9):
         repairs.append(f"turned upright (EXIF orientation {orientation})")
         image = ImageOps.exif_transpose(image)
-    if image.mode in (*_GREY_16_BIT, "I", "F"):
-        repairs.append(f"grey of mode {image.mode} scaled to 8 bits")
-        image = _grey_to_8_bits(image)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        repairs.append(f"gray of mode {image.mode} scaled to 8 bits")
+        image = _gray_to_8_bits(image)
     if image.has_transparency_data:
-        image, see_through = _on_white(image)
-        repairs += ["transparency laid on white"] * see_through
+        layer = image.convert("RGBA")
+        repairs += ["transparency laid on white"] * (layer.getextrema()[3][0] < 255)
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     if image.mode not in ("RGB", "L", "P", "1"):
         repairs.append(f"{image.mode} converted to RGB")
     return image if image.mode == "RGB" else image.convert("RGB"), tuple(repairs)
 
 
-def _grey_to_8_bits(image):
-    """16-bit grey by its full range; 32-bit and float grey by the smallest usual range, else by its own."""
+def _gray_to_8_bits(image):
+    """16-bit gray by its full range; 32-bit and float gray by the smallest usual range, else by its own."""
     values = np.nan_to_num(np.asarray(image).astype(np.float32), posinf=0, neginf=0)
     low, high = float(values.min()), float(values.max())
     usual = {"I": (255, 65535), "F": (1, 255, 65535)}.get(image.mode, (65535,))
@@ -87,21 +111,15 @@ def _grey_to_8_bits(image):
     return Image.fromarray(np.rint((values - low) * (255 / (high - low))).astype(np.uint8))
 
 
-def _on_white(image):
-    """The picture over white, and whether any of it was see-through."""
-    layer = image.convert("RGBA")
-    white = Image.new("RGBA", layer.size, "white")
-    white.alpha_composite(layer)
-    return white.convert("RGB"), layer.getextrema()[3][0] < 255
-
-
-def open_image(source, max_pixels=MAX_PIXELS):
+def open_image(source: str | os.PathLike | bytes | dict, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Opens and fully decodes `source`: a path, encoded bytes, or a dict with "path" and "bytes" as in Arrow.
 
-    Returns the PIL image, not repaired. Raises UnusableImage with the reason and the remedy; a picture of
-    more than `max_pixels` pixels is refused by its header, before anything is decoded.
+    Returns the PIL image, not repaired. Raises UnusableImage with the reason and the remedy; an image of more than
+    `max_pixels` pixels is refused by its header, before anything is decoded.
     """
-    path, data = _path_and_bytes(source)
+    if not isinstance(source, dict):
+        source = {"bytes": bytes(source)} if isinstance(source, (bytes, bytearray)) else {"path": os.fspath(source)}
+    path, data = source.get("path"), source.get("bytes")
     if data is None:
         check_file(path)
     try:
@@ -112,50 +130,88 @@ def open_image(source, max_pixels=MAX_PIXELS):
     except UnusableImage:
         raise
     except UnidentifiedImageError:
-        raise not_an_image(path, data) from None
+        raise _not_an_image(path, data) from None
     except PermissionError:
-        raise forbidden() from None
+        raise UnusableImage("not readable: permission denied") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise too_large(error) from None
+        raise UnusableImage(f"too many pixels: {error}") from None
     except MemoryError:
-        raise too_large("it does not fit into memory") from None
+        raise UnusableImage("too many pixels: it does not fit into memory") from None
     except Exception as error:  # decoders raise OSError, SyntaxError, EOFError, struct.error and more
-        raise damaged(error) from error
+        raise UnusableImage(f"truncated or damaged image: {error}") from error
 
 
-def _path_and_bytes(source):
-    if isinstance(source, dict):
-        return source.get("path"), source.get("bytes")
-    return (None, bytes(source)) if isinstance(source, (bytes, bytearray)) else (os.fspath(source), None)
+def check_file(path: str | os.PathLike) -> None:
+    """Raises UnusableImage unless `path` is a regular file that holds something."""
+    try:
+        status = os.stat(path)
+    except PermissionError:
+        raise UnusableImage("not readable: permission denied") from None
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        raise missing(path) from None
+    if stat.S_ISDIR(status.st_mode):
+        raise UnusableImage(f"not a file: {short_path(path)} is a folder", "name the image inside it")
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        raise UnusableImage(f"not a file: {short_path(path)} is a device or a pipe", "name an image file")
+    if status.st_size == 0:
+        raise UnusableImage("empty file: 0 bytes")
+
+
+def missing(path: str | os.PathLike) -> UnusableImage:
+    """The error for a path where nothing is; it names a file there that differs in case or ending only."""
+    stem, ending = os.path.splitext(path)
+    folder, name = os.path.split(stem)
+    endings = sorted({ending, *_ENDINGS, *(e.upper() for e in _ENDINGS)})
+    others = [variant + e for variant in (name, name.lower(), name.upper()) for e in endings]
+    meant = [other for other in others if os.path.isfile(os.path.join(folder, other))]
+    remedy = f"write {meant[0]!r}, which is there" if meant else "put the file there or correct the path"
+    return UnusableImage(f"missing file: {short_path(path)}", remedy)
 
 
 def _check_size(image, max_pixels):
     width, height = image.size
     if width * height > max_pixels:
-        raise too_large(f"the header says {width} x {height}, the limit is {max_pixels:,}")
+        raise UnusableImage(f"too many pixels: the header says {width} x {height}, the limit is {max_pixels:,}")
     if max(width, height) > MAX_ASPECT * min(width, height):
-        remedy = f"crop it: one side may be {MAX_ASPECT} times the other at most"
-        raise UnusableImage(f"too narrow: {width} x {height} pixels", remedy)
+        raise UnusableImage(f"too narrow: {width} x {height} pixels")
 
 
-def inspect_image(source, max_pixels=MAX_PIXELS):
-    """Verifies one picture by decoding and repairing all of it: ImageFacts. Raises as `open_image` does."""
+def _not_an_image(path, data):
+    """Says what a file is that Pillow does not take for an image, judged by its first bytes."""
+    if data is None:
+        with open(path, "rb") as file:
+            data = file.read(64)
+    if not data:
+        return UnusableImage("empty file: 0 bytes")
+    head = data[:64].lstrip(b"\xef\xbb\xbf \r\n\t")
+    for mark, offset, what, remedy in _IMPOSTORS:
+        if head[offset : offset + len(mark)].lower() == mark:
+            return UnusableImage(f"not an image: {what}", remedy)
+    if head.startswith(_SIGNATURES):
+        return UnusableImage("truncated or damaged image: its header cannot be read")
+    text = " ".join(head.decode("ascii", "replace").split())
+    if head.isascii() and text.isprintable():
+        return UnusableImage(f"not an image: it is text, {text[:24]!r}", "replace it by the image")
+    remedy = f"convert it to PNG or JPEG (readable: {', '.join(FORMATS)})"
+    return UnusableImage(f"not an image: it begins with {head[:8].hex(' ')}", remedy)
+
+
+def inspect_image(source: str | os.PathLike | bytes | dict, max_pixels: int = MAX_PIXELS) -> ImageFacts:
+    """Verifies one image by decoding and repairing all of it. Raises as `open_image` does."""
     image = open_image(source, max_pixels)
     mode, image_format = image.mode, image.format
     try:
         upright, repairs = _repair(image)
         thumbnail = upright.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX).tobytes()
-        pixels = hashlib.blake2b(upright.tobytes(), digest_size=16, key=repr(upright.size).encode()).digest()
+        return ImageFacts(upright.size, mode, image_format, repairs, image_identity(upright), thumbnail)
     except MemoryError:
-        raise too_large("it does not fit into memory") from None
+        raise UnusableImage("too many pixels: it does not fit into memory") from None
     except Exception as error:  # whatever broken metadata makes Pillow raise
-        remedy = "save it again as PNG or JPEG"
-        raise UnusableImage(f"unusable colors or metadata: {error}", remedy) from error
-    return ImageFacts(upright.size, mode, image_format, repairs, pixels, thumbnail)
+        raise UnusableImage(f"unusable colors or metadata: {error}") from error
 
 
 @contextmanager
-def strict_pillow():
+def strict_pillow() -> Iterator[None]:
     """While it lasts, Pillow accepts no truncated file and warns of no bomb: `open_image` refuses those.
 
     Both settings belong to the whole process, so this is entered once around many calls in threads.
@@ -191,3 +247,11 @@ def image_identity(image: Image.Image | dict | None) -> str | None:
     except (OSError, ValueError):  # open_image says what is wrong with it
         return digest(path)
     return digest(path, status.st_size, status.st_mtime_ns)
+
+
+def short_path(path: str | os.PathLike) -> str:
+    """`path` as seen from the current folder where that is shorter: for messages."""
+    try:
+        return min(os.path.relpath(path), os.fspath(path), key=len).replace(os.sep, "/")
+    except ValueError:  # another drive on Windows
+        return os.fspath(path)

@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict
 
 from vlmhelpers.common.display import printable
 from vlmhelpers.common.files import atomic_file
-from vlmhelpers.common.image_errors import short_path
+from vlmhelpers.common.images import short_path
 from vlmhelpers.data.rows import READER_FEATURES, plain_rows, source_column
 from vlmhelpers.data.schema import FEATURES
 

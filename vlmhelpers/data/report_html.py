@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator
 from markupsafe import Markup, escape
 
 from vlmhelpers.common.display import html_table, thumbnail
-from vlmhelpers.common.image_errors import UnusableImage
-from vlmhelpers.common.images import open_image
+from vlmhelpers.common.images import UnusableImage, open_image
 from vlmhelpers.data.report import Report
 from vlmhelpers.data.rows import plain_rows
 

@@ -6,8 +6,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from datasets import Dataset, Image
 from tqdm.auto import tqdm
 
-from vlmhelpers.common.image_errors import UnusableImage
-from vlmhelpers.common.images import MAX_PIXELS, ImageFacts, image_identity, inspect_image, strict_pillow
+from vlmhelpers.common.images import MAX_PIXELS, ImageFacts, UnusableImage, image_identity, inspect_image, strict_pillow
 from vlmhelpers.data.duplicates import DuplicateFinder
 from vlmhelpers.data.report import Finding, Report
 from vlmhelpers.data.rules import merge_problems, row_problems

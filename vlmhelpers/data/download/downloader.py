@@ -10,8 +10,7 @@ from multiprocessing.pool import ThreadPool
 from tqdm.auto import tqdm
 
 from vlmhelpers.common.display import printable
-from vlmhelpers.common.image_errors import UnusableImage
-from vlmhelpers.common.images import open_image, strict_pillow
+from vlmhelpers.common.images import UnusableImage, open_image, strict_pillow
 from vlmhelpers.data.download.image_cache import ImageCache
 from vlmhelpers.data.download.safe_http import DownloadError, DownloadRules, ImageRequests, connection_pools, host_of
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from vlmhelpers.common.files import atomic_file, remove_abandoned
-from vlmhelpers.common.image_errors import FORMATS
+from vlmhelpers.common.images import FORMATS
 
 _SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif", "JPEG2000": "jp2"}  # the others are named like their format
 

@@ -15,8 +15,7 @@ import certifi
 import urllib3
 from urllib3 import exceptions
 
-from vlmhelpers.common.image_errors import UnusableImage
-from vlmhelpers.common.images import MAX_PIXELS
+from vlmhelpers.common.images import MAX_PIXELS, UnusableImage
 from vlmhelpers.common.version import VERSION
 
 _AGENT = f"vlmhelpers/{VERSION} (fetches images for a training set)"

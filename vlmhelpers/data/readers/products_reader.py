@@ -7,7 +7,7 @@ from collections import Counter
 import pandas as pd
 from datasets import Dataset, DatasetDict
 
-from vlmhelpers.common.image_errors import UnusableImage, check_file, missing
+from vlmhelpers.common.images import UnusableImage, check_file, missing
 from vlmhelpers.data.download.downloader import cached_images, download_images
 from vlmhelpers.data.readers.links import is_link
 from vlmhelpers.data.readers.source import explain_missing, to_dataset
