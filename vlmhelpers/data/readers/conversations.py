@@ -12,15 +12,8 @@ from urllib.parse import unquote
 from vlmhelpers.data.readers.source import SourceRow
 from vlmhelpers.data.schema import ROLES, assistant, image_part, message_text, text_part, user
 
-_ROLES = {  # in a conversation -> in the schema
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "model": "assistant",
-    "bard": "assistant",
-    "system": "system",
-}
+_ROLES = dict.fromkeys(["human", "user"], "user")  # in a conversation -> in the schema
+_ROLES |= dict.fromkeys(["gpt", "assistant", "model", "bard"], "assistant") | {"system": "system"}
 _TOOLS = ("function_call", "function", "observation", "tool", "tool_call", "tool_response")
 _OTHER_MEDIA = ("video", "videos", "audio", "audios")
 _REMEDIES = {
@@ -128,7 +121,7 @@ def _read_parts(row, turns, listed):
             sources.extend(islice(listed, 1) if own is None else [_source(row, own, "an image part")])
             return image_part()
         text = part.get("text") if part.get("type") == "text" else None
-        return {"type": str(part.get("type")), "text": text and row.as_text(text, "a text part")}
+        return {"type": str(part.get("type")), "text": None if text is None else row.as_text(text, "a text part")}
 
     messages = [{"role": role, "content": read_content(content)} for role, content in turns]
     return messages, [*sources, *listed]

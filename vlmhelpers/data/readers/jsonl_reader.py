@@ -78,8 +78,8 @@ def write_jsonl(dataset: Dataset, path: str | os.PathLike, image_root: str | os.
     """Writes the messages of a Dataset to a JSONL file that read_jsonl and other tools read; UTF-8, a row a line.
 
     A row with images also gets `images`: their paths as seen from image_root, by default the folder of `path`,
-    with slashes. An atomic write. Raises ValueError, with the row and a remedy, for an
-    image without a path or outside image_root.
+    with slashes. An atomic write. Raises ValueError, with the row and a remedy, for an image without a path or outside
+    image_root.
     """
     with atomic_file(path, encoding="utf-8", newline="\n") as file:
         root = ImageRoot(Path(path).parent if image_root is None else image_root)
@@ -94,11 +94,11 @@ def _to_write(row, root, name):
         for message in row["messages"]
     ]
     paths = [_path_to_write(image, root, name) for image in row["images"] or []]
-    return {"messages": messages, "images": paths} if paths else {"messages": messages}
+    return {"messages": messages} | ({"images": paths} if paths else {})
 
 
 def _part_to_write(part):
-    return part if part["type"] == "text" else {"type": part["type"]}  # an image part has no text
+    return {name: value for name, value in part.items() if value is not None}  # an image part has no text
 
 
 def _path_to_write(image, root, name):
@@ -106,7 +106,5 @@ def _path_to_write(image, root, name):
         raise ValueError(f"{name}: an image without a path cannot be written to JSONL. Save it as a file first.")
     path = root.relative(image["path"])
     if path is None:
-        raise ValueError(
-            f"{name}: {image['path']} is outside {root.folder}. Pass the folder that holds it as image_root."
-        )
+        raise ValueError(f"{name}: {image['path']} is outside {root.folder}. Pass its folder as image_root.")
     return path

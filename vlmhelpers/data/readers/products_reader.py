@@ -12,7 +12,7 @@ from vlmhelpers.data.download.downloader import cached_images, download_images
 from vlmhelpers.data.readers.links import is_link
 from vlmhelpers.data.readers.source import explain_missing, to_dataset
 from vlmhelpers.data.readers.tables import open_table
-from vlmhelpers.data.rows import ImageRoot, source_column
+from vlmhelpers.data.rows import ImageRoot
 from vlmhelpers.data.schema import make_row
 
 _NUMBERS = dict.fromkeys(["full_price", "price", "full_price_eur", "price_eur"], "float64")
@@ -102,9 +102,6 @@ def _check_columns(table, image_field, columns):
         )
     if getattr(table.features[image_field], "dtype", None) not in _TEXTS:
         raise ValueError(f"{table.name}: image_field={image_field!r} holds no text. Name a column of URLs or paths.")
-    for name in there:
-        if (kept := source_column(name)) != name and kept in there:
-            raise ValueError(f"{table.name}: {name!r} would be kept as {kept!r}, which is there. Rename one of them.")
 
 
 def _links_of_sound_rows(table, response, columns, image_field):

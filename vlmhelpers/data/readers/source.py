@@ -82,24 +82,27 @@ def to_dataset(
 
     columns: the source's fields with their features; what is no text in a column of strings becomes JSON. A name that
         is taken gets an underscore (`row_`). The text of a row without fields goes to the first column.
-    source: named in messages. Raises ValueError where there are no rows.
+    source: named in messages. Raises ValueError where there are no rows, or two columns of one name.
     """
-    first = next(iter(columns))
+    kept = {name: source_column(name) for name in columns}
+    for name in columns:
+        if kept[name] != name and kept[name] in columns:
+            raise ValueError(f"{source}: {name!r} would be kept as {kept[name]!r}, which is there. Rename one of them.")
 
     def finished():
         for number, row in enumerate(tqdm(rows, f"reading {Path(source).name}", unit=" rows", delay=1), start=1):
             built = build(row)  # which may add problems and notes
-            fields = row.fields if row.text is None else {first: row.text}
+            fields = row.fields if row.text is None else {next(iter(columns)): row.text}
             yield {
                 **built,
                 "row": number,
                 "problem": join_problems(row.problems),
                 "note": "; ".join(filter(None, dict.fromkeys(row.notes))),
-                **{source_column(name): _cell(fields.get(name), feature) for name, feature in columns.items()},
+                **{kept[name]: _cell(fields.get(name), feature) for name, feature in columns.items()},
             }
 
-    kept = {source_column(name): feature for name, feature in columns.items()}
-    dataset = store_rows(finished(), Features({**FEATURES, **READER_FEATURES, **kept}))
+    of_source = {kept[name]: feature for name, feature in columns.items()}
+    dataset = store_rows(finished(), Features({**FEATURES, **READER_FEATURES, **of_source}))
     if not len(dataset):
         raise ValueError(f"{source} holds no rows.")
     return dataset
