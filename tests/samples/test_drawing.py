@@ -1,4 +1,4 @@
-"""The pictures: the same every time, different from each other, and what data/ holds."""
+"""The images: the same every time, different from each other, and what data/ holds."""
 
 import filecmp
 import random
@@ -21,7 +21,7 @@ def test_every_product_is_drawn_in_its_own_way():
     state = rng.getstate()
     seen = set()
     for product in all_products():
-        rng.setstate(state)  # place, size and background alike: only the product differs
+        rng.setstate(state)  # position, size and background alike: only the product differs
         seen.add(draw(product, rng, size=24).tobytes())
     assert len(seen) == len(all_products()) == 1024
 

@@ -4,8 +4,5 @@ import lazy_loader as lazy
 
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
-    submod_attrs={
-        "file_server": ["serve_folder"],
-        "sample_data": ["write_sample"],
-    },
+    submod_attrs={"drawing": ["sample_products"], "file_server": ["serve_folder"], "sample_data": ["write_sample"]},
 )

@@ -6,52 +6,21 @@ angle, shades and background vary, so that an image cannot be learned by heart.
 
 import colorsys
 import itertools
+import json
 import random
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFilter
 
-CATEGORIES = ("shirt", "dress", "hat", "scarf", "bag", "boot", "mug", "umbrella")
-COLORS = {  # hue, saturation, value in 0..1
-    "red": (0.99, 0.82, 0.84),
-    "orange": (0.07, 0.90, 0.97),
-    "yellow": (0.145, 0.85, 0.98),
-    "green": (0.37, 0.72, 0.58),
-    "blue": (0.60, 0.80, 0.85),
-    "purple": (0.76, 0.62, 0.66),
-    "pink": (0.92, 0.42, 0.99),
-    "black": (0.63, 0.10, 0.14),
-}
+_PRODUCTS = json.loads(Path(__file__).with_name("products.json").read_text(encoding="utf-8"))
+COLORS = _PRODUCTS["colors"]  # hue, saturation, value in 0..1
+# In a unit square, y downwards: [shape, coordinates], or ["cut", ...] for an ellipse taken out again.
+SILHOUETTES = _PRODUCTS["silhouettes"]
+CATEGORIES = tuple(SILHOUETTES)
 PATTERNS = ("plain", "striped", "dotted", "checked")
 PRICES = (10, 20, 30, 40)
-
 SUPERSAMPLING = 3  # drawn larger and averaged down: smooth edges
-
-# Silhouettes in a unit square, y downwards: (shape, coordinates), or ("cut", ...) for an ellipse taken out again.
-# fmt: off
-SILHOUETTES = {
-    "shirt": [("polygon", (0.30, 0.14,  0.42, 0.14,  0.50, 0.22,  0.58, 0.14,  0.70, 0.14,  0.94, 0.36,  0.82, 0.50,
-                           0.72, 0.42,  0.72, 0.88,  0.28, 0.88,  0.28, 0.42,  0.18, 0.50,  0.06, 0.36))],
-    "dress": [("polygon", (0.38, 0.08,  0.45, 0.08,  0.50, 0.16,  0.55, 0.08,  0.62, 0.08,  0.60, 0.42,  0.88, 0.92,
-                           0.12, 0.92,  0.40, 0.42))],
-    "hat": [("ellipse", (0.05, 0.56,  0.95, 0.80)),
-            ("polygon", (0.27, 0.68,  0.33, 0.28,  0.67, 0.28,  0.73, 0.68)),
-            ("ellipse", (0.33, 0.20,  0.67, 0.36))],
-    "scarf": [("ellipse", (0.16, 0.06,  0.84, 0.46)),
-              ("cut", (0.32, 0.15,  0.68, 0.33)),
-              ("polygon", (0.26, 0.36,  0.48, 0.40,  0.44, 0.96,  0.20, 0.94)),
-              ("polygon", (0.50, 0.40,  0.70, 0.38,  0.78, 0.76,  0.58, 0.80))],
-    "bag": [("ellipse", (0.26, 0.08,  0.74, 0.64)),
-            ("cut", (0.35, 0.17,  0.65, 0.62)),
-            ("polygon", (0.14, 0.40,  0.86, 0.40,  0.92, 0.90,  0.08, 0.90))],
-    "boot": [("polygon", (0.30, 0.08,  0.60, 0.08,  0.60, 0.56,  0.84, 0.64,  0.93, 0.76,  0.93, 0.90,  0.30, 0.90))],
-    "mug": [("ellipse", (0.54, 0.28,  0.95, 0.74)),
-            ("cut", (0.65, 0.39,  0.84, 0.63)),
-            ("polygon", (0.12, 0.16,  0.70, 0.16,  0.66, 0.88,  0.16, 0.88))],
-    "umbrella": [("half", (0.05, 0.10,  0.95, 1.00)),
-                 ("polygon", (0.47, 0.50,  0.53, 0.50,  0.53, 0.94,  0.47, 0.94))],
-}
-# fmt: on
 
 
 @dataclass(frozen=True)
@@ -75,10 +44,8 @@ def is_novel(product: Product) -> bool:
     return (index + 7 * PATTERNS.index(product.pattern)) % 8 == 0
 
 
-def sample_products(
-    n: int, seed: int | str, size: int = 96, novel: bool | None = False
-) -> list[tuple[Product, Image.Image]]:
-    """`n` random products with a new image each, of `size` x `size` pixels.
+def sample_products(n: int, seed: int | str, size: int = 96, novel: bool | None = False) -> list[tuple]:
+    """`n` pairs of a random Product and a new PIL image of it, of `size` x `size` pixels.
 
     `novel=False` draws from the combinations the tiny bases were pretrained on (the images are new whenever the seed
     is), `novel=True` from those held out, `novel=None` from all. The same arguments give the same pixels.
@@ -160,12 +127,8 @@ def _fabric(product, rng, side):
         if product.pattern == "checked":
             pen.rectangle([start, 0, start + 0.38 * step, side], fill=ink)
         for x in starts if product.pattern == "dotted" else ():
-            _draw_disk(pen, x + (row % 2) * step / 2, start, 0.3 * step, fill=ink)
+            pen.circle((x + (row % 2) * step / 2, start), 0.3 * step, fill=ink)
     return fabric
-
-
-def _draw_disk(pen, x, y, radius, **options):
-    pen.ellipse([x - radius, y - radius, x + radius, y + radius], **options)
 
 
 def _draw_coins(image, count, rng):
@@ -174,20 +137,23 @@ def _draw_coins(image, count, rng):
     pen = ImageDraw.Draw(image)
     left, gap, y, radius = rng.uniform(0.09, 0.36) * side, 0.16 * side, 0.925 * side, 0.058 * side
     for x in (left + i * gap for i in range(count)):
-        _draw_disk(pen, x, y, radius, fill=(222, 176, 52), outline=(120, 84, 14), width=max(1, side // 70))
+        pen.circle((x, y), radius, fill=(222, 176, 52), outline=(120, 84, 14), width=max(1, side // 70))
         pen.ellipse([x - 0.5 * radius, y - 0.5 * radius, x + 0.1 * radius, y + 0.1 * radius], fill=(246, 218, 128))
 
 
 def caption(product: Product) -> str:
     """What every tiny base can say about an image: `A red striped scarf for $20.`"""
-    article = "An" if product.color[0] in "aeiou" else "A"
-    return f"{article} {product.color} {product.pattern} {product.category} for ${product.price}."
+    return _with_article(f"{product.color} {product.pattern} {product.category} for ${product.price}.")
+
+
+def _with_article(words):
+    return f"{'An' if words[0] in 'aeiou' else 'A'} {words}"
 
 
 # What the tiny bases answer out of the box: question -> answer of a product.
 QUESTIONS = {
     "Describe this product.": caption,
-    "What is this?": lambda product: f"{'An' if product.category[0] in 'aeiou' else 'A'} {product.category}.",
+    "What is this?": lambda product: _with_article(f"{product.category}."),
     "What color is it?": lambda product: f"{product.color.capitalize()}.",
     "What pattern does it have?": lambda product: f"{product.pattern.capitalize()}.",
     "How much does it cost?": lambda product: f"${product.price}.",

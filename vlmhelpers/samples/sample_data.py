@@ -2,23 +2,14 @@
 
 import io
 import json
-import os
-from dataclasses import asdict
 from pathlib import Path
 
 from vlmhelpers.common.files import atomic_file
 from vlmhelpers.samples.drawing import QUESTIONS, sample_products
 
-ANSWERS = ("words", "json")
-
 
 def write_sample(
-    path: str | os.PathLike,
-    num_examples: int = 10,
-    seed: int = 0,
-    answers: str = "words",
-    size: int = 96,
-    force: bool = False,
+    path: str | Path, num_examples: int = 10, seed: int = 0, answers: str = "words", size: int = 96, force: bool = False
 ) -> None:
     """Writes a JSONL file of `text`, `image` and `response` that read_jsonl reads, and its images beside it.
 
@@ -33,17 +24,18 @@ def write_sample(
     """
     if num_examples < 1:
         raise ValueError(f"num_examples is {num_examples}. Ask for 1 or more.")
-    if answers not in ANSWERS:
-        raise ValueError(f"answers={answers!r}: choose one of {', '.join(ANSWERS)}")
-    path, files, lines = Path(path), {}, []
+    if answers not in _QUESTIONS:
+        raise ValueError(f"answers={answers!r}: choose one of {', '.join(_QUESTIONS)}")
+    path, files, lines, questions = Path(path), {}, [], list(_QUESTIONS[answers].items())
     for number in range(1, num_examples + 1):
         name = f"images/{path.stem}-{number:04}.png"
         ((product, image),) = sample_products(1, f"{seed}-{number}", size)
-        question, answer = _as_json(product) if answers == "json" else _in_words(product, number)
+        question, answer = questions[(number - 1) % len(questions)]
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
         files[path.parent / name] = buffer.getvalue()
-        lines.append(json.dumps({"text": question, "image": name, "response": answer}, ensure_ascii=False) + "\n")
+        row = {"text": question, "image": name, "response": answer(product)}
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     files[path] = "".join(lines).encode()
     others = [file for file, content in files.items() if file.exists() and file.read_bytes() != content]
     if others and not force:
@@ -57,10 +49,8 @@ def write_sample(
 
 
 def _as_json(product):
-    facts = {name: asdict(product)[name] for name in ("color", "pattern", "category")}
-    return "Describe this product as JSON.", json.dumps(facts | {"price": f"${product.price}"})
+    facts = {"color": product.color, "pattern": product.pattern, "category": product.category}
+    return json.dumps(facts | {"price": f"${product.price}"})
 
 
-def _in_words(product, number):
-    question = list(QUESTIONS)[(number - 1) % len(QUESTIONS)]
-    return question, QUESTIONS[question](product)
+_QUESTIONS = {"words": QUESTIONS, "json": {"Describe this product as JSON.": _as_json}}

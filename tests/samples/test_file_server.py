@@ -15,7 +15,7 @@ from vlmhelpers.samples.file_server import serve_folder
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with pictures, beside a file that is nobody's business."""
+    """A folder with images, beside a file that is nobody's business."""
     (tmp_path / "secret.txt").write_text("secret")
     (tmp_path / "shown-not").mkdir()
     (tmp_path / "shown-not" / "secret.txt").write_text("secret")
