@@ -122,6 +122,7 @@ def test_the_rows_can_be_chosen_shuffled_and_saved(qwen, rows, tmp_path):
     assert same(collator([rearranged[2]]), collator([shuffled[2]]))
 
 
+@pytest.mark.slow
 def test_the_trainer_takes_precomputed_rows(qwen, rows, tmp_path):
     from transformers import AutoModelForImageTextToText
     from trl import SFTConfig, SFTTrainer

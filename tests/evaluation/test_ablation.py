@@ -160,6 +160,7 @@ def trained(rows, steps=60, rate=1e-2):
     return model, processor
 
 
+@pytest.mark.slow
 def test_training_rows_whose_images_were_dropped_by_mistake_are_caught():
     test = coded_rows(60, "test")
     verdicts = {}

@@ -182,6 +182,7 @@ def test_every_measure_tells_a_good_answer_from_a_bad_one(name):
         assert len(values) == 12 and np.mean(worse) == pytest.approx(bad.value)
 
 
+@pytest.mark.slow
 def test_libraries_are_loaded_by_the_measures_that_need_them():
     code = "import sys, vlmhelpers; vlmhelpers.evaluate; print([name for name in sys.argv[1:] if name in sys.modules])"
     names = ["sacrebleu", "rapidfuzz", "rouge_score", "jiwer", "nltk", "torch"]

@@ -144,6 +144,7 @@ def train(family, tmp_path, features=None, **options):
     return losses, passes.count, generate(trainer.model, processor, dataset, max_new_tokens=8, progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_training_learns_the_same_and_computes_features_in_the_first_epoch_alone(family, tmp_path, checkpointing):
     options = {

@@ -4,6 +4,7 @@ import filecmp
 import random
 
 import pyarrow.parquet as pq
+import pytest
 from make_samples import make_samples
 from make_shop import COLUMNS, FAULTS, make_shop
 
@@ -38,6 +39,7 @@ def test_captions_and_answers():
     assert answers == ["An orange plain umbrella for $30.", "An umbrella.", "Orange.", "Plain.", "$30."]
 
 
+@pytest.mark.slow
 def test_sample_data_is_reproduced_byte_for_byte(tmp_path, data):
     make_samples(tmp_path)
     names = ["products.csv", "questions.csv", *(f"images/{path.name}" for path in (data / "images").iterdir())]
@@ -46,6 +48,7 @@ def test_sample_data_is_reproduced_byte_for_byte(tmp_path, data):
     assert (differing, missing) == ([], [])
 
 
+@pytest.mark.slow
 def test_the_shop_is_reproduced_byte_for_byte(tmp_path, data):
     make_shop(tmp_path)
     names = [str(path.relative_to(data / "shop")) for path in (data / "shop").rglob("*") if path.is_file()]
