@@ -1,4 +1,4 @@
-"""The broken sample data: made anew byte for byte, and every case found by the doctor for what it is."""
+"""The broken sample data: made anew byte for byte, and every case found by validation for what it is."""
 
 import filecmp
 import os
@@ -59,7 +59,7 @@ def remade(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(remade):
-    """The doctor on the remade data, whose link is always one; its pictures are those of data/broken."""
+    """Validation of the remade data, whose link is always one; its pictures are those of data/broken."""
     return check_dataset(read_csv(remade / "products.csv"))
 
 
@@ -131,8 +131,8 @@ def test_repaired_pictures_look_as_they_should():
     above = np.triu_indices(80)
     assert (pixels("transparent_palette.png")[above] == 255).all()
     assert (pixels("transparent_palette.png")[40:, :30] < 250).any()
-    grey = np.asarray(open_image(FOLDER / "images" / "grey_of_16_bits.png"))
-    assert grey.max() > 50_000 and (pixels("grey_of_16_bits.png")[..., 0] == grey // 257).all()
+    gray = np.asarray(open_image(FOLDER / "images" / "grey_of_16_bits.png"))
+    assert gray.max() > 50_000 and (pixels("grey_of_16_bits.png")[..., 0] == gray // 257).all()
 
 
 def test_a_missing_column_names_the_one_to_take():

@@ -122,9 +122,10 @@ def test_a_function_gets_images_undecoded():
     assert seen == [[{"bytes": None, "path": "gone.jpg"}], [{"bytes": None, "path": "gone too.jpg"}]]
 
 
+@pytest.mark.slow
 def test_with_groups_the_test_set_lacks_less_than_the_smallest_group_left_for_training():
     rng = random.Random(0)
-    for _ in range(150):
+    for _ in range(60):
         sizes = [rng.choice([1, 2, 2, 3, 5, 8, 13]) for _ in range(rng.randint(2, 8))]
         wanted = rng.randint(1, sum(sizes) - 1)
         parts = split(of_groups(*sizes), wanted, seed=rng.random())
@@ -134,6 +135,7 @@ def test_with_groups_the_test_set_lacks_less_than_the_smallest_group_left_for_tr
         assert 0 <= wanted - test < min(left.values()) or test == min(sizes) > wanted, (sizes, wanted)
 
 
+@pytest.mark.slow
 def test_many_groups_are_split_as_nearly():
     train, test = sizes_of(split(of_groups(*[3] * 2500, *[7] * 500), 4321))
     assert train + test == 11000 and 4321 - 3 < test <= 4321

@@ -1,10 +1,10 @@
-"""Every answer gets a row of its own, and nothing of the rows is lost on the way."""
+"""Rows made from rows: every answer gets a row of its own, a prompt gets an instruction, and nothing else changes."""
 
 import pytest
 from datasets import Dataset, Features, Value
 
-from vlmhelpers.data.schema import FEATURES, assistant, make_row, text_part, user
-from vlmhelpers.data.turns import one_answer_per_row, split_thinking
+from vlmhelpers.data.schema import FEATURES, answer_of, assistant, make_row, message_text, text_part, user
+from vlmhelpers.data.turns import one_answer_per_row, prompted, split_thinking
 
 SYSTEM = {"role": "system", "content": [text_part("Be brief.")]}
 
@@ -66,6 +66,18 @@ def test_a_transform_stays_in_place(talk, picture):
     assert one_answer_per_row(shown)[:] == {"sizes": [2, 2, 3]}
     plain = one_answer_per_row(dataset)
     assert plain[0]["images"][1].size == picture.size and plain[:]["row"] == [1, 1, 1]
+
+
+def test_a_prompted_row_begins_with_the_instruction(rows_of, picture):
+    dataset = rows_of([("What is it?", "a mug", [picture]), ("Say hi.", "hi", [])])
+    asked = prompted(dataset, "Answer in one line.", examples=["a hat", "a bag"])
+    prompt = message_text(asked[0]["messages"][0])
+    assert prompt == "Answer in one line.\nExamples of answers:\na hat\na bag\n\nWhat is it?"
+    assert [part["type"] for part in asked[0]["messages"][0]["content"]] == ["image", "text", "text"]
+    assert message_text(prompted(dataset, "Be brief.")[1]["messages"][0]) == "Be brief.\n\nSay hi."
+    assert answer_of(asked[1]) == "hi" and asked.features == dataset.features
+    assert asked[0]["images"][0].tobytes() == dataset[0]["images"][0].tobytes()
+    assert message_text(dataset[0]["messages"][0]) == "What is it?"  # the given rows stay
 
 
 @pytest.mark.parametrize(

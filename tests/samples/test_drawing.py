@@ -40,6 +40,7 @@ def test_captions_and_answers():
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_sample_data_is_reproduced_byte_for_byte(tmp_path, data):
     make_samples(tmp_path)
     names = ["products.csv", "questions.csv", *(f"images/{path.name}" for path in (data / "images").iterdir())]
@@ -48,6 +49,7 @@ def test_sample_data_is_reproduced_byte_for_byte(tmp_path, data):
     assert (differing, missing) == ([], [])
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_the_shop_is_reproduced_byte_for_byte(tmp_path, data):
     make_shop(tmp_path)

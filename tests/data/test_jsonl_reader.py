@@ -239,7 +239,7 @@ def test_messages_of_no_form_are_a_problem_of_their_row(read, messages, reason):
         ({"messages": turns(part("images/gone.jpg"))}, "missing file"),
     ],
 )
-def test_the_doctor_judges_messages_that_have_the_form(read, value, reason):
+def test_validation_judges_messages_that_have_the_form(read, value, reason):
     dataset = read(SOUND, value)
     assert dataset["problem"] == ["", ""]
     (record,) = check_dataset(dataset).rejected

@@ -292,7 +292,7 @@ def test_links_that_leave_the_root(read, folder):
     ]
     assert [row["images"] for row in rows[:2]] == [[None], [None]]
     assert rows[2]["images"][0]["path"] == os.path.realpath(folder / "images" / "bag.jpg")
-    assert rows[3]["problem"] == ""  # the doctor will not find a file there
+    assert rows[3]["problem"] == ""  # validation will not find a file there
 
 
 def test_a_link_is_looked_at_anew_each_time(read, folder):
@@ -357,6 +357,7 @@ def test_other_processes_may_use_the_rows_and_leave(read):
     assert dataset[3]["images"][0].size == (8, 8)  # the file is still there
 
 
+@pytest.mark.slow
 def test_nothing_is_left_behind(folder, tmp_path):
     (folder / "products.csv").write_text(HEADER + "images/bag.jpg,What?,A bag.\n")
     (tmp_path / "tmp").mkdir()

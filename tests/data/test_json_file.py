@@ -198,6 +198,7 @@ def growth(imports, code, path):
     return int(run.stdout) / (2**20 if sys.platform == "darwin" else 2**10)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(tmp_path):
     pytest.importorskip("resource", reason="not on Windows")
     path = tmp_path / "rows.json"

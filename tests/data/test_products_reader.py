@@ -156,7 +156,7 @@ def test_without_an_image_root_a_path_cannot_be_found(folder):
     ]
 
 
-def test_nothing_is_lost_and_the_doctor_has_every_reason(read, server, capsys):
+def test_nothing_is_lost_and_validation_has_every_reason(read, server, capsys):
     links = ["good/1", "unknown", "html", "jpeg/2", "broken"]
     rows = [scarf(product_code=n, title=f"T{n}", imageurl=f"{server.url}/{path}") for n, path in enumerate(links)]
     dataset = read(*rows, scarf(title="", imageurl=f"{server.url}/good/3"), scarf(imageurl="N.A."), **LOCAL)

@@ -1,4 +1,4 @@
-"""Reading the Alpaca form: its fields, its optional ones, what is wrong with a row, and what the doctor gets."""
+"""Reading the Alpaca form: its fields, its optional ones, what is wrong with a row, and what validation gets."""
 
 import csv
 import json
@@ -161,7 +161,7 @@ def test_the_remedy_for_a_missing_field_names_those_of_the_row(read):
     assert problem_of(dataset[1])[1] == "add it; the row has instruction, answer"
 
 
-def test_a_broken_line_is_kept_where_the_doctor_finds_it(tmp_path):
+def test_a_broken_line_is_kept_where_validation_finds_it(tmp_path):
     path = tmp_path / "data.jsonl"
     path.write_text(f'{json.dumps(SOUND)}\n{{"instruction": "Why?", "out\n')
     row = read_alpaca(path)[1]
@@ -169,7 +169,7 @@ def test_a_broken_line_is_kept_where_the_doctor_finds_it(tmp_path):
     assert (row["instruction"], row["output"]) == ('{"instruction": "Why?", "out', None)
 
 
-def test_the_doctor_hands_rejected_rows_back(read, tmp_path):
+def test_validation_hands_rejected_rows_back(read, tmp_path):
     report = check_dataset(read(SOUND, {"instruction": "Who?", "output": "", "images": ["x"]}, SOUND | {"output": 5}))
     assert report.counts["kept"] == 2 and [record["row"] for record in report.rejected] == [2]
     assert [record["reason"] for record in report.repaired] == ["number read as text"]

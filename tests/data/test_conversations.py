@@ -231,7 +231,7 @@ def test_messages_of_parts_keep_the_placeholder_as_text_and_take_images_alone(re
     assert (row["note"], row["problem"]) == ("", "")
 
 
-def test_messages_of_an_unknown_role_are_left_to_the_doctor(read):
+def test_messages_of_an_unknown_role_are_left_to_validation(read):
     dataset = read(LLAVA[2], {"messages": [{"role": "human", "content": "<image>What?"}], "images": "1.jpg"})
     assert dataset["problem"] == ["", ""]
     assert check_dataset(dataset).rejected[0]["reason"].startswith("unknown role: 'human'")
@@ -285,7 +285,7 @@ def test_a_bad_conversation_keeps_its_place_and_says_what_helps(read, value, rea
         (talk("<image>\nWhat?", "A bag.", image="gone.jpg"), "missing file"),
     ],
 )
-def test_the_doctor_judges_conversations_that_have_the_form(read, value, reason):
+def test_validation_judges_conversations_that_have_the_form(read, value, reason):
     dataset = read(LLAVA[2], value)
     assert dataset["problem"] == ["", ""]
     (record,) = check_dataset(dataset).rejected

@@ -1,0 +1,134 @@
+"""Validation: what it rejects and repairs, in the memory and the time that many rows may take."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from checked_rows import PICTURES, dataset_of, encoded, reasons, row_of
+from datasets import Dataset
+from PIL import Image
+
+from vlmhelpers.data import validation
+from vlmhelpers.data.schema import make_row
+from vlmhelpers.data.validation import check_dataset
+from vlmhelpers.samples.drawing import sample_products
+
+
+def test_sound_rows_are_kept_as_they_are():
+    several = make_row("Two?", "Yes.", PICTURES[2:4])
+    dataset = dataset_of(row_of(0), row_of(1), make_row("Why?", "Because."), several)
+    report = check_dataset(dataset)
+    assert report.dataset.features == dataset.features
+    assert list(report.dataset["messages"]) == list(dataset["messages"])
+    assert report.rejected == report.repaired == report.warnings == []
+    assert report.counts == {
+        "read": 4, "kept": 4, "rejected": 0, "repaired": 0, "warned": 0, "by_reason": {},
+        "by_split": {"": {"read": 4, "kept": 4, "rejected": 0}},
+    }  # fmt: skip
+
+
+def test_of_several_pictures_the_broken_one_is_named():
+    data = encoded(PICTURES[0], "JPEG")
+    report = check_dataset(dataset_of(make_row("Same?", "No.", [data, data[:-300]]), make_row("What?", "It.", [b""])))
+    assert re.fullmatch(r"truncated or damaged image: .* \(image 2\)", report.rejected[0]["reason"])
+    assert "image 1" not in report.rejected[1]["reason"]
+
+
+def test_rows_are_named_by_the_number_in_their_source():
+    dataset = dataset_of(row_of(0), make_row("What?", " ")).add_column("row", [17, 23])
+    assert reasons(check_dataset(dataset).rejected) == [(23, "empty answer")]
+
+
+def test_a_pixel_limit_of_ones_own():
+    report = check_dataset(dataset_of(row_of(0)), max_pixels=48 * 48 - 1)
+    assert report.counts["by_reason"] == {"too many pixels": 1}
+    assert check_dataset(dataset_of(row_of(0)), max_pixels=48 * 48).counts["kept"] == 1
+
+
+def test_each_picture_is_decoded_once(tmp_path, monkeypatch):
+    PICTURES[0].save(tmp_path / "bag.png")
+    decoded = []
+    inspect = validation.inspect_image
+    monkeypatch.setattr(
+        validation, "inspect_image", lambda image, limit: decoded.append(image) or inspect(image, limit)
+    )
+    path = str(tmp_path / "bag.png")
+    rows = [make_row(f"Question {i}?", "Yes.", [{"path": path, "bytes": None}]) for i in range(500)]
+    assert check_dataset(dataset_of(*rows)).counts["kept"] == 500
+    assert len(decoded) == 1
+
+
+def test_a_dataset_of_another_form_is_an_error():
+    with pytest.raises(ValueError, match="no column messages and no column images; its columns are text"):
+        check_dataset(Dataset.from_dict({"text": ["a"]}))
+    paths = Dataset.from_list([make_row("What?", "It.") | {"images": ["a.jpg"]}])
+    with pytest.raises(ValueError, match="images is no list of images.*cast_column"):
+        check_dataset(paths)
+    with pytest.raises(TypeError, match="a list is no Dataset"):
+        check_dataset([row_of(0)])
+
+
+# What is repaired
+
+
+def test_repairs_are_reported_and_kept():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encoded(PICTURES[0], "JPEG", exif=exif)
+    tokens = make_row("What is <|image|> and <image>?", "The end: <|eot_id|>.")
+    report = check_dataset(dataset_of(make_row("What?", "It.", [turned]), tokens, row_of(1)))
+    assert reasons(report.repaired) == [
+        (1, "turned upright (EXIF orientation 6)"),
+        (2, "control tokens taken as plain text: <|image|> <image> <|eot_id|>"),
+    ]
+    assert report.counts["kept"] == 3 and report.counts["repaired"] == 2
+
+
+def test_of_a_rejected_row_no_repair_is_reported():
+    row = make_row("<|image|>?", "It.")
+    report = check_dataset(dataset_of(row, row))
+    assert len(report.rejected) == 1 and [record["row"] for record in report.repaired] == [1]
+
+
+# Size
+
+MANY = """
+import json, resource, sys, time
+import datasets, numpy, PIL.Image
+from vlmhelpers.data.validation import check_dataset
+from vlmhelpers.data.readers.csv_reader import read_csv
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 2**20)
+
+check_dataset(read_csv(sys.argv[1]), near_duplicates=True)  # imports and first allocations
+before, start = peak(), time.perf_counter()
+report = check_dataset(read_csv(sys.argv[2]))
+print(json.dumps({"counts": report.counts, "grown": peak() - before, "seconds": time.perf_counter() - start}))
+"""
+
+
+@pytest.mark.slow
+def test_100_000_rows_in_bounded_memory(tmp_path):
+    pytest.importorskip("resource")  # Windows has none
+    header = "image_path,instruction,description\n"
+    for i, (_, picture) in enumerate(sample_products(300, seed=1, size=32)):
+        picture.save(tmp_path / f"{i}.png")
+    lines = [f"{i % 300}.png,Question {i // 300}?,{'A long answer. ' * 20}{i}\n" for i in range(100_000)]
+    lines[4::1000] = ["gone.png,What?,A bag.\n"] * 100
+    (tmp_path / "few.csv").write_text(header + "".join(lines[:1000]))
+    (tmp_path / "many.csv").write_text(header + "".join(lines))
+    size = (tmp_path / "many.csv").stat().st_size / 2**20
+    done = subprocess.run(
+        [sys.executable, "-c", MANY, tmp_path / "few.csv", tmp_path / "many.csv"],
+        capture_output=True, text=True, env=os.environ,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(done.stdout)
+    assert (result["counts"]["read"], result["counts"]["kept"]) == (100_000, 99_900)
+    assert result["counts"]["by_reason"] == {"missing file": 100}
+    assert size > 30 and result["grown"] < 150, result
+    assert "checking" in done.stderr  # the bar
