@@ -10,8 +10,7 @@ from peft import LoraConfig, get_peft_model
 from vlmhelpers.batches.pixel_cache import precompute
 from vlmhelpers.families import FAMILIES, tiny_model
 from vlmhelpers.inference.answer_log import row_keys
-from vlmhelpers.inference.generation import generate
-from vlmhelpers.inference.streaming import stream_answer
+from vlmhelpers.inference.generation import generate, stream_answer
 from vlmhelpers.models.loading import load_model
 from vlmhelpers.samples.drawing import QUESTIONS, sample_products
 
@@ -121,6 +120,7 @@ def test_greedy_whatever_the_models_own_settings_say(qwen, words, monkeypatch, c
     assert hot[0] != hot[1]
 
 
+@pytest.mark.slow
 def test_the_longest_come_first_and_memory_that_runs_out_halves_the_batch(qwen, rows_of, monkeypatch, capsys):
     model, processor = qwen
     dataset = rows_of([("Write 3 as a word. " * (1 + i % 7), str(i), []) for i in range(11)])
@@ -139,6 +139,7 @@ def test_the_longest_come_first_and_memory_that_runs_out_halves_the_batch(qwen, 
         assert "out of memory with 8 rows: going on with 4 in a batch" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_row_that_memory_does_not_suffice_for_is_named(qwen, words, monkeypatch):
     model, processor = qwen
     monkeypatch.setattr(model, "generate", Failing(model, lambda sizes: torch.OutOfMemoryError("CUDA out of memory.")))

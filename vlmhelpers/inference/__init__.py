@@ -2,10 +2,4 @@
 
 import lazy_loader as lazy
 
-__getattr__, __dir__, __all__ = lazy.attach(
-    __name__,
-    submod_attrs={
-        "generation": ["generate"],
-        "streaming": ["stream_answer"],
-    },
-)
+__getattr__, __dir__, __all__ = lazy.attach(__name__, submod_attrs={"generation": ["generate", "stream_answer"]})

@@ -19,21 +19,19 @@ from vlmhelpers.common.images import image_identity
 from vlmhelpers.data.rows import stream_plain_rows
 from vlmhelpers.data.schema import last_question
 
-_SAMPLE = 256  # numbers of each weight that go into the digest
-
 
 class Answer(NamedTuple):
-    """One answer without the blanks around it, and whether it was cut off at `max_new_tokens`."""
+    """One answer, stripped, and whether it was cut off at `max_new_tokens`."""
 
     text: str
     cut: bool
 
 
 class AnswerLog:
-    """The file at `path`, for `settings` and rows as `answer_settings` and `row_keys` give them.
+    """The file at `path`, for what `answer_settings` and `row_keys` give. An incomplete last line of it is dropped.
 
-    `answers` are those that it holds for the same row at the same index. An incomplete last line is dropped. Raises
-    ValueError for a file of other settings, and for one that holds something else, which then stays as it is.
+    `answers` are those that it holds for the same row at the same index. Raises ValueError for a file of other
+    settings, and for one that holds something else, which then stays as it is.
     """
 
     def __init__(self, path: str | Path, settings: dict, rows: list[tuple[str, str]]):
@@ -59,8 +57,8 @@ class AnswerLog:
             found = {(line["row"], line["key"]): Answer(line["answer"], line["cut"]) for line in lines}
             return dict(head["settings"]), found
         except (ValueError, TypeError, KeyError):
-            message = "is no file of answers that generate has written. Pass another file as save_to"
-            raise ValueError(f"{self.path} {message}") from None
+            message = f"{self.path} is no file of answers that generate has written. Pass another file as save_to"
+            raise ValueError(message) from None
 
     def append(self, answers: dict[int, Answer]) -> None:
         """Adds answers, by the row's index, and hands them to the disk."""
@@ -81,13 +79,13 @@ def row_keys(dataset: Dataset) -> list[tuple[str, str]]:
     """(digest of the prompt with its images, text of the last question) for each row."""
     transformed = dataset.format["type"] == "custom"  # only then images are decoded: they may have been changed
     rows = dataset if transformed else stream_plain_rows(dataset, ["messages", "images"], "identifying rows")
-    return [(_prompt_digest(row), last_question(row["messages"])) for row in rows]
+    return [(_prompt_digest(**row), last_question(row["messages"])) for row in rows]
 
 
-def _prompt_digest(row):
-    messages = row["messages"][: -1 if row["messages"][-1]["role"] == "assistant" else None]
-    turns = [(m["role"], [(part["type"], part["text"]) for part in m["content"]]) for m in messages]
-    return digest(turns, [image_identity(image) for image in row.get("images") or []])
+def _prompt_digest(messages, images=None, **_):
+    prompt = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+    turns = [(m["role"], [(part["type"], part["text"]) for part in m["content"]]) for m in prompt]
+    return digest(turns, [image_identity(image) for image in images or []])
 
 
 def answer_settings(model: PreTrainedModel, processor: ProcessorMixin, options: dict) -> dict:
@@ -96,7 +94,7 @@ def answer_settings(model: PreTrainedModel, processor: ProcessorMixin, options: 
     adapters = {str([x.disable_adapters, x.merged, x.active_adapters, getattr(x, "scaling", None)]) for x in layers}
     return {
         "model": model.config._name_or_path,
-        "weights": tensors_digest(model.named_parameters(), _SAMPLE),
+        "weights": tensors_digest(model.named_parameters(), 256),  # numbers of each weight
         "adapters": sorted(adapters),
         "processor": digest(processor.image_processor.to_json_string(), processor.chat_template),
         **options,

@@ -1,7 +1,9 @@
-"""Answers to the rows of a dataset, in batches."""
+"""Answers to the rows of a dataset in batches, and one answer shown while the model writes it."""
 
 import io
 import math
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,18 +12,21 @@ from datasets import Dataset
 from PIL import Image
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
+from transformers.generation.streamers import BaseStreamer
 
 from vlmhelpers.batches.collator import VisionCollator
+from vlmhelpers.common.display import in_notebook
+from vlmhelpers.common.images import open_image
 from vlmhelpers.data.rows import plain_rows, stream_plain_rows
-from vlmhelpers.data.schema import count_images, message_text
+from vlmhelpers.data.schema import count_images, message_text, user
 from vlmhelpers.families import family_of
 from vlmhelpers.inference.answer_log import Answer, AnswerLog, answer_settings, row_keys
 from vlmhelpers.models.backends import eval_mode
 
-# Holds whatever a model's generation_config.json says. Those of Qwen2.5's instruct models set repetition_penalty=1.05,
-# which also punishes the words of the prompt, the right answer among them, and the padding: an end token there, so that
-# a row's neighbors in the batch would decide where its answer ends.
+# Set whatever generation_config.json says: the repetition_penalty=1.05 of Qwen2.5's instruct models punishes the words
+# of the prompt, and the padding, an end token: a row's neighbors in the batch would decide where its answer ends.
 _GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+_UNFINISHED = "\ufffd"  # stands for a character of which a token has written only some bytes
 
 
 def generate(
@@ -37,26 +42,22 @@ def generate(
     """Answers to every row's prompt (all but its last assistant turn), in row order, their reasoning included.
 
     The longest rows come first, those with and without images in separate batches, as not every family mixes them.
-    Where memory runs out, the batch is halved. Printed lines say so, and how many answers were cut off at
-    `max_new_tokens`.
+    Where memory runs out, the batch is halved. That is printed, and how many answers `max_new_tokens` cut off.
 
     Answers are greedy, whatever the model's `generation_config` says. `options` are further arguments of
     `model.generate`; with `do_sample=True` the model's own settings hold where `options` give no others.
 
-    `save_to`: a JSONL file that takes the answers while they come. The same call after an interruption goes on where
-    it stopped, and a finished one generates nothing. Raises ValueError where the file holds answers of another model
-    or other options, and RuntimeError where memory does not suffice for one row.
+    `save_to`: a JSONL file that takes the answers while they come; the same call goes on where an interrupted one
+    stopped. Raises ValueError where the file holds answers of another model or other options, and RuntimeError where
+    memory does not suffice for one row.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: at least one row has to be in a batch")
     settings = {"max_new_tokens": max_new_tokens} | options
     log = AnswerLog(save_to, answer_settings(model, processor, settings), row_keys(dataset)) if save_to else None
     answers = dict(log.answers) if log else {}
-    with (
-        eval_mode(model),
-        torch.inference_mode(),
-        tqdm(total=len(dataset), initial=len(answers), desc="answers", disable=not progress) as bar,
-    ):
+    bar = tqdm(total=len(dataset), initial=len(answers), desc="answers", disable=not progress)
+    with eval_mode(model), torch.inference_mode(), bar:
         for found in _batches(model, processor, dataset, set(answers), batch_size, settings):
             if log:
                 log.append(found)
@@ -68,18 +69,16 @@ def generate(
     return [answers[i].text for i in range(len(dataset))]
 
 
-def decoding(processor: ProcessorMixin, settings: dict) -> dict:
-    """The arguments of `model.generate` for `settings`: greedy unless they say otherwise."""
+def _decoding(processor, settings):
     plain = {} if settings.get("do_sample") else _GREEDY
     return {"use_cache": True, "pad_token_id": processor.tokenizer.pad_token_id} | plain | settings
 
 
 def _batches(model, processor, dataset, done, batch_size, settings):
-    """Yields the answers to the rows that are not in `done`, a batch at a time, as a dict from a row's index."""
+    """Yields the answers to the rows not in `done`, a batch at a time, by the row's index."""
     collator = VisionCollator(processor)
     for rows in _longest_first(dataset, processor, done):
-        while rows:
-            batch = rows[:batch_size]
+        while batch := rows[:batch_size]:
             found = _try(model, collator, dataset, batch, settings)
             if found is None:  # what the failed batch held is free only now
                 clear_device_cache(garbage_collection=True)
@@ -100,28 +99,26 @@ def _try(model, collator, dataset, batch, settings):
             raise
         if len(batch) == 1:
             row = plain_rows(dataset, batch)[0].get("row") or batch[0] + 1
-            raise RuntimeError(
-                f"row {row}: memory does not suffice to answer it, even alone. Load the model with a smaller "
-                f"max_pixels or with bits=4, lower max_new_tokens={settings['max_new_tokens']}, or leave the row out"
-            ) from error
+            limit = f"max_new_tokens={settings['max_new_tokens']}"
+            remedy = f"Load the model with a smaller max_pixels or with bits=4, lower {limit}, or leave the row out"
+            raise RuntimeError(f"row {row}: memory does not suffice to answer it, even alone. {remedy}") from error
         return None
 
 
 def _answer(model, processor, inputs, settings):
-    tokens = model.generate(**inputs, **decoding(processor, settings))[:, inputs["input_ids"].shape[1] :]
-    texts = processor.batch_decode(tokens, skip_special_tokens=True)
+    tokens = model.generate(**inputs, **_decoding(processor, settings))[:, inputs["input_ids"].shape[1] :]
     ends = settings.get("eos_token_id", model.generation_config.eos_token_id)
     ends = {processor.tokenizer.pad_token_id, *(ends if isinstance(ends, (list, tuple)) else [ends])}
     at_limit = tokens.shape[1] >= settings["max_new_tokens"]
-    last = tokens[:, -1].tolist()
-    return [Answer(text.strip(), at_limit and token not in ends) for text, token in zip(texts, last, strict=True)]
+    pairs = zip(processor.batch_decode(tokens, skip_special_tokens=True), tokens[:, -1].tolist(), strict=True)
+    return [Answer(text.strip(), at_limit and last not in ends) for text, last in pairs]
 
 
 def _longest_first(dataset, processor, done):
     """The indices of the rows that are not in `done`: those with images, and those without."""
-    image_processor, lengths = processor.image_processor, {True: {}, False: {}}
-    capped = family_of(processor).has_pixel_cap(image_processor)  # then "longest_edge" is a number of pixels
-    cap = dict(image_processor.size or {}).get("longest_edge", math.inf) if capped else math.inf
+    lengths, size = {True: {}, False: {}}, dict(processor.image_processor.size or {})
+    capped = family_of(processor).has_pixel_cap(processor.image_processor)  # "longest_edge" is a number of pixels
+    cap = size.get("longest_edge", math.inf) if capped else math.inf
     for i, row in enumerate(stream_plain_rows(dataset, ["messages", "images"], "measuring rows")):
         if i not in done:
             characters = sum(len(message_text(message)) for message in row["messages"])
@@ -139,3 +136,68 @@ def _pixels(image):
             return opened.width * opened.height
     except (OSError, Image.DecompressionBombError):
         return 0
+
+
+def stream_answer(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    prompt: str,
+    images: Image.Image | str | Path | Iterable[Image.Image | str | Path] = (),
+    max_new_tokens: int = 256,
+    write: Callable[[str], object] | None = None,
+    **options: object,
+) -> str:
+    """Shows the answer to one prompt while it comes, and returns it whole; the same that `generate` gives.
+
+    `images` (PIL images or paths of files) stand before the text. `write` takes each piece of text; by default it is
+    printed, or added to one output of a notebook's cell. `options` are as in `generate`. Raises UnusableImage.
+    """
+    images = [images] if isinstance(images, (str, Path, Image.Image)) else list(images)
+    images = [image if isinstance(image, Image.Image) else open_image(image) for image in images]
+    row = {"messages": [user(prompt, len(images))], "images": images}
+    inputs = VisionCollator(processor).prompts([row]).to(model.device)
+    printed = write is None and not in_notebook()
+    write = write or (partial(print, end="", flush=True) if printed else _grow_output())
+    streamer = _Pieces(processor.tokenizer, write)
+    settings = _decoding(processor, {"max_new_tokens": max_new_tokens, "streamer": streamer} | options)
+    with eval_mode(model), torch.inference_mode():
+        model.generate(**inputs, **settings)
+    if printed:
+        print()
+    return streamer.text()
+
+
+def _grow_output():
+    """A function that adds to one output of the cell: printed pieces would be saved as one output each."""
+    from IPython.display import display
+
+    pieces, output = [], display({"text/plain": ""}, raw=True, display_id=True)
+
+    def write(piece):
+        pieces.append(piece)
+        output.update({"text/plain": "".join(pieces)}, raw=True)
+
+    return write
+
+
+class _Pieces(BaseStreamer):
+    """Hands on the text of the tokens, all decoded together: a token's text depends on those before it.
+
+    TextStreamer of transformers starts anew after a line break, where some tokenizers then lose a line's indent.
+    """
+
+    def __init__(self, tokenizer, write):
+        self.tokenizer, self.write, self.tokens, self.written = tokenizer, write, None, ""
+
+    def put(self, tokens):
+        self.tokens = [] if self.tokens is None else self.tokens + tokens.tolist()  # the prompt comes first
+        if not self.text().endswith(_UNFINISHED):
+            self.end()
+
+    def end(self):
+        if piece := self.text()[len(self.written) :]:
+            self.write(piece)
+            self.written += piece
+
+    def text(self):
+        return self.tokenizer.decode(self.tokens, skip_special_tokens=True).strip()
