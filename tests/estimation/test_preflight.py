@@ -15,7 +15,7 @@ from vlmhelpers.common.images import repair
 from vlmhelpers.data.schema import FEATURES, make_row
 from vlmhelpers.estimation import planning
 from vlmhelpers.estimation.counting import count_rows
-from vlmhelpers.estimation.planning import preflight, propose_cap, with_cap
+from vlmhelpers.estimation.planning import estimate_time, preflight, propose_cap, with_cap
 from vlmhelpers.families import FAMILIES, family_of, tiny_model
 
 LLAMA, PHI, QWENS = "llama-3.2-vision", "phi-3-vision", ("qwen2.5-vl", "qwen3-vl")
@@ -218,7 +218,7 @@ def test_memory_and_time_are_those_of_the_rows_as_they_would_be_trained(family, 
     assert f"1 row of {tokens} tokens" in longest.model or family == LLAMA
     assert "1 row of 90 tokens" in limit.model
     assert 0 < longest.total <= limit.total * 1.1
-    least, most = report.time["A100 40 GB"]
+    least, most = estimate_time(report.flops)["A100 40 GB"]
     assert 0 < least < most
     assert list(report.gpus["row of max_length"]) == ["fits"] * 5
 

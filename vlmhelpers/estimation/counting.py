@@ -83,4 +83,5 @@ class _BlankImages(ImageProcessorStandIn):
     def __call__(self, images, **options):
         """`images` in a list per row, as the collator has them: a processor may treat several of a row otherwise."""
         self.options = options  # the same in all calls of a collator
-        return copy.copy(self.of_sizes(tuple(tuple(image.size for image in row) for row in images)))
+        rows = images if isinstance(images[0], list) else [images]
+        return copy.copy(self.of_sizes(tuple(tuple(image.size for image in row) for row in rows)))

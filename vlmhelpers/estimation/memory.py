@@ -126,10 +126,11 @@ def estimate_memory(
     as when they are accumulated; pixels are those of one batch, though a trainer that accumulates over several moves
     their pixels to the GPU together.
 
-    model_id: see `find_config`. tokens: of each row of the batch. image_tokens: those of them that stand for images;
-    for Llama 3.2 Vision the states that the text attends to, 6,404 for an image of any size. labeled_tokens: with
-    logits at that many tokens of a row only, as `VisionCollator(logits="labeled")` asks for; TRL's "chunked_nll" has
-    never more than 256 of the batch at once. None: logits everywhere.
+    model_id: see `find_config`. tokens: of each row of the batch. image_tokens: those of them that stand for images; in
+    a family whose images take no tokens of the sequence, the states that the text attends to (Llama 3.2 Vision: 6,404
+    for an image of any size). labeled_tokens: with logits at that many tokens of a row only, as
+    `VisionCollator(logits="labeled")` asks for; TRL's "chunked_nll" has never more than 256 of the batch at once. None:
+    logits everywhere.
 
     Raises ValueError for an unknown model, for more image tokens than tokens, and for full fine-tuning in 4 bits.
     """
@@ -157,8 +158,7 @@ def memory_table(
     """GPU memory in GB (10^9 bytes) of three ways to train each model, beside what the guide says.
 
     The peaks that `estimate_memory` gives for `batch_size` rows of `tokens` tokens with logits everywhere, and the
-    smallest GPUs that these fit on. `image_tokens` of a row are of one image; for Llama 3.2 Vision any number above 0
-    stands for one. Takes a minute or more for all models.
+    smallest GPUs that these fit on. `image_tokens` of a row are of one image. Takes a minute or more for all models.
     """
     rows, row = {}, (tokens, image_tokens, batch_size)
     for model_id in tqdm(model_ids, desc="dry runs", unit=" models", delay=1):

@@ -100,7 +100,7 @@ def _shapes(counts, states, max_length):
     """(tokens, image tokens, labeled tokens) of the longest row, of one of `max_length` like it, and of the mean row.
 
     `states`: where images take no tokens of the sequence, how many states the text attends to for each; else 0. They
-    take the place of image tokens, and come in whole images.
+    count instead of image tokens, and come in whole images.
     """
     rows = [(count.total, count.image + states * len(count.sized["images"]), count.labeled) for count in counts]
     tokens, of_images, labeled = longest = max(rows, key=lambda row: row[0] + (row[1] if states else 0))
@@ -186,17 +186,13 @@ class Preflight:
         return table
 
     @property
-    def time(self) -> dict[str, tuple[float, float]]:
-        """Seconds of an epoch on each of `GPUS`, not measured: name -> (least, most); see `estimate_time`."""
-        return estimate_time(self.flops)
-
-    @property
     def gpus(self) -> pd.DataFrame:
-        """For each GPU, whether the step fits and the time of an epoch, which was not measured."""
-        table = pd.DataFrame(index=[gpu.name for gpu in GPUS])
+        """For each of `GPUS`, whether the step fits and the time of an epoch by `estimate_time`, not measured."""
+        times = estimate_time(self.flops)
+        table = pd.DataFrame(index=list(times))
         for name, memory in self.memory.items():
             table[name] = ["fits" if gpu.fits(memory.total) else "no" for gpu in GPUS]
-        table["epoch (not measured)"] = [" to ".join(map(as_duration, bounds)) for bounds in self.time.values()]
+        table["epoch (not measured)"] = [" to ".join(map(as_duration, bounds)) for bounds in times.values()]
         return table
 
     def _tables(self):
