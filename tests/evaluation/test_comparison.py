@@ -1,4 +1,4 @@
-"""Differences, intervals and p-values against formulas and by hand."""
+"""Differences, intervals and p-values against formulas and by hand; charts show what they were given."""
 
 from math import comb
 
@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from vlmhelpers.common.chart import Chart
-from vlmhelpers.evaluation.comparison import compare
+from vlmhelpers.evaluation.comparison import compare, plot_scores, plot_tradeoff
 from vlmhelpers.evaluation.scoring import Evaluation, evaluate
-from vlmhelpers.evaluation.statistics import Score, share
+from vlmhelpers.evaluation.statistics import Score, permutation_test, share
 
 
 def of_hits(hits):
@@ -50,16 +50,19 @@ def test_where_all_rows_changed_alike_the_interval_still_has_a_width(before, aft
 def test_p_values_by_hand(gained, lost):
     base = of_hits([False] * gained + [True] * lost + [True] * 20)
     tuned = of_hits([True] * gained + [False] * lost + [True] * 20)
-    found = compare(base, tuned, resamples=40_000)
+    found = compare(base, tuned)
     n, fewer = gained + lost, min(gained, lost)
     exact = min(1, sum(comb(n, k) + comb(n, n - k) for k in range(fewer + 1)) / 2**n)
     assert found.mcnemar == pytest.approx(exact)
-    assert found.p_value == pytest.approx(exact, abs=0.01)  # of hits, both are the sign test
+    changes = np.array([1.0] * gained + [-1.0] * lost)
+    for p in (found.p_value, permutation_test(changes, resamples=40_000)):
+        assert p == pytest.approx(exact, abs=0.01)  # of hits, both are the sign test
 
 
 def test_a_p_value_is_never_zero():
-    found = compare(of_hits([False] * 200), of_hits([True] * 200), resamples=999)
-    assert found.p_value == 1 / 1000 and found.mcnemar == 2 / 2**200
+    found = compare(of_hits([False] * 200), of_hits([True] * 200))
+    assert found.p_value == 1 / 10_001 and found.mcnemar == 2 / 2**200
+    assert permutation_test(np.ones(200), resamples=999) == 1 / 1000
     assert (found.difference, found.high) == (1, 1) and found.low > 0.98
 
 
@@ -67,7 +70,7 @@ def test_p_values_of_no_difference_are_uniform():
     """Of pairs that differ by chance only, about 5 in 100 fall below 0.05."""
     rng = np.random.default_rng(0)
     pairs = rng.random((400, 2, 150)) < 0.6
-    values = [compare(of_hits(a.tolist()), of_hits(b.tolist()), resamples=400).p_value for a, b in pairs]
+    values = [permutation_test(b.astype(float) - a, resamples=400) for a, b in pairs]
     assert 0.02 <= np.mean(np.array(values) < 0.05) <= 0.08
 
 
@@ -113,3 +116,28 @@ def test_the_figure_shows_scores_and_differences():
     assert {text.get_text() for text in left.texts} == {"0.0", "97.5"}
     assert [0, 0] in [list(line.get_xdata()) for line in right.lines]  # the line at zero
     assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_bars_stand_as_high_as_the_scores(rows_of, picture):
+    dataset = rows_of([("?", "Color: Red, Price: 3", [picture])] * 4)
+    half = evaluate(["Color: Red, Price: 3", "Color: Red, Price: 4"] * 2, dataset)
+    none = evaluate(["?"] * 4, dataset)
+    figure = plot_scores({"base": none, "tuned": half}, dataset, [0, 3], {"base": ["?"] * 4})
+    *pictures, bars = figure.axes
+    assert len(pictures) == 2 and all(len(axes.images) == 1 for axes in pictures)
+    heights = [patch.get_height() for patch in bars.patches]
+    assert heights == [0, 0, 0, 50, 100, 50]
+    assert [label.get_text() for label in bars.get_xticklabels()] == ["exact match", "Color", "Price"]
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_a_tradeoff_shows_each_point_with_its_intervals():
+    half, all_of_it = share([True, False] * 20), share([True] * 40)
+    figure = plot_tradeoff({"base": (half, all_of_it), "tuned": (all_of_it, half)}, "learned", "kept")
+    (axes,) = figure.axes
+    drawn = {c.get_label(): c.lines[0].get_xydata().tolist() for c in axes.containers}
+    assert drawn == {"base": [[50, 100]], "tuned": [[100, 50]]}
+    (across, up) = axes.containers[0].lines[2]
+    assert across.get_segments()[0][:, 0] == pytest.approx([100 * half.low, 100 * half.high])
+    assert up.get_segments()[0][:, 1] == pytest.approx([100 * all_of_it.low, 100])
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("learned, %", "kept, %")

@@ -218,6 +218,6 @@ def test_the_interval_of_the_price_error_covers_the_true_median(rows_of):
     dataset = rows_of([("?", "Full Price: 0", [])] * 41)
     for _ in range(60):
         answers = [f"Full Price: {value:.3f}" for value in rng.exponential(10, size=41)]
-        error = price_error(answers, dataset, resamples=400)
+        error = price_error(answers, dataset)
         inside += error.low <= 10 * np.log(2) <= error.high
     assert inside >= 52

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlmhelpers.evaluation.scoring import Evaluation, evaluate
-from vlmhelpers.evaluation.slices import by_slice, slice_names, worst_rows
+from vlmhelpers.evaluation.scoring import Evaluation, by_slice, evaluate, slice_names, worst_rows
 from vlmhelpers.evaluation.statistics import Score, share
 
 

@@ -7,9 +7,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
     submod_attrs={
         "ablation": ["blank_images", "image_ablation", "noise_images", "shuffled_images"],
         "browser": ["browse"],
-        "charts": ["plot_scores", "plot_tradeoff"],
-        "comparison": ["compare"],
-        "scoring": ["evaluate", "parsed", "price_error", "says_all", "word_shift"],
-        "slices": ["by_slice", "worst_rows"],
+        "comparison": ["compare", "plot_scores", "plot_tradeoff"],
+        "scoring": ["by_slice", "evaluate", "parsed", "price_error", "says_all", "word_shift", "worst_rows"],
     },
 )

@@ -12,10 +12,8 @@ from markupsafe import Markup
 from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
-from vlmhelpers.common.chart import Chart
 from vlmhelpers.common.display import html_table
 from vlmhelpers.data.schema import count_images
-from vlmhelpers.evaluation.charts import draw_intervals
 from vlmhelpers.evaluation.comparison import Comparison, compare
 from vlmhelpers.evaluation.metrics import METRICS
 from vlmhelpers.evaluation.scoring import EXACT, Evaluation, check_length, evaluate, references_of
@@ -76,8 +74,8 @@ def _image_counts(dataset):
 class ImageAblation:
     """What `image_ablation` found, by kind of image; `differences` are those of true minus each.
 
-    `chance`: the score of the most frequent expected answer, given to every row. `same`: the share of answers that stay
-    the same with the shuffled image.
+    `chance`: the score of the most frequent expected answer, given to every row. `same`: the share of answers that the
+    shuffled image does not change.
     """
 
     evaluations: dict[str, Evaluation]
@@ -123,16 +121,6 @@ class ImageAblation:
         ]
         return Markup("<p><b>{}</b></p>{}").format(self.verdict, html_table(heads, rows))
 
-    def plot(self) -> Chart:
-        """The four scores with their 95% intervals, and chance."""
-        figure = Chart(figsize=(7, 2.6), dpi=90, layout="constrained")
-        axes = figure.add_subplot()
-        draw_intervals(axes, {f"{name} image": score for name, score in self.scores.items()}, f"{self.metric}, %")
-        axes.axvline(100 * self.chance, color="gray", linewidth=1, linestyle=":", label="always the same answer")
-        axes.set_xlim(left=-4)
-        axes.legend(fontsize=8, frameon=False)
-        return figure
-
 
 def image_ablation(
     model: PreTrainedModel,
@@ -143,12 +131,11 @@ def image_ablation(
     seed: int = 0,
     **options: object,
 ) -> ImageAblation:
-    """The scores of the rows with images, with the true image and with three that say nothing about the question.
+    """The scores of the rows with images, with the true image, a blank one, that of another row, and noise.
 
-    Those are a blank one, the image of another row, and noise. `answers`: those to the true images, one per row of the
-    dataset, where they are there already. `metric` names a row-wise score; `options` are `generate`'s.
-
-    The verdict goes by the paired difference between the true image and the best of the others:
+    `answers`: those to the true images, one per row of the dataset, where they are there already. `metric` names a
+    row-wise score; `options` are `generate`'s. The verdict goes by the paired difference between the true image and
+    the best of the others:
 
     - its 95% interval is above 0: it uses the image, but "a little" where the other image gets more than half of the
       score, or where the score's own interval reaches down to chance;

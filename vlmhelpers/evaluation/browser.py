@@ -7,18 +7,15 @@ from importlib.util import find_spec
 
 import numpy as np
 from datasets import Dataset
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from vlmhelpers.common.display import html_table, in_notebook, thumbnail
 from vlmhelpers.data.schema import last_question
 from vlmhelpers.evaluation.comparison import Comparison
 from vlmhelpers.evaluation.scoring import check_length, references_of, without_reasoning
 
-_PER_PAGE = 4
-_STATIC_ROWS = 3  # of each kind
-_STATIC_BYTES = 50_000
-_STATIC_CHARACTERS = 400  # of a text
-_IMAGES = 3  # of a row
+_PER_PAGE, _IMAGES = 4, 3  # rows of a page of the panel; images of a row
+_STATIC_ROWS, _STATIC_CHARACTERS, _STATIC_BYTES = 3, 400, 50_000  # of each kind; of a text; of all
 _VIEW = "application/vnd.jupyter.widget-view+json"
 
 
@@ -65,8 +62,8 @@ class Browser:
         """An ipywidgets VBox: a filter and a search, two buttons that turn pages, and the page with its rows."""
         from ipywidgets import HTML, Button, Dropdown, HBox, Label, Text, VBox
 
-        kind = Dropdown(options=[(f"{kind} ({len(rows)})", kind) for kind, rows in self.kinds.items()])
-        kind.description = "rows"
+        options = [(f"{kind} ({len(rows)})", kind) for kind, rows in self.kinds.items()]
+        kind = Dropdown(options=options, description="rows")
         search = Text(placeholder="search in the texts", continuous_update=False)
         back, forward = Button(description="previous"), Button(description="next")
         status, page = Label(), HTML()
@@ -103,7 +100,7 @@ class Browser:
         return f"{len(self.texts)} rows: {counts}."
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        """The static table, and in a live notebook with ipywidgets the panel, which such a notebook prefers."""
+        """The static table, and in a live notebook with ipywidgets the panel, which is preferred there."""
         bundle = {"text/plain": repr(self), "text/html": self._repr_html_()}
         if in_notebook() and find_spec("ipywidgets"):
             # As a widget of ipywidgets 8 gives it by itself; one of version 7 does not.
@@ -115,7 +112,7 @@ class Browser:
 
     def _cells(self, i, kind="", characters=None):
         images = Markup().join(map(thumbnail, self.dataset[i]["images"][:_IMAGES]))
-        cut = (text if len(text) <= (characters or len(text)) else text[:characters] + "…" for text in self.texts[i])
+        cut = (text if text == (start := text[:characters]) else f"{start}…" for text in self.texts[i])
         prompt, expected, *answers = cut
         marked = (mark_difference(answer, expected) for answer in answers)
         return Markup("{}<br>{}").format(i, kind), images, prompt, expected, *marked
@@ -126,7 +123,7 @@ def mark_difference(answer: str, expected: str) -> Markup:
     words, expected = (re.findall(r"\w+|\W", text) for text in (answer, expected))
     parts = []
     for kind, _, _, start, end in difflib.SequenceMatcher(None, expected, words, autojunk=False).get_opcodes():
-        text = escape("".join(words[start:end]))
+        text = "".join(words[start:end])
         marked = Markup('<mark style="background:#d9534f55">{}</mark>').format(text or "‸")
         parts.append(text if kind == "equal" else marked)
     return Markup().join(parts)

@@ -1,13 +1,14 @@
-"""Two or three models on the same rows: what one gained over the other, and whether that is more than chance."""
+"""Two or three models on the same rows: what one gained, whether that is more than chance, and charts of scores."""
 
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
+from datasets import Dataset
 from markupsafe import Markup
 
 from vlmhelpers.common.chart import Chart
 from vlmhelpers.common.display import html_table
-from vlmhelpers.evaluation.charts import draw_intervals
+from vlmhelpers.common.images import repair
 from vlmhelpers.evaluation.scoring import EXACT, Evaluation
 from vlmhelpers.evaluation.statistics import Score, mcnemar_test, paired_mean, permutation_test
 
@@ -55,12 +56,10 @@ class Comparison(Score):
     __repr__ = __str__
 
     def _repr_html_(self):
-        """The models' scores, the differences, and what the columns mean."""
         scores = [(name, f"{100 * score.value:.1f}", score.bounds(), score.n) for name, score in self._models().items()]
         changes = [
-            (pair.title, f"{100 * pair.value:+.1f}", pair.bounds(), len(pair.gained), len(pair.lost))
-            + (_p(pair.p_value), _p(pair.mcnemar))
-            for pair in self.pairs
+            (p.title, f"{100 * p.value:+.1f}", p.bounds(), len(p.gained), len(p.lost), _p(p.p_value), _p(p.mcnemar))
+            for p in self.pairs
         ]
         heads = ("difference", "points", "95% interval", "rows gained", "rows lost", "p", "McNemar's p")
         tables = html_table(("model", f"{self.metric}, %", "95% interval", "rows"), scores) + html_table(heads, changes)
@@ -72,9 +71,9 @@ class Comparison(Score):
         scores = self._models()
         figure = Chart(figsize=(9, 1.4 + 0.4 * len(scores)), dpi=90, layout="constrained")
         left, right = figure.subplots(1, 2)
-        draw_intervals(left, scores, f"{self.metric}, %")
+        _draw_intervals(left, scores, f"{self.metric}, %")
         left.set_xlim(left=-4)
-        draw_intervals(right, {pair.title: pair for pair in self.pairs}, "difference on the same rows, points", "black")
+        _draw_intervals(right, {p.title: p for p in self.pairs}, "difference on the same rows, points", "black")
         right.axvline(0, color="gray", linewidth=1)
         return figure
 
@@ -87,24 +86,22 @@ def compare(
     tuned: Evaluation,
     prompted: Evaluation | None = None,
     metric: str = EXACT,
-    resamples: int = 10_000,
-    seed: int = 0,
     names: tuple[str, ...] = _NAMES,
 ) -> Comparison:
     """Two evaluations of the same rows, compared in pairs; with `prompted`, a third, all three pairs.
 
-    `metric` names a row-wise score; rows without a value are left out. `names` are the models', in the order of the
-    arguments. The interval is the paired bootstrap's, `p_value` the paired permutation test's, which suits any metric,
-    `mcnemar` the exact McNemar test's on rows gained and lost. Raises ValueError for evaluations of different numbers
-    of rows, or a metric that one of them lacks.
+    `metric` names a row-wise score; rows without a value are left out. `names`: the models', in the same order. The
+    interval is the paired bootstrap's, `p_value` the paired permutation test's, which suits any metric, `mcnemar` the
+    exact McNemar test's on rows gained and lost. Raises ValueError for evaluations of different numbers of rows, or a
+    metric that one of them lacks.
     """
     models = tuple(zip((*names, *_NAMES[len(names) :]), (base, tuned, prompted), strict=True))
     pairs = [(0, 1)] if prompted is None else [(0, 1), (0, 2), (2, 1)]
-    first, *further = (_pair(models[i], models[k], metric, resamples, seed) for i, k in pairs)
+    first, *further = (_pair(models[i], models[k], metric) for i, k in pairs)
     return replace(first, further=tuple(further))
 
 
-def _pair(one, other, metric, resamples, seed):
+def _pair(one, other, metric):
     names, (one, other) = zip(one, other, strict=True)
     if len(one.hits) != len(other.hits):
         raise ValueError(f"{len(one.hits)} rows against {len(other.hits)}: compare answers to the same rows")
@@ -112,11 +109,10 @@ def _pair(one, other, metric, resamples, seed):
     known = changes[~np.isnan(changes)]
     if not len(known):
         raise ValueError(f"no row has a value of {metric!r} from both {names[0]} and {names[1]}")
-    mean = paired_mean(known, resamples, seed)
     gained, lost = (tuple(np.flatnonzero(sign * changes > 0).tolist()) for sign in (1, -1))
-    p_values = permutation_test(known, resamples, seed), mcnemar_test(len(gained), len(lost))
+    p_values = permutation_test(known), mcnemar_test(len(gained), len(lost))
     scores = one.scores[metric], other.scores[metric]
-    return Comparison(mean.value, mean.low, mean.high, mean.n, gained, lost, names, *p_values, scores, metric)
+    return Comparison(*astuple(paired_mean(known)), gained, lost, names, *p_values, scores, metric)
 
 
 def _sentence(pair):
@@ -129,3 +125,59 @@ def _sentence(pair):
 
 def _p(value, equals=""):
     return "< 0.001" if value < 0.001 else f"{equals}{value:.3f}"
+
+
+def plot_scores(
+    evaluations: dict[str, Evaluation], dataset: Dataset, rows: list[int], answers: dict[str, list[str]]
+) -> Chart:
+    """A group of bars per score, with a bar for each of `evaluations`, below the images of some rows with `answers`."""
+    figure = Chart(figsize=(9, 5.2), dpi=90, layout="constrained")
+    grid = figure.add_gridspec(2, len(rows), height_ratios=[2, 3])
+    for column, i in enumerate(rows):
+        axes = figure.add_subplot(grid[0, column])
+        axes.imshow(repair(dataset[i]["images"][0]))
+        axes.axis("off")
+        texts = [f"{name}: " + given[i].replace(", ", "\n") for name, given in answers.items()]
+        axes.set_title("\n".join(texts), fontsize=7, loc="left")
+    axes = figure.add_subplot(grid[1, :])
+    width = 0.8 / len(evaluations)
+    for k, (name, evaluation) in enumerate(evaluations.items()):
+        values, errors = _in_percent(evaluation.scores.values())
+        x = np.arange(len(values)) + (k - (len(evaluations) - 1) / 2) * width
+        axes.bar(x, values, width, yerr=errors, capsize=2, label=f"{name} (n={len(evaluation.hits)})")
+    axes.set_xticks(range(len(values)), list(evaluation.scores))
+    axes.set(ylim=(0, 109), ylabel="rows answered exactly, %")
+    axes.legend(ncols=len(evaluations), fontsize=8, loc="upper left", frameon=False, bbox_to_anchor=(0, 1.14))
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def plot_tradeoff(points: dict[str, tuple[Score, Score]], across: str, up: str) -> Chart:
+    """A point with both intervals for each of `points`: its first score along the axis called `across`, then `up`."""
+    figure = Chart(figsize=(7.5, 4.6), dpi=90, layout="constrained")
+    axes = figure.add_subplot()
+    for name, scores in points.items():
+        (x, y), errors = _in_percent(scores)
+        axes.errorbar(x, y, xerr=errors[:, [0]], yerr=errors[:, [1]], fmt="o", capsize=2, label=name)
+    axes.set(xlim=(-4, 104), ylim=(-4, 104), xlabel=f"{across}, %", ylabel=f"{up}, %")
+    axes.legend(fontsize=8, loc="lower left")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _draw_intervals(axes, scores, label, color=None):
+    """Draws each score as a point with its interval, the first on top, each in its color unless one is given."""
+    values, errors = _in_percent(scores.values())
+    for y, value in enumerate(values):
+        axes.errorbar(value, y, xerr=errors[:, [y]], fmt="o", capsize=3, color=color or f"C{y}")
+        axes.annotate(f"{value:.1f}", (value, y), (0, 6), textcoords="offset points", ha="center", fontsize=8)
+    axes.set_yticks(range(len(scores)), scores)
+    axes.set(xlabel=label, ylim=(len(scores) - 0.4, -0.6))
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _in_percent(scores):
+    """The values of n scores (n,) and how far their intervals reach below and above (2, n)."""
+    values, low, high = 100 * np.array([(score.value, score.low, score.high) for score in scores]).T
+    return values, np.maximum(0, [values - low, high - values])

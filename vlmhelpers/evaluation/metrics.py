@@ -16,26 +16,23 @@ from vlmhelpers.evaluation.statistics import Score, bootstrap, mean
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _OPENING = " \"'`“”‘’«»([{*_"  # signs that belong to a value stay: $20, -5, .5, 20%
 _CLOSING = " \"'`“”‘’«»)]}*_.,;:!?。、"
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?", re.IGNORECASE)
-_TOLERANCE = 0.05
 
 
 def normalized_match(answer: str, reference: str) -> bool:
     """Whether both are the same text but for case, Unicode form (NFKC), spaces, articles and punctuation at the ends.
 
-    The articles are a, an, the, unless nothing else is left: an "A" that names a choice stays. Signs that belong to a
-    value stay as well: -5 is not 5, and $20, 20% and 20 are three answers.
+    Where only an article (a, an, the) is left, it stays: an "A" may name a choice. So do signs that belong to a value:
+    -5 is not 5, and $20, 20% and 20 are three answers.
     """
     return _normalized(answer) == _normalized(reference)
 
 
 def _normalized(text):
     text = unicodedata.normalize("NFKC", text).casefold()
-    return _trimmed(_ARTICLES.sub(" ", text)) or _trimmed(text)
-
-
-def _trimmed(text):
-    return " ".join(text.split()).lstrip(_OPENING).rstrip(_CLOSING)
+    forms = (" ".join(form.split()).lstrip(_OPENING).rstrip(_CLOSING) for form in (_ARTICLES.sub(" ", text), text))
+    return next(filter(None, forms), "")
 
 
 def anls(answer: str, reference: str) -> float:
@@ -58,7 +55,7 @@ def relaxed_match(answer: str, reference: str) -> bool:
     found, expected = _number(answer), _number(reference)
     if found is None or expected is None:
         return answer.strip().lower() == reference.strip().lower()
-    return found == expected or (expected != 0 and abs(found - expected) / abs(expected) <= _TOLERANCE)
+    return found == expected or (expected != 0 and abs(found - expected) / abs(expected) <= 0.05)
 
 
 def _number(text):
@@ -73,15 +70,11 @@ def token_f1(answer: str, reference: str) -> float:
 
     For languages that write spaces between words. Source: Rajpurkar et al., SQuAD (EMNLP 2016), section 6.1.
     """
-    found, expected = map(_squad_words, (answer, reference))
+    plain = (text.lower().translate(_NO_PUNCTUATION) for text in (answer, reference))
+    found, expected = (_ARTICLES.sub(" ", text).split() for text in plain)
     if not found or not expected:
         return float(found == expected)
     return 2 * (Counter(found) & Counter(expected)).total() / (len(found) + len(expected))
-
-
-def _squad_words(text):
-    text = text.lower().translate(str.maketrans("", "", string.punctuation))
-    return _ARTICLES.sub(" ", text).split()
 
 
 def rouge_l(answer: str, reference: str) -> float:

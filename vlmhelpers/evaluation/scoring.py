@@ -1,5 +1,6 @@
-"""Scores of generated answers against the dataset's own, with intervals."""
+"""Scores of generated answers against the dataset's own, with intervals: of all rows, by slice, and the worst rows."""
 
+import difflib
 import json
 import re
 from collections import Counter
@@ -8,14 +9,16 @@ from dataclasses import dataclass
 from numbers import Real
 
 import numpy as np
+import pandas as pd
 from datasets import Dataset
 
-from vlmhelpers.data.schema import answer_of, message_text
+from vlmhelpers.data.schema import FEATURES, answer_of, message_text
 from vlmhelpers.data.turns import split_thinking
 from vlmhelpers.evaluation.metrics import METRICS, measure
-from vlmhelpers.evaluation.statistics import Score, bootstrap, mean, share
+from vlmhelpers.evaluation.statistics import Score, bootstrap, mean, paired_mean, share
 
 EXACT = "exact match"
+_FEW = 10  # rows: a slice of fewer tells little
 _FIELD = re.compile(r"(?:^|, |\n)([A-Z][\w ]*): (.*?)(?=, [A-Z][\w ]*: |\n|$)")
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _JSON = re.compile(r'[{\[]\s*["{\[]')  # where an object, or a list of objects, texts or lists, may begin
@@ -26,8 +29,8 @@ def parse_fields(text: str) -> dict[str, str]:
     """The fields of an answer by name.
 
     `"Product: hat, Price: $20"` has the keys Product and Price, and so has the JSON object with these keys, also inside
-    other text or a fenced block. Of several objects, the first counts; a list of objects has no fields. Values of JSON
-    that are no strings become their JSON text, with sorted keys: 20 and 20.0 both become "20". "20.0" stays "20.0".
+    other text or a fenced block. The first of several objects counts; a list of objects has no fields. Values of JSON
+    that are no strings become JSON text, with sorted keys: 20 and 20.0 both become "20"; "20.0" stays "20.0".
     """
     start = _JSON.search(text)
     try:
@@ -100,9 +103,8 @@ def evaluate(
 
     Reasoning is left out on both sides. There is always "exact match", and a score for each field of the references
     (see `parse_fields`), over the rows that have it. `metrics` adds some of `metrics.METRICS` by name, or "all".
-
-    `judge(prompt, images, expected, answer)` gives a bool or a number in 0..1 for a row, whose mean is the score
-    "judge": from the text before the answer, a list of PIL images and two strings. It may ask any model.
+    `judge(prompt, images, expected, answer)`, which may ask any model, gives a bool or a number in 0..1 for a row (the
+    text before the answer, a list of PIL images, two strings); their mean is the score "judge".
 
     Raises ValueError for too few or too many answers, an unknown metric, or a judge's value that is no number in 0..1,
     and RuntimeError where the judge itself fails, with the row's index in the dataset.
@@ -168,16 +170,14 @@ class PriceError(Score):
         return f"{self.value:,.2f}   [{self.low:,.2f}, {self.high:,.2f}]   n={self.n}"
 
 
-def price_error(
-    answers: list[str], dataset: Dataset, field: str = "Full Price", resamples: int = 2000, seed: int = 0
-) -> PriceError:
+def price_error(answers: list[str], dataset: Dataset, field: str = "Full Price") -> PriceError:
     """The error of the number under `field`, over the rows whose reference has one there; a missing one counts as 0."""
     pairs = zip(*(field_numbers(texts, field) for texts in texts_of(answers, dataset)), strict=True)
     errors = np.array([abs((given or 0.0) - price) for given, price in pairs if price is not None])
     if not len(errors):
         raise ValueError(f"no reference has a number under {field!r}")
-    score = bootstrap(errors, lambda draws: np.median(draws, axis=1), resamples, seed)
-    return PriceError(score.value, score.low, score.high, score.n, float(errors.mean()))
+    score = bootstrap(errors, lambda draws: np.median(draws, axis=1), resamples=2000)
+    return PriceError(**vars(score), mean=float(errors.mean()))
 
 
 def word_shift(before: list[str], after: list[str], top: int = 10) -> list[tuple[str, float, float]]:
@@ -193,3 +193,96 @@ def word_shift(before: list[str], after: list[str], top: int = 10) -> list[tuple
     )
     shifts = [(word, then[word] / len(before), now[word] / len(after)) for word in then | now]
     return sorted(shifts, key=lambda shift: (-abs(shift[2] - shift[1]), shift[0]))[:top]
+
+
+def by_slice(
+    dataset: Dataset, evaluations: dict[str, Evaluation], by: str | Callable[[dict], object], metric: str = EXACT
+) -> pd.DataFrame:
+    """The scores of models, by name, in each slice of the rows: the worst slice of the last model first.
+
+    `by`: a column, a field of the expected answers ("Color"), "price band" (of the field whose name has "price" in it),
+    "image size" (pixels), "answer length" (characters of the expected answer), or a function of a row that gives the
+    slice's name. Bands of numbers are cut at their quartiles.
+
+    Columns: `rows`, each model's score in % and its 95% interval, with several models the `difference` (last minus
+    first, in points) and its interval, and `note`, which marks slices of fewer than 10 rows. Raises ValueError for an
+    unknown `by`, and for evaluations of other rows.
+    """
+    for model, evaluation in evaluations.items():
+        if (n := len(evaluation.hits)) != len(dataset):
+            raise ValueError(f"{model!r} has {n} rows, the dataset {len(dataset)}: give the same rows")
+    values = pd.DataFrame({model: evaluation.values_of(metric) for model, evaluation in evaluations.items()})
+    slices = values.groupby(np.array(slice_names(dataset, by), dtype=object), sort=False)
+    table = pd.DataFrame([{"slice": name} | _line(rows) for name, rows in slices])
+    table = table.sort_values([f"{values.columns[-1]} %", "rows"], ascending=[True, False], kind="stable")
+    return table.set_index("slice").rename_axis(by if isinstance(by, str) else "slice")
+
+
+def _line(values):
+    """The line of a slice whose rows have these values, a column for each model."""
+    line = {"rows": len(values)}
+    for model in values:
+        line[f"{model} %"], line[f"{model} 95%"] = _cells(values[model], of_hits=set(values[model].dropna()) <= {0, 1})
+    if values.shape[1] > 1:
+        line["difference"], line["difference 95%"] = _cells(values.iloc[:, -1] - values.iloc[:, 0])
+    return line | {"note": f"under {_FEW} rows" if len(values) < _FEW else ""}
+
+
+def _cells(values, of_hits=False):
+    """The mean of the known values in percent, and its interval: Wilson's of hits, else the bootstrap's."""
+    known = values.dropna().to_numpy()
+    if not len(known):
+        return np.nan, ""
+    score = share(known) if of_hits else paired_mean(known)
+    return round(100 * score.value, 1), score.bounds()
+
+
+def slice_names(dataset: Dataset, by: str | Callable[[dict], object]) -> list[str]:
+    """The name of each row's slice; `by` as in `by_slice`."""
+    if callable(by):
+        return [str(by(row)) for row in dataset]
+    if by == "image size":
+        rows = dataset.select_columns("images")
+        return _bands([sum(image.width * image.height for image in row["images"]) or None for row in rows], "no image")
+    references = references_of(dataset)
+    if by == "answer length":
+        return _bands([len(text) for text in references])
+    columns = [name for name in dataset.column_names if name not in FEATURES]
+    if by in columns:
+        return list(map(str, dataset.with_format(None)[by]))
+    fields = list(map(parse_fields, references))
+    names = list(dict.fromkeys(name for row in fields for name in row))
+    prices = [name for name in names if "price" in name.lower()]
+    if by == "price band" and prices:
+        return _bands(field_numbers(references, prices[0]), "no price")
+    if by in names:
+        return [row.get(by, f"no {by}") for row in fields]
+    known = [*columns, *names, *(["price band"] if prices else []), "image size", "answer length"]
+    raise ValueError(f"no slices by {by!r}: choose one of {', '.join(known)}, or give a function of a row")
+
+
+def _bands(numbers, missing=""):
+    """For each number the name of its quarter of them all, by its ends; few different numbers stand for themselves."""
+    numbers = bands = pd.Series(numbers, dtype=float)
+    if numbers.nunique() > 4:
+        bands = pd.cut(numbers, [-np.inf, *numbers.quantile([0.25, 0.5, 0.75]), np.inf], duplicates="drop")
+    ends = (numbers.groupby(bands, observed=True).transform(end) for end in ("min", "max"))
+    names = (" to ".join(dict.fromkeys(f"{end:,.10g}" for end in row)) for row in zip(*ends, strict=True))
+    return [missing if np.isnan(number) else name for number, name in zip(numbers, names, strict=True)]
+
+
+def worst_rows(
+    dataset: Dataset, result: Evaluation | Iterable[float | None], k: int = 6, answers: list[str] | None = None
+) -> list[int]:
+    """The indices of the at most `k` rows that are most wrong, the worst first, for `show_rows`.
+
+    `result`: an `Evaluation`, or a value in 0..1 per row (None is skipped). Rows of value 1 are left out. With
+    `answers`, among rows of equal value those less similar to the expected answer come first.
+    """
+    values = result.values_of(EXACT) if isinstance(result, Evaluation) else np.array(list(result), dtype=float)
+    if len(values) != len(dataset):
+        raise ValueError(f"{len(values)} values for {len(dataset)} rows: give one per row, in row order")
+    wrong = np.flatnonzero(values < 1).tolist()
+    texts = list(zip(*texts_of(answers, dataset), strict=True)) if answers is not None else [("", "")] * len(dataset)
+    similarity = {i: difflib.SequenceMatcher(None, *texts[i], autojunk=False).ratio() for i in wrong}
+    return sorted(wrong, key=lambda i: (values[i], similarity[i]))[:k]

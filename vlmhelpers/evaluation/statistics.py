@@ -7,6 +7,7 @@ from math import comb
 import numpy as np
 
 _NUMBERS_PER_CHUNK = 10**7  # drawn at a time: 80 MB
+_PAIRED_RESAMPLES = 10_000
 _BOUNDS = [0.025, 0.975]
 
 
@@ -67,7 +68,7 @@ def bootstrap(rows: list, score: Callable, resamples: int = 1000, seed: int = 0)
     return Score(value, min(low, value), max(high, value), n)  # a bar with its interval can always be drawn
 
 
-def paired_mean(changes: np.ndarray, resamples: int = 10_000, seed: int = 0) -> Score:
+def paired_mean(changes: np.ndarray) -> Score:
     """The mean of the rows' `changes` (n,) in -1..1, with the paired bootstrap's percentile interval (same source).
 
     Where all rows changed alike, every resample has the same mean. The interval then reaches, on either side, as far as
@@ -79,11 +80,11 @@ def paired_mean(changes: np.ndarray, resamples: int = 10_000, seed: int = 0) -> 
         return Score(value, max(-1.0, value - unseen), min(1.0, value + unseen), n)
     # A resample holds so many rows of each value: a multinomial draw.
     values, counts = (array[::-1] for array in np.unique(changes, return_counts=True))
-    draws = np.random.default_rng(seed).multinomial(n, counts / n, size=resamples)
+    draws = np.random.default_rng(0).multinomial(n, counts / n, size=_PAIRED_RESAMPLES)
     return Score(value, *map(float, np.quantile(draws @ values / n, _BOUNDS)), n)
 
 
-def permutation_test(changes: np.ndarray, resamples: int = 10_000, seed: int = 0) -> float:
+def permutation_test(changes: np.ndarray, resamples: int = _PAIRED_RESAMPLES) -> float:
     """The two-sided p-value of the rows' `changes` having a mean of 0, from flipping their signs at random.
 
     With k of the flipped sums as large as the observed one, p is (k + 1) / (resamples + 1), so never 0. Sources: Efron
@@ -91,7 +92,7 @@ def permutation_test(changes: np.ndarray, resamples: int = 10_000, seed: int = 0
     """
     # Of the rows that changed by the same size, a binomial number keeps its sign.
     sizes, counts = np.unique(np.abs(changes[changes != 0]), return_counts=True)
-    kept = np.random.default_rng(seed).binomial(counts, 0.5, size=(resamples, len(counts)))
+    kept = np.random.default_rng(0).binomial(counts, 0.5, size=(resamples, len(counts)))
     as_large = np.count_nonzero(np.abs((2 * kept - counts) @ sizes) >= abs(changes.sum()) - 1e-9)
     return (as_large + 1) / (resamples + 1)
 
