@@ -9,9 +9,7 @@ def digest(*values: object) -> str:
     """32 hex digits of some values: bytes as they are, everything else by its `repr`."""
     found = xxhash.xxh3_128()
     for value in values:
-        data = (
-            value if isinstance(value, (bytes, bytearray, memoryview)) else repr(value).encode("utf-8", "surrogatepass")
-        )
+        data = value if isinstance(value, bytes) else repr(value).encode("utf-8", "surrogatepass")
         found.update(len(data).to_bytes(8, "little"))
         found.update(data)
     return found.hexdigest()
@@ -20,8 +18,7 @@ def digest(*values: object) -> str:
 def tensors_digest(named_tensors: Iterable[tuple], sample: int | None = None) -> str:
     """32 hex digits of (name, tensor) pairs: their names, shapes, types and numbers.
 
-    With `sample`, of about so many numbers of each tensor, evenly spread: training changes them, and a large model
-    takes no time.
+    With `sample`, of about so many evenly spread numbers of each tensor: enough to see training, fast on large models.
     """
     import torch
 

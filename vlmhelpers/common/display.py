@@ -5,32 +5,25 @@ import io
 import sys
 from collections.abc import Iterable, Sequence
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from PIL import Image
 
 from vlmhelpers.common.images import repair
 
-CELL_STYLE = "text-align:left;vertical-align:top;max-width:18em;overflow-wrap:anywhere"
+_CELL = "text-align:left;vertical-align:top;max-width:18em;overflow-wrap:anywhere"
 
 
 def in_notebook() -> bool:
     """Whether a Jupyter kernel runs this code, so that rich output has somewhere to go."""
     ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    return shell is not None and hasattr(shell, "kernel")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
-def html_table(heads: Iterable[str], rows: Iterable[Sequence], style: str = CELL_STYLE) -> Markup:
-    """An HTML table with a line of heads and one for each row. All cells but those of `Markup` are escaped.
-
-    `style` is the style of every cell of a row.
-    """
-    lines = [_line("<th>{}</th>", heads), *(_line(f'<td style="{style}">{{}}</td>', row) for row in rows)]
-    return Markup("<table>{}</table>").format(Markup("").join(lines))
-
-
-def _line(cell: str, values: Iterable) -> Markup:
-    return Markup("<tr>{}</tr>").format(Markup("").join(Markup(cell).format(value) for value in values))
+def html_table(heads: Iterable[str], rows: Iterable[Sequence], style: str = _CELL) -> Markup:
+    """An HTML table; `style` is that of every cell below the heads. All cells but those of `Markup` are escaped."""
+    lines = ["".join(f"<th>{escape(head)}</th>" for head in heads)]
+    lines += ["".join(f'<td style="{style}">{escape(value)}</td>' for value in row) for row in rows]
+    return Markup("<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>")
 
 
 def printable(text: str) -> str:

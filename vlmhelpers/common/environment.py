@@ -4,6 +4,7 @@ import logging
 import os
 import platform
 import warnings
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,32 +12,29 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-LIBRARIES = (
-    "torch", "torchvision", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "unsloth"
-)  # fmt: skip
+LIBRARIES = "torch torchvision transformers trl peft bitsandbytes accelerate datasets unsloth".split()
 
 
 def show_versions() -> None:
     """Print the versions of the libraries that decide a run, and the device that will do the work.
 
-    Of the libraries only torch is imported, for the device. On a machine with several GPUs this settles which one is
-    used (see `one_gpu`), so call it before anything else touches a GPU.
+    Of the libraries only torch is imported. With several GPUs this settles which one is used (see `one_gpu`), so call
+    it before anything else touches a GPU.
     """
-    found = {name: _version(name) for name in LIBRARIES}
+    found = {}
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
     print(f"python {platform.python_version()}")
-    print(", ".join(f"{name} {number}" for name, number in found.items() if number))
-    missing = [name for name, number in found.items() if number is None]
-    if missing:
+    print(", ".join(f"{name} {number}" for name, number in found.items()))
+    if missing := [name for name in LIBRARIES if name not in found]:
         print(f"not installed: {', '.join(missing)}")
     one_gpu()
     print(f"device: {device_line()}")
 
 
 def quiet() -> None:
-    """Silence notes of libraries that a reader cannot act on, and their loading bars.
-
-    Call it before torch, peft or trl are imported.
-    """
+    """Silence notes that a reader cannot act on, and loading bars. Call it before importing torch, peft or trl."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     # A faster 4-bit kernel for some CPUs, which would come from the hub and passes no gradients on.
@@ -46,13 +44,6 @@ def quiet() -> None:
     disable_progress_bar()
 
 
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
 def device_line() -> str:
     """One line about the device that torch will use, such as "Tesla T4, 14.6 GiB, compute capability 7.5"."""
     import torch
@@ -60,9 +51,8 @@ def device_line() -> str:
     if torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
         return f"{gpu.name}, {gpu.total_memory / 2**30:.1f} GiB, compute capability {gpu.major}.{gpu.minor}"
-    count = torch.get_num_threads()
-    threads = f"{count} thread{'s' * (count > 1)}"
-    return f"Apple GPU (mps) and CPU, {threads}" if torch.backends.mps.is_available() else f"CPU, {threads}"
+    apple, count = "Apple GPU (mps) and " * torch.backends.mps.is_available(), torch.get_num_threads()
+    return f"{apple}CPU, {count} thread{'s' * (count > 1)}"
 
 
 def one_gpu() -> None:
@@ -76,18 +66,14 @@ def one_gpu() -> None:
         return
     import torch
 
-    count = torch.cuda.device_count()
-    if count < 2:
+    if (count := torch.cuda.device_count()) < 2:
         return
     os.environ["CUDA_VISIBLE_DEVICES"] = "0"
-    # Reads the variable, unless CUDA has counted the GPUs before, for which is_available() is enough.
-    torch.cuda.init()
+    torch.cuda.init()  # reads the variable, unless CUDA has counted the GPUs before: is_available() is enough for that
     if torch.cuda.device_count() > 1:
         del os.environ["CUDA_VISIBLE_DEVICES"]
-        raise RuntimeError(
-            f"this process uses its {count} GPUs already and cannot be limited to one of them: restart the kernel and "
-            "call show_versions() first, or start it with CUDA_VISIBLE_DEVICES=0"
-        )
+        remedy = "restart the kernel and call show_versions() first, or start it with CUDA_VISIBLE_DEVICES=0"
+        raise RuntimeError(f"this process uses its {count} GPUs already and cannot be limited to one: {remedy}")
     print(f"{count} GPUs found: using the first (CUDA_VISIBLE_DEVICES=0); `accelerate launch` uses all.")
 
 
@@ -115,7 +101,5 @@ def data_dir() -> Path:
     for folder in (here, working, *working.parents):
         if (folder / "vlmhelpers" / "__init__.py").is_file() and (folder / "data").is_dir():
             return folder / "data"
-    raise FileNotFoundError(
-        f"no checkout of the project around {here} or {working}: the package was installed without its data. "
-        "Clone the repository, run `pip install --no-deps -e .` in it, and restart the kernel"
-    )
+    remedy = "Clone the repository, run `pip install --no-deps -e .` in it, and restart the kernel"
+    raise FileNotFoundError(f"no checkout at {here} or {working}: the package was installed without its data. {remedy}")

@@ -1,7 +1,6 @@
 """Atomic writes: a file or a folder appears under its name whole, or what was there stays."""
 
 import os
-import re
 import shutil
 import time
 import uuid
@@ -10,10 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-_TEMPORARY = re.compile(r".+-[0-9a-f]{8}\.part")
 
-
-def _temporary(path: Path) -> Path:
+def _temporary(path):
     """A name beside `path` that no other process writes to."""
     return path.with_name(f"{path.name}-{uuid.uuid4().hex[:8]}.part")
 
@@ -32,9 +29,8 @@ def atomic_file(path: str | os.PathLike, mode: str = "w", **open_options) -> Ite
         with open(temporary, mode, **open_options) as file:
             yield file
         os.replace(temporary, path)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager
@@ -51,14 +47,13 @@ def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(folder)
-    except BaseException:
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def remove_abandoned(folder: str | os.PathLike, hours: float = 24) -> None:
     """Removes temporary files in `folder` that killed processes left: those not written to for so many hours."""
-    for entry in os.scandir(folder) if os.path.isdir(folder) else ():
+    for path in Path(folder).glob("?*-" + 8 * "[0-9a-f]" + ".part"):
         with suppress(OSError):  # another process may have been first
-            if _TEMPORARY.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > 3600 * hours:
-                os.unlink(entry.path)
+            if time.time() - path.stat().st_mtime > 3600 * hours:
+                path.unlink()

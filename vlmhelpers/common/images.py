@@ -46,10 +46,7 @@ _REMEDIES = {
 
 
 class UnusableImage(ValueError):
-    """An image that cannot be used: `reason` says what was found ("kind: details"), `remedy` what to do.
-
-    The remedy may be left out for the kinds that have one of their own.
-    """
+    """`reason` says what was found ("kind: details"), `remedy` what to do; some kinds have a remedy of their own."""
 
     def __init__(self, reason: str, remedy: str | None = None):
         self.reason, self.remedy = reason, remedy or _REMEDIES[reason.partition(":")[0]]
@@ -199,11 +196,10 @@ def _not_an_image(path, data):
 def inspect_image(source: str | os.PathLike | bytes | dict, max_pixels: int = MAX_PIXELS) -> ImageFacts:
     """Verifies one image by decoding and repairing all of it. Raises as `open_image` does."""
     image = open_image(source, max_pixels)
-    mode, image_format = image.mode, image.format
     try:
         upright, repairs = _repair(image)
         thumbnail = upright.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX).tobytes()
-        return ImageFacts(upright.size, mode, image_format, repairs, image_identity(upright), thumbnail)
+        return ImageFacts(upright.size, image.mode, image.format, repairs, image_identity(upright), thumbnail)
     except MemoryError:
         raise UnusableImage("too many pixels: it does not fit into memory") from None
     except Exception as error:  # whatever broken metadata makes Pillow raise
@@ -216,11 +212,9 @@ def strict_pillow() -> Iterator[None]:
 
     Both settings belong to the whole process, so this is entered once around many calls in threads.
     """
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
             yield
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = before

@@ -2,7 +2,6 @@
 
 import json
 import math
-import numbers
 from pathlib import Path
 from typing import Any
 
@@ -47,20 +46,15 @@ def _plain(value: Any, name: str) -> Any:
     """`value` as JSON's own types; `name` is where it stands, for the error."""
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         value = value.item()  # a NumPy or torch scalar
-    if value is None or isinstance(value, (bool, str)):
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"record {name}: {value} is no measurement; find out where it comes from")
+    if value is None or isinstance(value, (str, int, float)):
         return value
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, numbers.Real):
-        if not math.isfinite(value):
-            raise ValueError(f"record {name}: {value} is no measurement; find out where it comes from")
-        return float(value)
     if isinstance(value, (list, tuple)):
         return [_plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, dict):
-        for key in value:
-            if not isinstance(key, str):
-                raise TypeError(f"record {name}: the key {key!r} is no string, and JSON's keys are strings")
+        if others := [key for key in value if not isinstance(key, str)]:
+            raise TypeError(f"record {name}: the key {others[0]!r} is no string, and JSON's keys are strings")
         return {key: _plain(item, f"{name}[{key!r}]") for key, item in value.items()}
     remedy = "pass value.tolist()" if hasattr(value, "tolist") else "pass numbers, strings, lists or dicts"
     raise TypeError(f"record {name}: JSON cannot hold a {type(value).__name__}; {remedy}")
