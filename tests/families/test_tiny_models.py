@@ -6,8 +6,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from vlmhelpers.evaluation.ablation import blank_images
 from vlmhelpers.evaluation.scoring import evaluate
-from vlmhelpers.inference.generation import generate
 from vlmhelpers.families import FAMILIES, tiny_model
+from vlmhelpers.inference.generation import generate
 from vlmhelpers.samples.drawing import QUESTIONS, sample_products
 
 CLASSES = {

@@ -41,23 +41,6 @@ def test_folders_are_taken_and_unknown_families_refused(tmp_path, monkeypatch):
         tiny_model("gpt")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_only_the_language_model_is_quantized(family):
-    model, _ = load_model(tiny_model(family), bits=4)
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    quantized = {name for name, module in linear.items() if isinstance(module, bnb.nn.Linear4bit)}
-    assert quantized == {name for name in linear if FAMILIES[family].tower_of(name) == "language"} != set()
-    for name in quantized:
-        state = linear[name].weight.quant_state
-        assert (linear[name].weight.quant_type, state.nested, linear[name].compute_dtype) == (
-            "nf4",
-            True,
-            torch.float32,
-        )
-        assert not linear[name].support_avx512bf16_for_cpu
-    assert {m.weight.dtype for n, m in linear.items() if n not in quantized} == {torch.float32}
-
-
 def test_four_bits_learn_after_an_evaluation(rows_of, picture):
     model, processor = load_model(tiny_model("qwen3-vl"), bits=4)
     batch = VisionCollator(processor)(list(rows_of([("What is this?", "Nothing.", [picture])] * 2)))
@@ -104,11 +87,6 @@ def test_both_published_names_of_phi_are_known():
     for name in ("microsoft/Phi-3-vision-128k-instruct", "microsoft/Phi-3.5-vision-instruct"):
         assert family_of(name).name == "phi-3-vision"
     assert family_of("microsoft/Phi-3-mini-4k-instruct").name == "generic"
-
-
-def test_llama_has_no_pixel_cap():
-    with pytest.raises(ValueError, match="MllamaImageProcessor.* has no pixel cap"):
-        load_model(tiny_model("llama-3.2-vision"), bits=None, max_pixels=1000)
 
 
 def test_names_belong_to_towers():

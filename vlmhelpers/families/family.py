@@ -29,6 +29,7 @@ class Family:
     packable: rows packed into one sequence do not see each other.
     mixable: a batch may have rows with and without images.
     images_in_sequence: an image takes tokens of the sequence; elsewhere the text attends to it.
+    caches_pixels: in a batch, its images lie one after another, or in slots for each row, so that pixels can be stored.
     caches_features: it has `feature_tower`, `split_pixels`, `split_features` and `join_features`, for a tower that sees
         each image by itself.
     unsloth: Unsloth has it. gguf_architectures: what llama.cpp's converter has of it.
@@ -47,6 +48,7 @@ class Family:
     packable: bool = False
     mixable: bool = True
     images_in_sequence: bool = True
+    caches_pixels: bool = False
     caches_features: bool = False
     unsloth: bool = True
     gguf_architectures: tuple[str, ...] = ()

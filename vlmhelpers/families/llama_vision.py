@@ -62,6 +62,7 @@ LLAMA_3_2_VISION = LlamaVision(
     packable=True,
     mixable=False,
     images_in_sequence=False,
+    caches_pixels=True,
     licenses=(
         (
             ("llama-3.2",),

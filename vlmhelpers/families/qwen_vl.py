@@ -23,6 +23,7 @@ class QwenVL(Family):
 
     vision: tuple[str, ...] = ("visual",)
     projector: tuple[str, ...] = ("merger", "deepstack_merger_list")
+    caches_pixels: bool = True
     caches_features: bool = True
 
     def prepare(self, model):

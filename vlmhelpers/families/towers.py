@@ -10,13 +10,19 @@ def derive_towers(model: PreTrainedModel) -> dict[str, tuple[str, ...]]:
     """The names of the modules of `model` in the towers "vision" and "projector", as transformers knows its parts.
 
     Language is what `get_decoder` gives, the head `get_output_embeddings`, vision `get_encoder(modality="image")`, and
-    the projector all the rest, single parameters included.
+    the projector all the rest, single parameters included. A projector inside the encoder counts as vision; a model
+    may have no encoder, and take pixels through its projector alone. Raises ValueError where nothing lies outside of
+    the decoder and its head: images then enter somewhere inside.
     """
     names = {id(module): name for name, module in model.named_modules()}
     language, head = names[id(model.get_decoder())], names.get(id(model.get_output_embeddings()))
-    vision = names[id(model.get_encoder(modality="image"))]
-    rest = _outside(model, {language, head, vision})
-    return {"vision": (vision,), "projector": tuple(rest)}
+    encoder = names[id(model.get_encoder(modality="image"))]
+    found = encoder and not f"{language}.".startswith(f"{encoder}.")  # else transformers gives what holds the decoder
+    vision = (encoder,) if found else ()
+    projector = tuple(_outside(model, {language, head, *vision}))
+    if not language or not (vision or projector):
+        raise ValueError(f"a {type(model).__name__} has its vision inside the decoder: describe its towers in a Family")
+    return {"vision": vision, "projector": projector}
 
 
 def _outside(module: torch.nn.Module, towers: set, prefix: str = "") -> list[str]:

@@ -72,6 +72,9 @@ PHI_3_VISION = Phi3Vision(
     id_words=("phi-3", "vision"),
     vision=("vision_embed_tokens",),
     projector=("img_projection",),
+    # A packed row beyond the short factors' 4,096 tokens would turn the positions of its neighbors, too.
+    packable=False,
+    caches_pixels=True,
     unsloth=False,
     same_shape={"phi-3.5-vision": "phi-3-vision"},
     loading_import="import vlmhelpers.families.phi3_vision  # makes the model known to transformers",

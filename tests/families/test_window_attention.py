@@ -7,8 +7,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.data.schema import make_row
-from vlmhelpers.families.window_attention import attend_in_groups, group_windows
 from vlmhelpers.families import tiny_model
+from vlmhelpers.families.window_attention import attend_in_groups, group_windows
 from vlmhelpers.models.loading import load_model
 
 FOLDER = tiny_model("qwen2.5-vl")
