@@ -95,10 +95,8 @@ class ImageAblation:
         """One sentence by the rules of `image_ablation`."""
         name = max(self.differences, key=lambda name: self.scores[name].value)
         true, other, change = self.scores["true"], self.scores[name], self.differences[name]
-        numbers = (
-            f"{true.value:.1%} with the true one, at most {other.value:.1%} with another one ({name}); "
-            f"difference {100 * change.difference:+.1f} points {change.bounds()}"
-        )
+        numbers = f"{true.value:.1%} with the true one, at most {other.value:.1%} with another one ({name}); "
+        numbers += f"difference {100 * change.difference:+.1f} points {change.bounds()}"
         if change.low > 0:
             little = other.value > true.value / 2 or true.low <= self.chance
             return f"It uses the image{' a little' if little else ''}: {numbers}."

@@ -1,7 +1,7 @@
-"""Measures of how close an answer comes to its reference.
+"""Measures of how close an answer comes to its reference. None downloads anything.
 
-Measures of a row take (answer, reference) and give a bool or a number in 0..1; those of a corpus take the answers and
-the references of all rows. Libraries are loaded when a measure that needs one is used. None downloads anything.
+Those of a row take (answer, reference) and give a bool or a number in 0..1; those of a corpus take the answers and the
+references of all rows. Libraries are loaded by the measures that need them.
 """
 
 import re
@@ -110,9 +110,9 @@ def _sacrebleu(name, answers, references):
 
 
 def cer(answers: list[str], references: list[str]) -> Score:
-    """The character error rate of a corpus by jiwer: edits over the references' characters; lower is better.
+    """The character error rate of a corpus by jiwer: edits over the references' characters, spaces at the ends aside.
 
-    Spaces at the ends do not count. The rate can exceed 1.
+    Lower is better; the rate can exceed 1.
     """
     from jiwer import process_characters
 

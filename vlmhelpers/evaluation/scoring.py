@@ -6,6 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from numbers import Real
 
 import numpy as np
@@ -18,7 +20,6 @@ from vlmhelpers.evaluation.metrics import METRICS, measure
 from vlmhelpers.evaluation.statistics import Score, bootstrap, mean, paired_mean, share
 
 EXACT = "exact match"
-_FEW = 10  # rows: a slice of fewer tells little
 _FIELD = re.compile(r"(?:^|, |\n)([A-Z][\w ]*): (.*?)(?=, [A-Z][\w ]*: |\n|$)")
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _JSON = re.compile(r'[{\[]\s*["{\[]')  # where an object, or a list of objects, texts or lists, may begin
@@ -39,10 +40,8 @@ def parse_fields(text: str) -> dict[str, str]:
         fields = None
     if not isinstance(fields, dict):
         return dict(_FIELD.findall(text))
-    return {
-        name: value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
-        for name, value in fields.items()
-    }
+    as_text = partial(json.dumps, sort_keys=True, ensure_ascii=False)
+    return {name: value if isinstance(value, str) else as_text(value) for name, value in fields.items()}
 
 
 def field_numbers(texts: list[str], field: str) -> list[float | None]:
@@ -187,10 +186,8 @@ def word_shift(before: list[str], after: list[str], top: int = 10) -> list[tuple
     """
     if len(before) != len(after) or not before:
         raise ValueError(f"{len(before)} and {len(after)} answers: compare answers to the same prompts, at least one")
-    then, now = (
-        Counter(word for answer in answers for word in set(re.findall(r"[^\W\d_]+", answer.lower())))
-        for answers in (before, after)
-    )
+    words = ([set(re.findall(r"[^\W\d_]+", text.lower())) for text in texts] for texts in (before, after))
+    then, now = (Counter(chain.from_iterable(of_answers)) for of_answers in words)
     shifts = [(word, then[word] / len(before), now[word] / len(after)) for word in then | now]
     return sorted(shifts, key=lambda shift: (-abs(shift[2] - shift[1]), shift[0]))[:top]
 
@@ -219,13 +216,12 @@ def by_slice(
 
 
 def _line(values):
-    """The line of a slice whose rows have these values, a column for each model."""
     line = {"rows": len(values)}
     for model in values:
         line[f"{model} %"], line[f"{model} 95%"] = _cells(values[model], of_hits=set(values[model].dropna()) <= {0, 1})
     if values.shape[1] > 1:
         line["difference"], line["difference 95%"] = _cells(values.iloc[:, -1] - values.iloc[:, 0])
-    return line | {"note": f"under {_FEW} rows" if len(values) < _FEW else ""}
+    return line | {"note": "under 10 rows" if len(values) < 10 else ""}
 
 
 def _cells(values, of_hits=False):
@@ -280,8 +276,7 @@ def worst_rows(
     `answers`, among rows of equal value those less similar to the expected answer come first.
     """
     values = result.values_of(EXACT) if isinstance(result, Evaluation) else np.array(list(result), dtype=float)
-    if len(values) != len(dataset):
-        raise ValueError(f"{len(values)} values for {len(dataset)} rows: give one per row, in row order")
+    check_length(values, dataset, "values")
     wrong = np.flatnonzero(values < 1).tolist()
     texts = list(zip(*texts_of(answers, dataset), strict=True)) if answers is not None else [("", "")] * len(dataset)
     similarity = {i: difflib.SequenceMatcher(None, *texts[i], autojunk=False).ratio() for i in wrong}

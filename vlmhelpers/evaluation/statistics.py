@@ -53,9 +53,9 @@ def mean(values: list[float | None]) -> Score:
 def bootstrap(rows: list, score: Callable, resamples: int = 1000, seed: int = 0) -> Score:
     """A score of rows, with the percentile interval of `resamples` draws of as many rows with replacement.
 
-    `rows` holds a number or a vector of numbers per row. `score` takes an array (resamples, rows) of numbers, or one
-    (resamples, rows, numbers) of vectors, and gives a score for each resample. Raises ValueError without rows. Source:
-    Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+    `rows` holds a number or a vector per row. `score` takes an array (resamples, rows) or (resamples, rows, numbers)
+    and gives a score for each resample. Raises ValueError without rows. Source: Efron and Tibshirani, An Introduction
+    to the Bootstrap (1993), chapter 13.
     """
     rows = np.asarray(rows, dtype=float)
     n, rng = len(rows), np.random.default_rng(seed)
@@ -71,8 +71,7 @@ def bootstrap(rows: list, score: Callable, resamples: int = 1000, seed: int = 0)
 def paired_mean(changes: np.ndarray) -> Score:
     """The mean of the rows' `changes` (n,) in -1..1, with the paired bootstrap's percentile interval (same source).
 
-    Where all rows changed alike, every resample has the same mean. The interval then reaches, on either side, as far as
-    Wilson's of a share of 0 in n rows: those that could have changed otherwise.
+    Where all rows changed alike, it reaches, on either side, as far as Wilson's of a share of 0 in n rows.
     """
     n, value = len(changes), float(changes.mean())
     if len(set(changes)) == 1:
@@ -98,9 +97,7 @@ def permutation_test(changes: np.ndarray, resamples: int = _PAIRED_RESAMPLES) ->
 
 
 def mcnemar_test(gained: int, lost: int) -> float:
-    """The two-sided p-value of the exact McNemar test (1947, Psychometrika 12:153) on rows gained and lost.
-
-    Twice the chance of so few on the rarer side, where each of these rows goes either way like a coin.
-    """
+    """The two-sided p-value of the exact McNemar test (1947, Psychometrika 12:153) on rows gained and lost."""
+    # Twice the chance of so few on the rarer side, where each of these rows goes either way like a coin.
     tail = sum(comb(gained + lost, k) for k in range(min(gained, lost) + 1))
     return min(1.0, 2 * tail / 2 ** (gained + lost))
