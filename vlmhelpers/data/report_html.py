@@ -10,7 +10,6 @@ from markupsafe import Markup, escape
 
 from vlmhelpers.common.display import html_table, thumbnail
 from vlmhelpers.common.images import UnusableImage, open_image
-from vlmhelpers.data.report import Report
 from vlmhelpers.data.rows import plain_rows
 
 _TABLE_BYTES, _KEPT_BYTES = 34_000, 18_000
@@ -19,8 +18,8 @@ _COLORS = {"Rejected": "#d9534f", "To look at": "#f0ad4e", "Repaired": "#5b9bd5"
 _NO_IMAGE = Markup('<span style="display:inline-block;width:72px;height:72px;background:#8884">&nbsp;</span>')
 
 
-def report_html(report: Report) -> Markup:
-    """The whole report as one piece of HTML; all that comes from the user's data is escaped."""
+def report_html(report) -> Markup:
+    """A whole Report as one piece of HTML; all that comes from the user's data is escaped."""
     found = [(title, record) for title, _, records in report.sections() for record in records]
     rows = list(_within(_TABLE_BYTES, (_finding(report, title, record) for title, record in found)))
     table = html_table(["", "row", "image", "reason", "remedy"], rows) if found else ""

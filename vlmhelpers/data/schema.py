@@ -6,17 +6,12 @@ always a list of parts (Arrow refuses a column that mixes strings and lists), an
 """
 
 import re
+from collections.abc import Iterable
 
 from datasets import Features, Image, List, Value
 
-FEATURES = Features(
-    {
-        "messages": List(
-            {"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})}
-        ),
-        "images": List(Image()),
-    }
-)
+_CONTENT = List({"type": Value("string"), "text": Value("string")})
+FEATURES = Features({"messages": List({"role": Value("string"), "content": _CONTENT}), "images": List(Image())})
 
 ROLES = ("system", "user", "assistant")
 
@@ -24,37 +19,37 @@ ROLES = ("system", "user", "assistant")
 _CONTROL_TOKEN = re.compile(r"<\|[^<>|\s]+\|>|</?s>|<image>|<pad>|<unk>|\[/?INST\]")
 
 
-def text_part(text):
+def text_part(text: str | None) -> dict:
     return {"type": "text", "text": text}
 
 
-def image_part():
+def image_part() -> dict:
     # Arrow stores the same keys for every part, so the text of an image part is there, and empty.
     return {"type": "image", "text": None}
 
 
-def user(text, images=0):
+def user(text: str, images: int = 0) -> dict:
     """A user turn: `images` image parts, then the text."""
     return {"role": "user", "content": [*(image_part() for _ in range(images)), text_part(text)]}
 
 
-def assistant(text):
+def assistant(text: str) -> dict:
     """An assistant turn: what the model should answer."""
     return {"role": "assistant", "content": [text_part(text)]}
 
 
-def make_row(instruction, answer, images=()):
+def make_row(instruction: str, answer: str, images: Iterable = ()) -> dict:
     """One question and its answer as a row of the schema; `images` are paths, PIL images or encoded bytes."""
     images = list(images)
     return {"messages": [user(instruction, len(images)), assistant(answer)], "images": images}
 
 
-def message_text(message):
+def message_text(message: dict) -> str:
     """The text of one message, its text parts joined."""
     return "".join(part["text"] for part in message["content"] if part["type"] == "text")
 
 
-def answer_of(row):
+def answer_of(row: dict) -> str:
     """The text of the row's last assistant turn: the reference that an answer is compared with."""
     return message_text([m for m in row["messages"] if m["role"] == "assistant"][-1])
 
@@ -69,7 +64,7 @@ def count_images(messages: list[dict]) -> int:
     return sum(part["type"] == "image" for message in messages for part in message["content"])
 
 
-def find_control_tokens(text, extra=()):
+def find_control_tokens(text: str, extra: Iterable[str] = ()) -> list[str]:
     """Every substring of `text` that a tokenizer could take for a control token, in order of appearance.
 
     `extra` adds the special tokens of one tokenizer to the shapes that all families share.
@@ -78,7 +73,7 @@ def find_control_tokens(text, extra=()):
     return sorted(set(tokens), key=text.index)
 
 
-def escape_control_tokens(text, extra=()):
+def escape_control_tokens(text: str, extra: Iterable[str] = ()) -> str:
     """`text` with a space after the first character of each control token: `<|image|>` becomes `< |image|>`.
 
     A user who writes about `<|eot_id|>` then cannot end a turn with it. Done alike for training and for inference.

@@ -1,15 +1,12 @@
-"""GET requests to servers that are not trusted: to public addresses, for so many seconds and so many bytes."""
+"""GET requests to servers that are not trusted: to public addresses only, for so many seconds and so many bytes."""
 
-import http.client
 import ipaddress
 import socket
 import ssl
 import threading
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from urllib.parse import urljoin
 
 import certifi
 import urllib3
@@ -18,15 +15,12 @@ from urllib3 import exceptions
 from vlmhelpers.common.images import MAX_PIXELS, UnusableImage
 from vlmhelpers.common.version import VERSION
 
-_AGENT = f"vlmhelpers/{VERSION} (fetches images for a training set)"
-_HEADERS = {"User-Agent": _AGENT, "Accept": "image/*", "Accept-Encoding": "identity"}
-_CODINGS = ("gzip", "x-gzip", "deflate")  # some servers use them unasked; nothing else is decoded
-_TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
+_HEADERS = {"User-Agent": f"vlmhelpers/{VERSION} (fetches images for a training set)", "Accept": "image/*"}
+_BUSY = (408, 425, 429, 500, 502, 503, 504)  # statuses that may pass
+_KINDS = {404: "not found", 410: "not found"} | dict.fromkeys(_BUSY, "server busy or broken")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_HEADER_BYTES = 2**20  # what a response may hold besides its body
-_LATER = "run it again later; what is downloaded is kept"
-_OTHER_MEANS = "get the picture by other means and write its path"
-_THREAD = threading.local()  # .requests: the ImageRequests of which this thread sends one
+_REMEDY = "correct the URL, which begins with http:// or https://, or run it again later: what is downloaded is kept"
+_IMAGE = threading.local()  # of the image that this thread gets: .rules, .deadline and the .bytes_left of a response
 
 
 @dataclass(frozen=True)
@@ -34,55 +28,62 @@ class DownloadRules:
     """What a download may do. Times are in seconds; neither proxies nor passwords of the environment are used."""
 
     private_hosts: tuple[str, ...] = ()  # names or addresses, as in the URL, that may lie in a private network
-    connect_timeout: float = 10  # to one address of the host; a look-up of its name cannot be cut short
-    read_timeout: float = 15  # without a byte, and of a TLS handshake
-    total_timeout: float = 60  # of one image, over all its requests; waiting between them does not count
+    read_timeout: float = 15  # without a byte or a connection; looking up a host's name cannot be cut short
+    total_timeout: float = 60  # of one image, with all its requests and the waiting between them
     max_bytes: int = 25_000_000  # of one image, both as sent and as decoded
     max_pixels: int = MAX_PIXELS  # of one image
     max_redirects: int = 5
     attempts: int = 4
-    backoff: float = 0.5  # before the second attempt, about; it doubles with each
-    max_wait: float = 60  # the longest that a server's Retry-After is obeyed
+    backoff: float = 0.5  # the second attempt comes at once, the third after twice this, the next after four times
+    max_wait: float = 20  # the longest that a server's Retry-After is obeyed
     connections: int = 8
     per_host: int = 4  # connections to one host
-    pause: float = 0.02  # between the starts of two requests to one host
+    pause: float = 0  # between the starts of two images
 
     def __post_init__(self):
         if min(self.attempts, self.connections, self.per_host) < 1:
             raise ValueError("attempts, connections and per_host must be 1 or more")
-        if isinstance(self.private_hosts, str):
-            raise TypeError(f"private_hosts is a tuple of names: ({self.private_hosts!r},)")
 
 
-class DownloadError(UnusableImage):
-    """Why a request gave no image. wait: seconds that the host asked for.
+class ImageClient(urllib3.PoolManager):
+    """Gets the images of one download; its threads share the connections."""
 
-    again: another attempt may succeed. host_fault: it says nothing of the image; of what may pass, always True.
-    """
+    def __init__(self, rules: DownloadRules):
+        self.rules, again = rules, rules.attempts - 1
+        retries = urllib3.Retry(
+            None, connect=again, read=again, status=again, other=0, redirect=rules.max_redirects,
+            status_forcelist=_BUSY, raise_on_status=False, backoff_factor=rules.backoff, retry_after_max=rules.max_wait,
+        )  # fmt: skip
+        pool = {"maxsize": rules.per_host, "block": True, "retries": retries, "ssl_context": _tls_context()}
+        # Pools of so many hosts that none is dropped while it is in use.
+        super().__init__(8 * rules.connections, _HEADERS, timeout=rules.read_timeout, **pool)
+        self.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
 
-    def __init__(self, reason: str, remedy: str, again: bool = False, host_fault: bool = False, wait: float = 0):
-        super().__init__(reason, remedy)
-        self.again, self.host_fault, self.wait = again, host_fault or again, wait
+    def fetch(self, url: str) -> bytes:
+        """The body that a URL leads to. Raises UnusableImage for whatever goes wrong."""
+        _IMAGE.rules, _IMAGE.deadline = self.rules, time.monotonic() + self.rules.total_timeout
+        try:
+            response = self.urlopen("GET", url, preload_content=False, release_conn=True)  # _Connection has read it
+        except UnusableImage:
+            raise
+        except Exception as error:  # urllib3, http.client and ssl have many
+            cause = error.reason if isinstance(error, exceptions.MaxRetryError) else error
+            kinds = ((exceptions.TimeoutError, "timeout"), (ValueError, "not a URL"), (Exception, "download failed"))
+            kind = next(kind for types, kind in kinds if isinstance(cause, types))
+            raise UnusableImage(f"{kind}: {str(cause).removeprefix('None: ')[:200]}", _REMEDY) from error
+        if response.status == 200:
+            return response.data or b""
+        status = f"HTTP {response.status} {response.reason[:80]}"
+        raise UnusableImage(f"{_KINDS.get(response.status, 'refused')}: {status}", _REMEDY)
 
-
-def host_of(url: object) -> str:
-    """The host that `url` names, in lower case. Raises DownloadError for what is no plain http or https URL."""
-    parts = urllib3.util.Url()
-    with suppress(exceptions.HTTPError, UnicodeError):
-        parts = urllib3.util.parse_url(url if isinstance(url, str) else "")
-    if parts.auth is not None:
-        raise DownloadError("password in the URL: it is not sent", "remove the name and password before the @")
-    if parts.scheme not in ("http", "https") or not parts.host:
-        raise DownloadError(f"not a URL: {str(url)[:80]!r}", "write an address that begins with http:// or https://")
-    return parts.host
-
-
-def connection_pools(rules: DownloadRules) -> urllib3.PoolManager:
-    """The connections of a download, for the ImageRequests of all its threads; idle ones are kept for the next."""
-    hosts = max(1, rules.connections // rules.per_host)  # idle connections count: no more than rules.connections
-    pools = urllib3.PoolManager(hosts, _HEADERS, maxsize=rules.per_host, ssl_context=_tls_context())
-    pools.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
-    return pools
+    def urlopen(self, method: str, url: str, redirect: bool = True, **options) -> urllib3.BaseHTTPResponse:
+        """As PoolManager, which calls it for each redirect as well, but for plain http and https URLs only."""
+        parts = urllib3.util.parse_url(str(url))
+        if parts.auth is not None:
+            raise UnusableImage("password in the URL: it is not sent", "remove the name and password before the @")
+        if parts.scheme not in ("http", "https") or not parts.host:
+            raise UnusableImage(f"not a URL: {str(url)[:80]!r}", _REMEDY)
+        return super().urlopen(method, url, redirect, **options)
 
 
 @cache
@@ -91,95 +92,6 @@ def _tls_context():
     context.load_verify_locations(certifi.where())  # the system's own list is empty on some machines
     context.sslsocket_class = _TLSSocket
     return context
-
-
-class ImageRequests:
-    """The requests for one image, all from one thread; together they take rules.total_timeout at most."""
-
-    def __init__(self, pools: urllib3.PoolManager, rules: DownloadRules):
-        self.pools, self.rules = pools, rules
-        self.seconds_left = rules.total_timeout
-
-    def get(self, url: str) -> tuple[bytes | None, str | None]:
-        """GETs `url` once: (body, None), or (None, the URL that it redirects to). All errors are DownloadError."""
-        _THREAD.requests, self.bytes_left = self, self.rules.max_bytes + _HEADER_BYTES
-        self.deadline = time.monotonic() + self.seconds_left
-        try:
-            return self._get(url)
-        except DownloadError:
-            raise
-        except Exception as error:  # urllib3, http.client, ssl, zlib and sockets have many
-            raise self._explain(error) from error
-        finally:
-            self.seconds_left = self.deadline - time.monotonic()
-
-    def _get(self, url):
-        options = {"timeout": self.rules.read_timeout, "retries": False, "redirect": False, "preload_content": False}
-        with self.pools.urlopen("GET", url, **options) as response:
-            if location := response.get_redirect_location():
-                return None, _redirected(url, location)
-            if response.status != 200:
-                raise self._refusal(response)
-            return self._body(response), None
-
-    def _refusal(self, response):
-        status = f"HTTP {response.status} {http.client.responses.get(response.status, '')}".strip()
-        if response.status in (404, 410):
-            return DownloadError(f"not found: {status}", "correct the URL, or leave the row out")
-        if response.status not in _TRY_AGAIN:
-            return DownloadError(f"refused: {status}", _OTHER_MEANS)
-        wait = 0
-        with suppress(exceptions.InvalidHeader, ValueError, OverflowError):  # neither a number nor a date
-            wait = min(urllib3.Retry().get_retry_after(response) or 0, self.rules.max_wait)
-        return DownloadError(f"server busy or broken: {status}", _LATER, again=True, wait=wait)
-
-    def _body(self, response):
-        """The body, with a length as announced; gzip and deflate are undone piece by piece, up to the limit."""
-        if (response.length_remaining or 0) > self.rules.max_bytes:
-            raise self.too_large()
-        coded = response.headers.get("Content-Encoding", "").strip().lower() in _CODINGS
-        body = bytearray()
-        for piece in response.stream(decode_content=coded):
-            body += piece
-            if len(body) > self.rules.max_bytes:
-                raise self.too_large()
-        return bytes(body)
-
-    def too_large(self) -> DownloadError:
-        """The error for more bytes than the rules allow."""
-        reason = f"download too large: over {self.rules.max_bytes:,} bytes"
-        return DownloadError(reason, "raise max_bytes if you trust the server")
-
-    def limit(self, seconds: float) -> float:
-        """`seconds`, or the time that is left if that is less. Raises TimeoutError when there is none."""
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("timed out")
-        return min(seconds, left)
-
-    def _explain(self, error):
-        """The DownloadError for what a library raised; libraries wrap the cause, which says it best."""
-        if isinstance(error, exceptions.TimeoutError):
-            slow = f"nothing came for {self.rules.read_timeout:g} s"
-            if time.monotonic() >= self.deadline:
-                slow = f"not complete after {self.rules.total_timeout:g} s"
-            return DownloadError(f"timeout: {slow}", _LATER, again=True)
-        cause = error.args[-1] if error.args else type(error).__name__
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return DownloadError(f"certificate not trusted: {str(cause)[:200]}", _OTHER_MEANS)
-        if isinstance(error, exceptions.DecodeError):
-            return DownloadError(f"broken answer: {str(cause)[:200]}", _OTHER_MEANS)
-        return DownloadError(f"connection broken: {str(cause)[:200]}", _LATER, again=True)
-
-
-def _redirected(url, location):
-    """The URL that a Location header names. Letters beyond ASCII were read as Latin-1; most servers write UTF-8."""
-    with suppress(UnicodeError):
-        location = location.encode("latin-1").decode("utf-8")
-    try:
-        return urljoin(url, location)
-    except ValueError:
-        raise DownloadError(f"redirected to no URL: {location[:80]!r}", "correct the URL") from None
 
 
 def is_public(address: str) -> bool:
@@ -192,31 +104,27 @@ def is_public(address: str) -> bool:
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or getattr(ip, "is_site_local", False))
 
 
-def _addresses(host, port, private_hosts):
-    """What socket.getaddrinfo says of a host, if all of it may be asked."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        again = getattr(error, "errno", None) == socket.EAI_AGAIN
-        remedy = _LATER if again else "correct the URL, or leave the row out"
-        raise DownloadError(f"no connection: {host}: {error}", remedy, again, host_fault=True) from None
-    private = [address[0] for *_, address in found if not is_public(address[0])]
-    if private and host not in {name.strip("[]").lower() for name in private_hosts}:
-        remedy = f"if you trust that host, pass private_hosts=({host!r},)"
-        raise DownloadError(f"address not allowed: {host} is {private[0]}, which is not public", remedy)
-    return found
+def _too_large():
+    return UnusableImage(f"download too large: over {_IMAGE.rules.max_bytes:,} bytes", "raise max_bytes")
+
+
+def _limited(seconds):
+    """`seconds`, or the time that the image has left if that is less."""
+    left = _IMAGE.deadline - time.monotonic()
+    if left <= 0:
+        raise UnusableImage(f"timeout: not complete after {_IMAGE.rules.total_timeout:g} s", _REMEDY)
+    return min(seconds, left)
 
 
 class _Socket(socket.socket):
-    """Receives up to the deadline and the byte limit of the request that this thread has sent."""
+    """Receives up to the deadline of the image and the byte limit of the response."""
 
     def recv_into(self, *arguments):
-        requests = _THREAD.requests
-        self.settimeout(requests.limit(requests.rules.read_timeout))
+        self.settimeout(_limited(_IMAGE.rules.read_timeout))
         received = super().recv_into(*arguments)
-        requests.bytes_left -= received
-        if requests.bytes_left < 0:
-            raise requests.too_large()
+        _IMAGE.bytes_left -= received
+        if _IMAGE.bytes_left < 0:
+            raise _too_large()
         return received
 
 
@@ -227,18 +135,34 @@ class _TLSSocket(_Socket, ssl.SSLSocket):
 class _Connection(urllib3.connection.HTTPConnection):
     def _new_conn(self):
         """A socket to one of the host's addresses: looked up once, all checked, so that no second look-up differs."""
-        requests, host, failure = _THREAD.requests, self._dns_host, "no address"
-        for family, kind, protocol, _, address in _addresses(host, self.port, requests.rules.private_hosts):
-            sock = _Socket(family, kind, protocol)
+        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        private = [address[0] for *_, address in found if not is_public(address[0])]
+        if private and self.host not in {name.strip("[]").lower() for name in _IMAGE.rules.private_hosts}:
+            reason = f"address not allowed: {self.host} is {private[0]}, which is not public"
+            raise UnusableImage(reason, f"if you trust that host, pass private_hosts=({self.host!r},)")
+        for family, kind, protocol, _, address in found:
+            seconds, sock = _limited(self.timeout), _Socket(family, kind, protocol)
             try:
-                sock.settimeout(requests.limit(requests.rules.connect_timeout))
+                sock.settimeout(seconds)
                 sock.connect(address)
-                sock.settimeout(requests.limit(requests.rules.read_timeout))  # of the TLS handshake
                 return sock
             except OSError as error:
                 failure = error
                 sock.close()
-        raise DownloadError(f"no connection: {host}: {failure}", _LATER, again=True)
+        raise failure
+
+    def getresponse(self):
+        """The response with its decoded body, read to the end here, where Retry counts what goes wrong."""
+        limit, body = _IMAGE.rules.max_bytes, bytearray()
+        _IMAGE.bytes_left = limit + 2**20  # which is for all besides the body
+        response = super().getresponse()
+        if (response.length_remaining or 0) > limit:
+            raise _too_large()
+        for piece in response.stream():
+            body += piece
+            if len(body) > limit:
+                raise _too_large()
+        return urllib3.HTTPResponse(bytes(body), response.headers, response.status, reason=response.reason)
 
 
 class _TLSConnection(_Connection, urllib3.connection.HTTPSConnection):

@@ -32,14 +32,12 @@ def read_csv(
 ) -> Dataset:
     """Reads a CSV with an image path, a question and an answer in each row into a `datasets.Dataset`.
 
-    path: the file, as UTF-8 (single bytes of Windows-1252 are understood), separated by comma, semicolon or
-    tab. image_root: the folder that image paths start from and may not leave; by default the CSV's own.
-    image_field, text_field, response_field: the names of the three columns.
+    path: the file, see read_table. image_root: the folder that image paths start from and may not leave; by default
+    the CSV's own. image_field, text_field, response_field: the names of the three columns.
 
-    The Dataset has the schema's `messages` and `images` (paths, opened when a row is used), `row`,
-    `problem` and `note` (see rows.READER_FEATURES), and every column of the CSV as strings under its own
-    name; a name that is taken gets an underscore (`row_`). A row with a problem keeps its number, and an
-    image path that cannot be used is None in `images`. Blank lines do not count as rows.
+    The Dataset has the schema's `messages` and `images` (paths, opened when a row is used), `row`, `problem` and `note`
+    (see rows.READER_FEATURES), and every column of the CSV as strings; a name that is taken gets an underscore
+    (`row_`). A row with a problem keeps its number, and an image path that cannot be used is None in `images`.
 
     Raises ValueError for what is wrong with the whole file: a missing column, no rows, and what read_table
     names; FileNotFoundError or NotADirectoryError where there is no file or image_root.
@@ -61,10 +59,10 @@ def read_csv(
 def read_table(path: str | os.PathLike) -> tuple[list[str], Iterator[SourceRow]]:
     """The column names of the CSV at `path`, and its rows, which are read while they are asked for.
 
-    The file is UTF-8 with or without a byte order mark; bytes that are not UTF-8 are read as Windows-1252.
-    The separator is the one of comma, semicolon and tab that parts the first line into most cells. Cells lose the
-    spaces around them. A row with too few cells is filled up with empty ones; of too many, the surplus is joined to
-    the last one, so that no text is lost. Raises ValueError for another encoding, an empty file or a column named
+    The file is UTF-8 with or without a byte order mark; bytes that are not UTF-8 are read as Windows-1252. The
+    separator is the one of comma, semicolon and tab that parts the first line into most cells. Cells lose the spaces
+    around them, and blank lines do not count. A row with too few cells is filled up; of too many, the surplus is joined
+    to the last one, so that no text is lost. Raises ValueError for another encoding, an empty file or a column named
     twice, and, while the rows are read, for a quote that never closes.
     """
     remedy = "Save it as 'CSV UTF-8 (comma delimited)' and read that."

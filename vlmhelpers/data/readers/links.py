@@ -8,8 +8,6 @@ from collections.abc import Iterable
 from vlmhelpers.data.download.downloader import download_images
 from vlmhelpers.data.rows import ImageRoot
 
-_NOT_ASKED = "pass download=True (with the command jsonl: --download), or write the path of a picture"
-
 
 def is_link(written: str) -> bool:
     """Whether an image is named by an http or https address, well formed or not; all others are paths."""
@@ -35,9 +33,9 @@ class LinkedRoot(ImageRoot):
         if not is_link(written):
             return super().resolve(written)
         if self._downloaded is None:
-            return None, [(f"not a local file: {written!r}", _NOT_ASKED)], ""
+            remedy = "pass download=True (with the command jsonl: --download), or write the path of an image"
+            return None, [(f"not a local file: {written!r}", remedy)], ""
         found = self._downloaded.get(written)
-        if found is None or isinstance(found, str):
-            return found, [], ""
-        reason, remedy = found
-        return None, [(f"{reason} ({written[:80]!r})", remedy)], ""
+        if isinstance(found, tuple):
+            return None, [(f"{found[0]} ({written[:80]!r})", found[1])], ""
+        return found, [], ""

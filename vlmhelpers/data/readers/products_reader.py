@@ -47,12 +47,11 @@ def read_products(
     The Dataset has the schema's `messages` and `images` (paths), `row`, `problem` and `note` (see
     rows.READER_FEATURES), and every column of the table with its own type; a name that is taken gets an underscore
     (`row_`). A row whose answer lacks a value, or whose image cannot be had, keeps its number: `problem` says why,
-    and a missing image is None in `images`. Images of rows that are unusable without them are not downloaded.
-    One line is printed.
+    and a missing image is None in `images`. Images of rows with another problem are not downloaded. One line is
+    printed.
 
     Raises ValueError for missing columns, an image_field that holds no text, an empty instruction, a response that is
-    no such template, a table without rows, and what open_table names; OSError where a file or folder cannot be read
-    or written.
+    no such template, a table without rows, and what open_table names; OSError where a file cannot be read or written.
     """
     for name, text in (("instruction", instruction), ("response", response)):
         if not isinstance(text, str) or not text.strip():

@@ -1,7 +1,7 @@
 """What all readers share: a reader says which rows a source has, and how the fields of one become a row of the schema.
 
-A reader opens no image and drops no row. What it finds wrong with a row it writes into the row's `problem`;
-`check_dataset` reports it along with what it finds in the images.
+A reader opens no image and drops no row: what is wrong with one is its `problem`, which `check_dataset` reports along
+with what it finds in the images.
 """
 
 import json
