@@ -11,9 +11,8 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import save_file
 
-from vlmhelpers.export.gguf import find_converter, ollama_modelfile, to_gguf
 from vlmhelpers.export.hub import push
-from vlmhelpers.export.vllm import vllm_command
+from vlmhelpers.export.serving import find_converter, ollama_modelfile, to_gguf, vllm_command
 from vlmhelpers.families import tiny_model
 
 # Stands in for llama.cpp's script: notes what it was called with, and puts mmproj- before a name as that one does.

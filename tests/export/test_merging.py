@@ -14,9 +14,8 @@ from quick_adapter import sample_rows, train_adapter
 from safetensors.torch import load_file, save_file
 
 from vlmhelpers.export import probing
-from vlmhelpers.export.adapters import save_adapter
-from vlmhelpers.export.merging import merge
-from vlmhelpers.export.model_card import merged_card
+from vlmhelpers.export.adapters import merge, save_adapter
+from vlmhelpers.export.hub import merged_card
 from vlmhelpers.export.verification import check_export
 from vlmhelpers.families import FAMILIES, tiny_model
 from vlmhelpers.inference.generation import generate

@@ -7,8 +7,7 @@ from accelerate import notebook_launcher
 
 from vlmhelpers.samples.sample_data import write_sample
 from vlmhelpers.training.config import RunConfig
-from vlmhelpers.training.results import RunResult
-from vlmhelpers.training.run import train
+from vlmhelpers.training.run import RunResult, train
 
 
 @pytest.fixture(scope="session")

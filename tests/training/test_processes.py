@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from several_processes import call, launch_environment
 
 from vlmhelpers.training.checkpoints import STAMP, resume_from
-from vlmhelpers.training.results import RunResult
+from vlmhelpers.training.run import RunResult
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow

@@ -21,8 +21,7 @@ from vlmhelpers.training import pipeline as trainer
 from vlmhelpers.training import run as module
 from vlmhelpers.training.config import RunConfig
 from vlmhelpers.training.pipeline import load_rows, training_arguments
-from vlmhelpers.training.results import RunResult, load_held_out, save_held_out
-from vlmhelpers.training.run import train
+from vlmhelpers.training.run import RunResult, load_held_out, save_held_out, train
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from vlmhelpers.training.trackers import report_to
+from vlmhelpers.training.callbacks import report_to
 
 
 @pytest.fixture

@@ -5,11 +5,9 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
-        "adapters": ["save_adapter"],
-        "gguf": ["ollama_modelfile", "to_gguf"],
+        "adapters": ["merge", "save_adapter"],
         "hub": ["push"],
-        "merging": ["merge"],
+        "serving": ["ollama_modelfile", "to_gguf", "vllm_command"],
         "verification": ["check_export"],
-        "vllm": ["vllm_command"],
     },
 )

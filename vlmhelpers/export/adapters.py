@@ -1,23 +1,29 @@
-"""Adapters on disk: saved with what they need elsewhere, and loaded onto their base completely or not at all."""
+"""Adapters: saved with what they need elsewhere, put onto their base completely or not at all, and merged into it."""
 
 import json
 import re
+import shutil
 import warnings
 from collections import Counter
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 from huggingface_hub.errors import HFValidationError
 from peft import PeftModel
-from transformers import AutoConfig, AutoProcessor, PreTrainedModel, ProcessorMixin
+from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
-from vlmhelpers.common.files import atomic_file
+from vlmhelpers.common.files import atomic_file, atomic_folder
 from vlmhelpers.evaluation.comparison import Comparison
 from vlmhelpers.evaluation.scoring import Evaluation
-from vlmhelpers.export.model_card import CARD, adapter_card
+from vlmhelpers.export.hub import CARD, adapter_card, merged_card
 from vlmhelpers.families import FAMILIES, family_of, tiny_model
 
 ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+# What a merged model needs besides weights; tools that do not know processor_config.json read preprocessor_config.json.
+_CONFIGS = "config processor_config preprocessor_config tokenizer tokenizer_config".split()
+_MERGED_FILES = [f"{name}.json" for name in _CONFIGS] + ["chat_template.jinja"]
 _HUB_CACHE = re.compile(r"models--(.+?)[/\\]snapshots[/\\]")
 _OTHER_BASE = "Pass the base that it was trained on (base=...), with the version of transformers that its card names"
 
@@ -34,13 +40,11 @@ def save_adapter(
 ) -> Path:
     """Writes the adapter of a model, the processor's files and a model card to `folder`, and returns that Path.
 
-    The adapter_config.json names the base by its hub id, or a tiny base by its family, so that another machine can find
-    it. Of another local folder only the last name is written; `merge` then needs `base=`.
-
-    The card (README.md) has the metadata of the Hugging Face Hub and reports `dataset`, the rows trained on (or a
-    sentence), `source`, the path of their file, `evaluations`, such as {"base": Evaluation, "tuned": Evaluation},
-    `comparison`, what `compare` returned, and `notes`, a text for its beginning. Files that are in `folder` already are
-    replaced. Raises TypeError for a model without adapters.
+    adapter_config.json names the base by its hub id, or a tiny base by its family, so that it can be found elsewhere;
+    of another local folder by the last name only: `merge` then needs `base=`. The card (README.md) reports `dataset`,
+    the rows trained on (or a sentence), `source`, the path of their file, `evaluations`, such as {"base": Evaluation,
+    "tuned": Evaluation}, `comparison`, what `compare` returned, and `notes`, a text for its beginning. Replaces files
+    that are there. Raises TypeError for a model without adapters.
     """
     if not isinstance(model, PeftModel):
         raise TypeError(f"a {type(model).__name__} has no adapters: pass the model that add_lora or the trainer gave")
@@ -51,19 +55,14 @@ def save_adapter(
     config = read_adapter_config(folder) | {"base_model_name_or_path": base}
     with atomic_file(folder / ADAPTER_CONFIG_FILE, encoding="utf-8") as file:
         json.dump(config, file, indent=2, sort_keys=True)
-    card = adapter_card(base, lora, _sizes_by_tower(model), dataset, source, evaluations, comparison, notes)
-    with atomic_file(folder / CARD, encoding="utf-8") as file:
-        file.write(str(card))
-    return folder
-
-
-def _sizes_by_tower(model):
-    """How many parameters the adapters of each tower have."""
     tower_of, sizes = family_of(model).tower_of, Counter()
     for name, parameter in model.named_parameters():
         if ".lora_" in name:
             sizes[tower_of(name)] += parameter.numel()
-    return sizes
+    card = adapter_card(base, lora, sizes, dataset, source, evaluations, comparison, notes)
+    with atomic_file(folder / CARD, encoding="utf-8") as file:
+        file.write(str(card))
+    return folder
 
 
 def portable_name(base: str | Path) -> str:
@@ -78,10 +77,7 @@ def read_adapter_config(adapter: str | Path) -> dict:
     """The adapter_config.json of the folder `adapter`. Raises FileNotFoundError without it, or without the weights."""
     for name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE):
         if not (Path(adapter) / name).is_file():
-            raise FileNotFoundError(
-                f"{adapter} has no {name}, so it is no complete adapter: pass the folder that save_adapter, or a "
-                "trainer's save_model, has written"
-            )
+            raise FileNotFoundError(f"{adapter} has no {name}: pass the folder that save_adapter or save_model wrote")
     return json.loads((Path(adapter) / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
 
 
@@ -109,8 +105,7 @@ def find_base(adapter: str | Path, base: str | Path | None = None) -> str:
 def attach(model: PreTrainedModel, adapter: str | Path) -> PeftModel:
     """`model` with the adapter's weights on it, in eval mode.
 
-    Raises ValueError for a tensor of the adapter that no module takes, and for a module that gets none: peft only
-    warns, and the adapter would do nothing, or half of what it should.
+    Raises ValueError for a tensor that no module takes and a module that gets none: peft only warns of either.
     """
     read_adapter_config(adapter)
     with warnings.catch_warnings():
@@ -132,3 +127,56 @@ def load_processor(adapter: str | Path, base: str) -> ProcessorMixin:
     """The processor in the adapter's folder, with its pixel cap; the base's where there is none."""
     has_own = any(Path(adapter).glob("*processor_config.json"))
     return AutoProcessor.from_pretrained(adapter if has_own else base)
+
+
+def merge(
+    adapter: str | Path,
+    out: str | Path,
+    base: str | Path | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    max_shard_size: str = "5GB",
+) -> Path:
+    """Merges the adapter in the folder `adapter` into its base, writes a complete model to `out`, returns that Path.
+
+    `base` (a folder, hub id or family; None: what adapter_config.json names) is loaded in `dtype` on the CPU, never
+    quantized. With the weights, in files of at most `max_shard_size`, go the processor and a card made from the
+    adapter's. An adapter trained over 4 bits can answer otherwise on 16: `check_export(..., four_bit=True)` counts.
+
+    Raises FileNotFoundError for an adapter or a base that cannot be read, ValueError for an adapter that does not fit
+    its base, FileExistsError for an `out` that is not empty, OSError where the disk is too small. The write is atomic.
+    """
+    with atomic_folder(out) as folder:
+        base = find_base(adapter, base)
+        model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype)
+        needed, free = model.get_memory_footprint() * 1.05, shutil.disk_usage(folder).free
+        if needed > free:
+            sizes = f"{needed / 2**30:.1f} GiB and its disk has {free / 2**30:.1f} GiB left"
+            raise OSError(f"{out} needs {sizes}: make room, or choose a folder on another disk")
+        tuned = attach(model, adapter)
+        _refuse_tied(tuned, adapter)
+        tuned.merge_and_unload(safe_merge=True).save_pretrained(folder, max_shard_size=max_shard_size)
+        processor = load_processor(adapter, base)
+        processor.save_pretrained(folder)
+        processor.image_processor.save_pretrained(folder)
+        if missing := missing_files(folder):
+            raise RuntimeError(f"the merged model would lack {', '.join(missing)}, which {base} does not have either")
+        card = merged_card(adapter, read_adapter_config(adapter)["base_model_name_or_path"] or base)
+        (folder / CARD).write_text(str(card), encoding="utf-8")
+    return Path(out)
+
+
+def missing_files(folder: str | Path) -> list[str]:
+    """The names of the files that a model with its processor needs and that `folder` lacks."""
+    present = {path.name for path in Path(folder).glob("*")}
+    missing = [name for name in _MERGED_FILES if name not in present]
+    return missing if any(name.endswith(".safetensors") for name in present) else ["model.safetensors", *missing]
+
+
+def _refuse_tied(tuned, adapter):
+    """Raises ValueError for adapters on one of two tied matrices, whose merge would change the other one, too."""
+    ends = tuned.get_input_embeddings(), tuned.get_output_embeddings()
+    if any(isinstance(end, BaseTunerLayer) for end in ends) and ends[0].weight is ends[1].weight:
+        raise ValueError(
+            f"{adapter} changes the embeddings or the head, and its base has one matrix for embeddings and head, so "
+            "merging changes both: train without this target, as lora_targets does, or serve the adapter unmerged"
+        )

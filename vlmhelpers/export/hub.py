@@ -1,18 +1,81 @@
-"""Uploading a folder to the Hugging Face Hub: a dry run unless it is asked for."""
+"""What the Hugging Face Hub shows and takes: model cards, and uploads, which are a dry run unless asked for."""
 
+import json
 import re
 from dataclasses import dataclass, replace
+from hashlib import sha256
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import huggingface_hub
+from datasets import Dataset
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from peft import LoraConfig
 
-from vlmhelpers.export.model_card import CARD
+from vlmhelpers.common.environment import LIBRARIES
+from vlmhelpers.families import FAMILIES, family_of
 
+CARD = "README.md"
+_LOADING = re.compile(r"## How to load it\n.*?(?=\n## )", flags=re.DOTALL)
 # Of training, not of the model: optimizer states, pickles, checkpoints' own files.
 _LEFTOVERS = ("optimizer", "scheduler.pt", "scaler.pt", "rng_state", "training_args.bin", "trainer_state.json")
 _SECRET_FILES = re.compile(r"(^|/)(\.env.*|id_rsa|id_ed25519|.*\.pem|.*\.key|\.netrc|\.git-credentials|token)$")
 _SECRETS = re.compile(rb"\b(hf_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{20,}|AKIA[A-Z0-9]{16}|gh[pousr]_[A-Za-z0-9]{30,})\b")
 _TEXTS = (".md", ".json", ".jinja", ".txt", ".yaml", ".yml", ".py", ".ipynb", ".log", ".csv", ".jsonl")
+
+
+def adapter_card(
+    base: str, lora: LoraConfig, sizes: dict, dataset=None, source=None, evaluations=None, comparison=None, notes=None
+) -> ModelCard:
+    """The card of an adapter. base: portable name. sizes: trained parameters by tower. Others: as in `save_adapter`."""
+    evaluations = (evaluations or {}).items()
+    scores = [(name, model, score) for model, found in evaluations for name, score in found.scores.items()]
+    names = [name for name, _, _ in scores]
+    scores.sort(key=lambda entry: names.index(entry[0]))
+    rows = Path(source).name if source else "rows held out from training"
+    results = [
+        EvalResult("image-text-to-text", "custom", rows, "accuracy", round(score.value, 4), metric_name=name)
+        for name, model, score in scores
+        if model == "tuned"
+    ]
+    metadata = {"library_name": "peft", "tags": ["vision-language", "lora", "vlmhelpers"]}
+    if results:
+        metadata |= {"model_name": f"Adapter for {base}", "eval_results": results}
+    versions = [(name, version(name)) for name in LIBRARIES if find_spec(name)]
+    values = {"lora": lora, "sizes": sizes, "scores": scores, "comparison": comparison, "versions": versions}
+    return _render(base, metadata, notes=notes, data=_describe_data(dataset, source), **values)
+
+
+def merged_card(adapter: str | Path, base: str) -> ModelCard:
+    """The adapter's card with the metadata of a merged model and how to load that; a short one where it has none."""
+    card = _render(base, {"library_name": "transformers", "tags": ["vision-language", "merged"]}, is_merged=True)
+    if not (Path(adapter) / CARD).is_file():
+        return card
+    old = ModelCard.load(Path(adapter) / CARD)
+    for name in ("library_name", "pipeline_tag", "tags"):
+        old.data[name] = card.data[name]
+    text = old.text.lstrip().replace("# Adapter for ", "# Adapter merged into ", 1)
+    loading = _LOADING.search(card.text)[0]
+    return ModelCard(f"---\n{old.data.to_yaml()}\n---\n\n{_LOADING.sub(lambda _: loading, text)}")
+
+
+def _render(base, metadata, **values):
+    family = family_of(base)
+    license_data, license_text = family.license_of(base)
+    data = ModelCardData(base_model=base, pipeline_tag="image-text-to-text", **metadata, **license_data)
+    values |= {"base": base, "is_tiny": base in FAMILIES, "family": family, "license_text": license_text}
+    return ModelCard.from_template(data, Path(__file__).with_name("model_card.md"), **values)
+
+
+def _describe_data(dataset, source):
+    lines = [dataset] if isinstance(dataset, str) else []
+    if isinstance(dataset, Dataset):
+        texts = json.dumps(dataset.with_format(None)["messages"][:], ensure_ascii=False).encode()
+        lines.append(f"- {len(dataset):,} rows; SHA-256 of their messages: `{sha256(texts).hexdigest()}`")
+    if source:
+        lines.append(f"- file `{Path(source).name}`, SHA-256 `{sha256(Path(source).read_bytes()).hexdigest()}`")
+    return "\n".join(lines) or "Not stated."
 
 
 @dataclass(frozen=True)
@@ -25,28 +88,31 @@ class Upload:
     url: str | None = None
 
     def __repr__(self):
-        lines = [f"{size / 2**20:9.2f} MiB  {name}" for name, size in self.files.items()]
         done = f"sent: {self.url}" if self.url else "a dry run, nothing was sent: dry_run=False sends it"
-        kind = "private" if self.private else "PUBLIC"
-        return "\n".join([f"{self.repo_id} ({kind}), {len(lines)} files, {done}", *lines])
+        head = f"{self.repo_id} ({'private' if self.private else 'PUBLIC'}), {len(self.files)} files, {done}"
+        return "\n".join([head, *(f"{size / 2**20:9.2f} MiB  {name}" for name, size in self.files.items())])
 
 
 def push(
     folder: str | Path, repo_id: str, private: bool = True, token: str | None = None, dry_run: bool = True
 ) -> Upload:
-    """Shows what an upload of `folder` would hold, an adapter or a merged model; `dry_run=False` sends it.
+    """Shows what an upload of an adapter's or merged model's `folder` would hold, without network, or sends it.
 
-    `repo_id`: "owner/name" of a model repository, made private where it is new unless `private=False`. `token`: a
-    token that may write; None takes the one of `hf auth login`. A dry run sends nothing and uses no network.
+    `repo_id`: "owner/name" of a model repository, made `private` where it is new. `token`: one that may write; None
+    takes that of `hf auth login`.
 
     Raises FileNotFoundError for a folder without card, ValueError for a card without base_model, library_name and
-    license, a name without owner, and for files that should not leave this machine: secrets, and leftovers of training
-    (optimizer states, pickled arguments), which tell more than the weights and are larger.
+    license, a name without owner, and files that should stay here: secrets, and leftovers of training (optimizer
+    states, pickled arguments).
     """
     folder = Path(folder)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
         raise ValueError(f"repo_id={repo_id!r}: write it as owner/name")
-    _check_card(folder / CARD)
+    if not (folder / CARD).is_file():
+        raise FileNotFoundError(f"{folder} has no {CARD}: write the folder with save_adapter or merge")
+    card = ModelCard.load(folder / CARD).data
+    if missing := [name for name in ("base_model", "library_name", "license") if not card.get(name)]:
+        raise ValueError(f"{folder / CARD} does not say {', '.join(missing)}: add it between its first lines of ---")
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     for name, path in paths.items():
         _check_file(path, name)
@@ -57,14 +123,6 @@ def push(
     api.create_repo(repo_id, private=private, exist_ok=True)
     url = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload with its processor and card")
     return replace(upload, url=str(url))
-
-
-def _check_card(path):
-    if not path.is_file():
-        raise FileNotFoundError(f"{path.parent} has no {CARD}: write the folder with save_adapter or merge")
-    data = huggingface_hub.ModelCard.load(path).data
-    if missing := [name for name in ("base_model", "library_name", "license") if not data.get(name)]:
-        raise ValueError(f"{path} does not say {', '.join(missing)}: add it between the lines of --- at its beginning")
 
 
 def _check_file(path, name):

@@ -26,16 +26,12 @@ from vlmhelpers.models.loading import load_model
 
 @dataclass(frozen=True)
 class Probe:
-    """What is compared of two models, per row.
-
-    answers: the model's own. probabilities: those that it gives to the tokens of the reference answers. inputs: digests
-    of the processor's tensors, without and with these. settings: of the image processor, as strings by name.
-    """
+    """What is compared of two models; lists have an entry per row."""
 
     answers: list[str]
-    probabilities: list[list[float]]
-    inputs: list[str]
-    settings: dict[str, str]
+    probabilities: list[list[float]]  # of the tokens of the reference answers
+    inputs: list[str]  # digests of the processor's tensors, without and with the reference answers
+    settings: dict[str, str]  # of the image processor
 
     def distance(self, other: "Probe") -> float:
         """The mean difference between the probabilities (0..1); 1 where they are of other tokens."""
@@ -61,17 +57,13 @@ def probe(
     collator, probabilities, inputs = VisionCollator(processor, train_on="last"), [], []
     with eval_mode(model), torch.inference_mode():
         for row, reference in zip(rows, references or answers, strict=True):
-            prompt, batch = collator.prompts([row]), collator([_with_answer(row, reference)])
+            *turns, last = row["messages"]
+            turns += [last] * (last["role"] != "assistant")
+            prompt, batch = collator.prompts([row]), collator([row | {"messages": [*turns, assistant(reference)]}])
             inputs.append(tensors_digest([*prompt.items(), *batch.items()]))
             probabilities.append(_probabilities(model, batch.to(model.device)))
     settings = {name: str(value) for name, value in processor.image_processor.to_dict().items()}
     return Probe(answers, probabilities, inputs, settings)
-
-
-def _with_answer(row, answer):
-    """The row with this answer in place of its last assistant turn."""
-    *before, last = row["messages"]
-    return row | {"messages": [*before, *([last] if last["role"] != "assistant" else []), assistant(answer)]}
 
 
 def _probabilities(model, batch):
@@ -81,10 +73,7 @@ def _probabilities(model, batch):
 
 
 def probe_in_fresh_process(folder: Path, rows: Dataset, max_new_tokens: int, references: list[str]) -> Probe:
-    """`probe` of the model in `folder`, loaded from there alone by a Python of its own, without the hub.
-
-    Raises RuntimeError with the last lines that it printed when it fails.
-    """
+    """`probe` of the model in `folder`, by a Python of its own without the hub. Raises RuntimeError when that fails."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     with tempfile.TemporaryDirectory() as scratch:
         rows.save_to_disk(scratch)

@@ -11,28 +11,21 @@ from vlmhelpers.common.digests import changed_settings
 from vlmhelpers.common.display import html_table
 from vlmhelpers.data.schema import last_question
 from vlmhelpers.evaluation.statistics import Score, share
-from vlmhelpers.export.adapters import attach, find_base, load_processor
-from vlmhelpers.export.merging import missing_files
+from vlmhelpers.export.adapters import attach, find_base, load_processor, missing_files
 from vlmhelpers.export.probing import fixed_rows, probe, probe_in_fresh_process
 from vlmhelpers.models.loading import load_model
 
 
 @dataclass(frozen=True)
 class ExportCheck:
-    """What `check_export` found. True where a condition is asked for (`if check:`), and a table in a notebook.
+    """What `check_export` found; true without problems, and a table in a notebook."""
 
-    rows: indices in the dataset. prompts: strings per row. answers: strings per row of "export", "adapter", "base" and,
-    if asked for, "adapter in 4 bits". distance: how far apart the probabilities are that export and adapter give to the
-    tokens of the adapter's answers, on average (0..1). base_distance: the same, adapter against base. problems: what is
-    wrong, as sentences.
-    """
-
-    rows: Sequence[int]
+    rows: Sequence[int]  # indices in the dataset
     prompts: Sequence[str]
-    answers: dict[str, Sequence[str]]
-    distance: float
-    base_distance: float
-    problems: Sequence[str]
+    answers: dict[str, Sequence[str]]  # per row, of "export", "adapter", "base" and, if asked for, "adapter in 4 bits"
+    distance: float  # mean difference of export and adapter in the probabilities of the adapter's tokens (0..1)
+    base_distance: float  # the same of base and adapter
+    problems: Sequence[str]  # what is wrong, as sentences
 
     @property
     def ok(self) -> bool:
@@ -42,7 +35,7 @@ class ExportCheck:
         return self.ok
 
     def raise_if_wrong(self) -> "ExportCheck":
-        """Raises ValueError with all problems, where there are any; else returns the check itself."""
+        """The check itself. Raises ValueError with all problems, where there are any."""
         if self.problems:
             raise ValueError("the export is not what it should be: " + "; ".join(self.problems))
         return self
@@ -53,9 +46,8 @@ class ExportCheck:
         return share(_same(self.answers["export"], self.answers["adapter"]))
 
     def __repr__(self):
-        export, *others = self.answers.values()
-        counts = [f"{sum(_same(export, other))} of {len(self.rows)} rows" for other in others]
-        alike = [f"as the {name} on {count}" for name, count in zip([*self.answers][1:], counts, strict=True)]
+        counts = {name: sum(_same(self.answers["export"], other)) for name, other in self.answers.items()}
+        alike = [f"as the {name} on {n} of {len(self.rows)} rows" for name, n in counts.items() if name != "export"]
         lines = [
             f"{'ok' if self.ok else 'NOT ok'}: the export answers {', '.join(alike)}",
             f"answers alike: {self.agreement}",
@@ -80,24 +72,26 @@ def check_export(
     max_distance: float = 0.05,
     four_bit: bool = False,
 ) -> ExportCheck:
-    """Whether the model in the folder `exported` answers as the adapter on its 16-bit base.
+    """Whether the model in the folder `exported` answers, greedily, as the adapter on its 16-bit base.
 
-    A fresh Python process loads the export from its own folder alone. Base and adapter answer in this one, which loads
-    the base once: free memory before. All answers are greedy. `rows`: how many, spread evenly over the dataset, or a
-    list of indices. `base`: where the one that the adapter names cannot be found.
+    A fresh Python process loads the export from its own folder alone; base and adapter answer in this one: free memory
+    before. `rows`: how many, spread evenly over the dataset, or a list of indices. `base`: as in `merge`.
 
-    The check fails when a file is missing, when the export does not load, when its processor makes other tensors, when
-    fewer answers than `min_agreement` (0..1) are the adapter's, when the probabilities of the tokens of the adapter's
-    answers differ from the adapter's own by more than `max_distance` on average, when every answer is the base's, and
-    when adapter and base answer all rows alike, which proves nothing. Rounding merged weights to 16 bits can turn an
-    answer whose tokens are nearly tied: where answers are long, ask for less agreement. `four_bit=True` also counts the
-    answers of the adapter on its base in 4 bits, for adapters trained there; they are not judged.
+    Problems are a missing file, an export that does not load, other tensors from its processor, a share of the
+    adapter's answers below `min_agreement` (0..1), probabilities of their tokens further from the adapter's than
+    `max_distance` on average, the base's answer to every row, and rows that base and adapter answer alike. Weights
+    rounded to 16 bits can turn nearly tied tokens: ask for less agreement on long answers. `four_bit=True` also counts
+    the answers of the adapter on its base in 4 bits, without judging them.
 
     Raises the errors of `merge` for the adapter and its base, and ValueError for a dataset without rows.
     """
     indices = _spread(rows, len(dataset))
     chosen, base = fixed_rows(dataset, indices), find_base(adapter, base)
-    of_adapter, of_base = _probe_adapter_and_base(adapter, base, chosen, max_new_tokens)
+    model, processor = _load(adapter, base, None)
+    of_adapter = probe(model, processor, chosen, max_new_tokens)
+    with model.disable_adapter():
+        of_base = probe(model, processor, chosen, max_new_tokens, of_adapter.answers)
+    del model  # makes room for the export
     answers = {"export": ["-"] * len(indices), "adapter": of_adapter.answers, "base": of_base.answers}
     if four_bit:
         answers["adapter in 4 bits"] = probe(*_load(adapter, base, 4), chosen, max_new_tokens).answers
@@ -117,8 +111,7 @@ def check_export(
 def _spread(rows, total):
     """`rows` indices spread over a dataset of `total` rows; a list of indices is taken as it is."""
     if isinstance(rows, int):
-        count = min(rows, total)
-        rows = [i * total // count for i in range(count)]
+        rows = [i * total // min(rows, total) for i in range(min(rows, total))]
     if not rows:
         raise ValueError("nothing to compare: pass a dataset with rows, and rows=1 or more")
     return list(rows)
@@ -129,16 +122,8 @@ def _load(adapter, base, bits):
     return attach(model, adapter), load_processor(adapter, base)
 
 
-def _probe_adapter_and_base(adapter, base, dataset, max_new_tokens):
-    """A `Probe` of each, with one model in memory."""
-    model, processor = _load(adapter, base, None)
-    of_adapter = probe(model, processor, dataset, max_new_tokens)
-    with model.disable_adapter():
-        return of_adapter, probe(model, processor, dataset, max_new_tokens, of_adapter.answers)
-
-
 def _problems(export, adapter, base, indices, min_agreement, max_distance):
-    """What is wrong with an export that loads and answers, as sentences. Takes a `Probe` of each model."""
+    """What is wrong with an export, as sentences; takes a `Probe` of each model."""
     problems, same = [], _same(export.answers, adapter.answers)
     if export.inputs != adapter.inputs:
         row = indices[_same(export.inputs, adapter.inputs).index(False)]
@@ -156,10 +141,8 @@ def _problems(export, adapter, base, indices, min_agreement, max_distance):
     elif export.answers == base.answers:
         problems.append("every answer is the base's, so the export has lost the adapter: merge it again")
     if (distance := export.distance(adapter)) > max_distance:
-        problems.append(
-            f"the probabilities of the tokens of the adapter's answers are {distance:.4f} from the adapter's on "
-            f"average, more than {max_distance}"
-        )
+        away = f"{distance:.4f} from the adapter's on average, more than {max_distance}"
+        problems.append(f"the probabilities of the tokens of the adapter's answers are {away}")
     return problems
 
 

@@ -5,11 +5,9 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
-        "callbacks": ["watch"],
+        "callbacks": ["report_to", "watch"],
         "checkpoints": ["resume_from"],
         "config": ["RunConfig"],
-        "results": ["RunResult", "load_held_out", "save_held_out"],
-        "run": ["train"],
-        "trackers": ["report_to"],
+        "run": ["RunResult", "load_held_out", "save_held_out", "train"],
     },
 )

@@ -1,19 +1,50 @@
-"""The loss while a trainer works: a chart in a notebook, a line of text elsewhere."""
+"""What is seen of a trainer at work: its loss, as a chart in a notebook or lines of text, and experiment trackers."""
 
+import importlib.util
+import os
 import time
 
+from requests.utils import get_netrc_auth
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from transformers.utils.notebook import NotebookProgressCallback
 
 from vlmhelpers.common.chart import Chart
 from vlmhelpers.common.display import in_notebook
 
+_TRACKERS = {  # the packages of which one is needed, and where the run is seen
+    "tensorboard": (["tensorboard", "tensorboardX"], "TensorBoard: `tensorboard --logdir OUTPUT_DIR` shows the run."),
+    "trackio": (["trackio"], "Trackio: `trackio show` shows the run, from this machine's disk."),
+    "wandb": (["wandb"], "Weights & Biases: recorded under the account of the key that was found."),
+}
+_OFFLINE = "Weights & Biases: recorded offline in ./wandb; `wandb login` and `wandb sync` upload it later."
+
+
+def report_to(name: str) -> str:
+    """`name` for `SFTConfig(report_to=...)`: "none", "tensorboard", "trackio" or "wandb"; prints where the run is seen.
+
+    None of them asks for a login: without a key, Weights & Biases records offline (WANDB_MODE). Installing Trackio
+    (0.43) takes Pillow back below 13. Raises ValueError for another name and one whose package is not installed.
+    """
+    if name == "none":
+        return name
+    if name not in _TRACKERS:
+        raise ValueError(f"REPORT_TO={name!r}: choose none, {', '.join(_TRACKERS)}")
+    packages, hint = _TRACKERS[name]
+    if not any(map(importlib.util.find_spec, packages)):
+        raise ValueError(f"REPORT_TO={name!r} needs a package: pip install {name}, and restart the kernel")
+    if name == "wandb":
+        host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+        if not (os.environ.get("WANDB_API_KEY") or get_netrc_auth(host)):  # where wandb itself searches for a key
+            os.environ.setdefault("WANDB_MODE", "offline")
+        hint = _OFFLINE if os.environ.get("WANDB_MODE") == "offline" else hint
+    print(hint)
+    return name
+
 
 def watch(trainer: Trainer) -> None:
     """Lets the trainer draw its loss, with the time left, in place of its progress bar and printed dictionaries.
 
-    Raises ValueError for a collator and a loss that do not go together, which would fail at the first step without a
-    reason.
+    Raises ValueError for a collator and a loss that do not go together: the first step would fail without a reason.
     """
     if getattr(trainer.data_collator, "logits", "all") == "labeled" and trainer.args.loss_type != "nll":
         raise ValueError(
@@ -51,7 +82,13 @@ class LossPlot(TrainerCallback):
         if self.display is None:
             print(line, flush=True)
         else:
-            self.display.update(_chart(losses, state.max_steps, line))
+            chart = Chart(figsize=(6, 2.6), dpi=80, layout="constrained")
+            axes = chart.add_subplot()
+            axes.plot(losses.keys(), losses.values(), marker="." if len(losses) < 40 else None)
+            axes.set(xlim=(0, state.max_steps), ylim=(0, None), xlabel="step", ylabel="loss")
+            axes.set_title(line, fontsize=9, loc="left")
+            axes.grid(alpha=0.3)
+            self.display.update(chart)
 
 
 def _open_display():
@@ -61,13 +98,3 @@ def _open_display():
     from IPython.display import Markdown, display
 
     return display(Markdown("*the first loss comes with the first `logging_steps`*"), display_id=True)
-
-
-def _chart(losses, max_steps, title):
-    chart = Chart(figsize=(6, 2.6), dpi=80, layout="constrained")
-    axes = chart.add_subplot()
-    axes.plot(losses.keys(), losses.values(), marker="." if len(losses) < 40 else None)
-    axes.set(xlim=(0, max_steps), ylim=(0, None), xlabel="step", ylabel="loss")
-    axes.set_title(title, fontsize=9, loc="left")
-    axes.grid(alpha=0.3)
-    return chart

@@ -12,21 +12,20 @@ from vlmhelpers.common.files import atomic_file
 
 STAMP = "complete.json"  # written last into a checkpoint: what it was trained with, and the size of each file
 
-# Training arguments that change where and how often something is written, not what is learned.
-_IRRELEVANT = tuple(
-    "output_dir run_name report_to logging log_ save eval disable_tqdm hub push_ dataloader_num dataloader_pin "
-    "ddp_timeout dataloader_pre dataloader_per resume project trackio include_ metric load_best greater_is".split()
+# How training arguments begin that change where and how often something is written, not what is learned.
+_IRRELEVANT = "output_dir run_name report_to logging log_ save eval disable_tqdm hub push_ dataloader_num ddp_timeout "
+_IRRELEVANT += (
+    "dataloader_pin dataloader_pre dataloader_per resume project trackio include_ metric load_best greater_is"
 )
 
 
 def resume_from(trainer: Trainer) -> str | None:
     """The newest complete checkpoint of this run, for `trainer.train(resume_from_checkpoint=...)`, or None.
 
-    Searches the trainer's `output_dir`, and marks the checkpoints that this trainer is about to write. A checkpoint
-    counts only when it was written to its end and by the same settings (arguments, adapters, data, base model); each
-    one that is skipped is printed with the reason. Raises RuntimeError when the model in memory is already partly
-    trained and there is nothing to go on from: a fresh start would then not be one. Where there are several processes,
-    all of them have to call it, and the main one decides.
+    Searches the trainer's `output_dir` for one that was written to its end by the same settings (arguments, adapters,
+    data, base model), and prints why it skips others. Also makes this trainer stamp its checkpoints. Raises
+    RuntimeError without a checkpoint when the model in memory is already partly trained, so that a fresh start would
+    not be one. All processes have to call it; the main one decides.
     """
     settings = _settings(trainer)
     trainer.remove_callback(_StampCheckpoints)
@@ -42,15 +41,13 @@ def _newest_complete(trainer, settings):
             return str(folder)
     if trainer.state.global_step > 0:
         raise RuntimeError(
-            f"the model in memory has trained {trainer.state.global_step} steps, but {trainer.args.output_dir} holds "
-            "no checkpoint to go on from: run the cells that load the model and make the trainer again"
+            f"the model in memory has trained {trainer.state.global_step} steps, and {trainer.args.output_dir} has no "
+            "checkpoint of them: run the cells that load the model and make the trainer again"
         )
     return None
 
 
 class _StampCheckpoints(TrainerCallback):
-    """Writes the stamp into each checkpoint once everything else of it is on the disk."""
-
     def __init__(self, settings):
         self.settings = settings
 
@@ -80,7 +77,7 @@ def _flaw(folder, settings):
 
 def _settings(trainer):
     """What decides the weights that a run ends with, as JSON values by name."""
-    settings = {k: v for k, v in trainer.args.to_dict().items() if not k.startswith(_IRRELEVANT)}
+    settings = {k: v for k, v in trainer.args.to_dict().items() if not k.startswith(tuple(_IRRELEVANT.split()))}
     model, data = trainer.model, trainer.train_dataset
     if trainer.args.world_size > 1:
         settings["number of processes"] = trainer.args.world_size
@@ -93,5 +90,5 @@ def _settings(trainer):
     some = range(0, len(data), max(1, len(data) // 64))  # evenly spread
     settings["training data"] = f"{len(data)} rows, {digest(*(texts[index] for index in some))}"
     return json.loads(
-        json.dumps(settings, default=lambda v: sorted(v) if isinstance(v, set) else str(v), sort_keys=True)
+        json.dumps(settings, default=lambda value: sorted(value) if isinstance(value, set) else str(value))
     )

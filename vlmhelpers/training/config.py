@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import asdict, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,6 +15,9 @@ from pydantic.dataclasses import dataclass
 
 from vlmhelpers.common.files import atomic_file
 
+# What a run leaves in its output_dir, besides checkpoints.
+ADAPTER, HELD_OUT, REJECTED, RESULTS, SETTINGS = "adapter held_out rejected.csv results.json run_config.yaml".split()
+
 _PATHS = ("dataset", "output_dir", "image_root")  # in a file they start at the file's folder
 _NOTHING = ("", "none", "null")
 _SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -21,13 +25,10 @@ _SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False,
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
 class RunConfig:
-    """What one training run is made of; the defaults suit a real model on a GPU.
+    """The settings of one training run, a table in a notebook; the defaults suit a real model on a GPU.
 
-    This is the only list of the settings: files, the command line and its help are made from it, and
-    `RunConfig.__pydantic_fields__[name]` has a setting's `description`, `annotation` (type or choices), `default` and
-    `metadata` (bounds). A value of another type is converted where it can mean one thing only: "1e-4" for a number, as
-    YAML reads it, or "none" where nothing is allowed. Raises ValueError for any other value. Shows itself as a table
-    in a notebook.
+    A value of another type is converted where it can mean one thing only: "1e-4" for a number, as YAML reads it, or
+    "none" for None. Raises ValueError for any other. Files, the command line and its help are made from this list.
     """
 
     model_id: str = Field(min_length=1, description="a hub id, a folder, or a family, which stands for its tiny base")
@@ -42,7 +43,6 @@ class RunConfig:
     test_rows: int = Field(0, ge=0, description="rows held out of the training")
     max_length: int | None = Field(None, ge=1, description="tokens; a longer row is an error, not cut; none: no limit")
     max_pixels: int | None = Field(None, ge=1, description="of an image after resizing; none: as the model's processor")
-
     # The model and its adapters
     bits: Literal[4, None] = Field(4, description="4: QLoRA; none: the weights as they are")
     backend: Literal["auto", "transformers", "unsloth"] = Field("auto", description="library that runs the model")
@@ -52,7 +52,6 @@ class RunConfig:
     vision: bool = Field(False, description="adapters in the vision encoder and on the projector")
     attention: bool = Field(True, description="adapters on the linear layers of the attention")
     mlp: bool = Field(True, description="adapters on the other linear layers")
-
     # The training
     epochs: float = Field(3, ge=0, description="passes over the data")
     max_steps: int = Field(-1, ge=-1, description="optimizer steps in place of epochs; -1: train by epochs")
@@ -64,11 +63,8 @@ class RunConfig:
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="decay of AdamW's second moment")
     max_grad_norm: float = Field(1.0, ge=0, description="gradients are clipped to this norm; 0: never")
     gradient_checkpointing: bool | None = Field(None, description="saves memory, costs time; none: on a GPU only")
-    cache: Literal["none", "pixels", "features"] = Field(
-        "none", description="on disk, under output_dir: pixels, or those and features of a frozen vision encoder"
-    )
+    cache: Literal["none", "pixels", "features"] = Field("none", description="kept on disk; features: of frozen vision")
     seed: int = Field(0, description="of the split, the order of the rows and the start of the adapters")
-
     # What is written
     logging_steps: int = Field(10, ge=1, description="optimizer steps from one logged loss to the next")
     save_steps: int = Field(100, ge=1, description="optimizer steps from one checkpoint to the next")
@@ -85,7 +81,8 @@ class RunConfig:
         if isinstance(value, str) and value.lower() in _NOTHING and type(None) in kinds:
             return None
         if isinstance(value, str) and str not in kinds:
-            value = _spelled(value)
+            with suppress(ValueError):  # the text spells neither a truth value nor a number
+                value = _SWITCHES[value.lower()] if value.lower() in _SWITCHES else float(value)
         return int(value) if isinstance(value, float) and value.is_integer() and float not in kinds else value
 
     @model_validator(mode="after")
@@ -102,8 +99,8 @@ class RunConfig:
     def read(cls, path: str | os.PathLike, **changes: Any) -> "RunConfig":
         """The settings in a .json, .yaml or .yml file, with `changes` in place of some of them.
 
-        Relative paths in the file start at the file's folder, those in `changes` at the working directory. Raises
-        ValueError, with the file's name, for an unknown or missing setting and for what the class refuses.
+        Relative paths in the file start at its folder, those in `changes` at the working directory. Raises ValueError,
+        with the file's name, for an unknown or missing setting and for a value that is refused.
         """
         path = Path(path)
         settings = {str(name): _from_folder(path.parent, name, value) for name, value in _load(path).items()}
@@ -129,14 +126,6 @@ class RunConfig:
         return html_table(["setting", "value"], asdict(self).items())
 
 
-def _spelled(text):
-    """The truth value or the number that a text spells, or the text."""
-    try:
-        return _SWITCHES[text.lower()] if text.lower() in _SWITCHES else float(text)
-    except ValueError:
-        return text
-
-
 def _sentence(problem):
     """One of pydantic's errors in words that name the setting, its value and what it should be."""
     name, message = "".join(problem["loc"]), re.sub("^(Input|String)", "it", problem["msg"])
@@ -155,7 +144,6 @@ def _is_yaml(path):
 
 
 def _load(path):
-    """The file's names and values. Raises ValueError for what is no such file."""
     is_yaml, text = _is_yaml(path), path.read_text(encoding="utf-8-sig")
     try:
         settings = yaml.safe_load(text) if is_yaml else json.loads(text)
@@ -168,11 +156,8 @@ def _load(path):
 
 def _is_path(folder, name, value):
     """Whether a setting is a path; a model's id is one only where that folder exists."""
-    return (
-        isinstance(value, str)
-        and value != ""
-        and (name in _PATHS or (name == "model_id" and (folder / value).is_dir()))
-    )
+    is_text = isinstance(value, str) and value
+    return is_text and (name in _PATHS or (name == "model_id" and (folder / value).is_dir()))
 
 
 def _from_folder(folder, name, value):

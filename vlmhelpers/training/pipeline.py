@@ -1,8 +1,7 @@
-"""The parts of a run: its rows, its model with adapters, its trainer, and what it leaves behind."""
+"""The parts of a run: its arguments, its rows, and its trainer with model, adapters and collator."""
 
 import os
 import shutil
-import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,36 +23,19 @@ from vlmhelpers.models.backends import add_lora, choose_backend
 from vlmhelpers.models.loading import choose_model, load_model
 from vlmhelpers.models.lora import keep_adapters_float32, lora_targets
 from vlmhelpers.models.vision import cache_vision_features
-from vlmhelpers.training.callbacks import watch
-from vlmhelpers.training.checkpoints import resume_from
-from vlmhelpers.training.config import RunConfig
-from vlmhelpers.training.results import ADAPTER, HELD_OUT, REJECTED, SETTINGS, RunResult, save_held_out
-from vlmhelpers.training.trackers import report_to
-
-
-def run(config: RunConfig) -> RunResult:
-    """All of a run, on this process: what `vlmhelpers.training.run.train` describes."""
-    args = training_arguments(config)
-    rows, counts = load_rows(config)
-    trainer = make_trainer(config, args, rows["train"])
-    started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=resume_from(trainer))
-    seconds = round(time.perf_counter() - started, 1)
-    return _save(config, trainer, seconds, rows, counts)
+from vlmhelpers.training.callbacks import report_to, watch
+from vlmhelpers.training.config import HELD_OUT, REJECTED, RunConfig
 
 
 def training_arguments(config: RunConfig) -> SFTConfig:
-    """The `SFTConfig` of a run. Making it joins the processes, where there are several.
-
-    A setting goes to the field of the same name, unless it is named below. Raises ValueError for what FSDP cannot do.
-    """
+    """The `SFTConfig` of a run, which joins the processes. Raises ValueError for what FSDP cannot do."""
     if is_sharded() and config.cache == "features":
         raise ValueError('cache="features" is for models that are whole on each GPU: with FSDP choose cache="pixels"')
     # peft 0.21 finds no adapter inside the layers that accelerate wraps for this.
     if is_sharded() and os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "false") == "true":
         raise ValueError(
-            "fsdp_activation_checkpointing is on in accelerate's settings, and the adapter would be saved empty: turn "
-            "it off there, and gradient_checkpointing on in the run's settings"
+            "with accelerate's fsdp_activation_checkpointing the adapter would be saved empty: turn it off there, and "
+            "gradient_checkpointing on in the run's settings"
         )
     dtype, gpu = compute_dtype(), torch.cuda.is_available()
     if not gpu:
@@ -81,12 +63,10 @@ def training_arguments(config: RunConfig) -> SFTConfig:
 def load_rows(config: RunConfig) -> tuple[dict[str, Dataset], dict[str, int]]:
     """The rows of a run as "train" and, with `test_rows`, "test"; and how many were read, rejected, trained, test.
 
-    Every process reads the file; the main one checks the images, for all of them, and writes what it rejects to
-    rejected.csv. Raises ValueError where no row can be used.
+    The main process checks the rows for all, and lists rejected ones in rejected.csv. Raises ValueError without a row.
     """
-    dataset = read_jsonl(
-        config.dataset, config.image_root, config.text_field, config.image_field, config.response_field
-    )
+    fields = config.text_field, config.image_field, config.response_field
+    dataset = read_jsonl(config.dataset, config.image_root, *fields)
     rejected = on_main(lambda: _reject(dataset, config))
     kept = dataset.select([index for index in range(len(dataset)) if index not in rejected])
     rows = split(kept, config.test_rows, seed=config.seed) if config.test_rows else {"train": kept}
@@ -95,9 +75,8 @@ def load_rows(config: RunConfig) -> tuple[dict[str, Dataset], dict[str, int]]:
 
 
 def _reject(dataset, config):
-    """The indices of the rows that cannot be used, which are listed in a file and counted in a line."""
-    report = check_dataset(dataset)
-    folder = Path(config.output_dir)
+    """The indices of the rows that cannot be used."""
+    report, folder = check_dataset(dataset), Path(config.output_dir)
     (folder / REJECTED).unlink(missing_ok=True)  # of an earlier run
     shutil.rmtree(folder / HELD_OUT, ignore_errors=True)
     if report.rejected:
@@ -114,14 +93,10 @@ def make_trainer(config: RunConfig, args: SFTConfig, rows: Dataset) -> SFTTraine
     unsloth = choose_backend(config.backend) == "unsloth"  # it has a loss of its own
     set_seed(config.seed)  # the adapters start at random, before the trainer sets its own seed
     towers = {name: getattr(config, name) for name in ("language", "vision", "attention", "mlp")}
-    lora = LoraConfig(
-        r=config.lora_r,
-        lora_alpha=config.lora_alpha,
-        target_modules=lora_targets(model, **towers),
-        task_type="CAUSAL_LM",
-    )
-    # DDP has to search for adapters outside a step: those that only images reach, in a row without any, and the last
-    # layers of a vision encoder that gives its features from an earlier one (Phi-3-Vision).
+    targets = lora_targets(model, **towers)
+    lora = LoraConfig(r=config.lora_r, lora_alpha=config.lora_alpha, target_modules=targets, task_type="CAUSAL_LM")
+    # DDP has to search for adapters outside a step: those that only images reach, in a row without any, and the layers
+    # of a vision encoder after the one whose output is used (Phi-3-Vision).
     args.ddp_find_unused_parameters = config.vision or not all(rows.with_format("arrow")["images"].to_pylist())
     if config.cache != "none":
         with PartialState().main_process_first():  # the other processes find all pixels on disk
@@ -134,30 +109,11 @@ def make_trainer(config: RunConfig, args: SFTConfig, rows: Dataset) -> SFTTraine
         processing_class=processor,
     )
     if not unsloth:
-        # Every trained token of a step counts the same, in whichever batch of whichever process. The Qwen families say
-        # that they cannot (accepts_loss_kwargs), though they hand the count on to transformers' own loss, which can.
+        # Each trained token of a step counts the same, in any batch of any process. The Qwen families say that they
+        # cannot (accepts_loss_kwargs), though they hand the count on to transformers' own loss, which can.
         trainer.model_accepts_loss_kwargs = True
     keep_adapters_float32(trainer.model)
     if config.cache == "features":
         cache_vision_features(trainer.model, Path(config.output_dir) / "features")
     watch(trainer)
     return trainer
-
-
-def _save(config, trainer, seconds, rows, counts):
-    """Writes what a run leaves: the main process does, all have to call it."""
-    folder = Path(config.output_dir)
-    if trainer.is_fsdp_enabled:  # the checkpoints are in pieces, the adapter is whole
-        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
-    trainer.save_model(folder / ADAPTER)
-    state = trainer.state
-    result = RunResult(str(folder / ADAPTER), state.global_step, seconds, counts, state.log_history)
-    if state.is_world_process_zero:
-        trainer.processing_class.save_pretrained(folder / ADAPTER)
-        if "test" in rows:
-            save_held_out(rows["test"], rows["train"], folder)
-        config.save(folder / SETTINGS)
-        result.save(folder)
-        print(f"{state.global_step} steps on {counts['trained']} rows -> {folder / ADAPTER}")
-    trainer.accelerator.wait_for_everyone()
-    return result
