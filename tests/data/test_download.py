@@ -16,13 +16,11 @@ from PIL import Image, ImageFile
 
 from vlmhelpers.data.download import downloader
 from vlmhelpers.data.download.downloader import cached_images, download_images
-from vlmhelpers.data.download.image_cache import ImageCache
-from vlmhelpers.data.download.safe_http import DownloadRules, connection_pools, is_public
+from vlmhelpers.data.download.safe_http import DownloadRules, ImageClient, is_public
 
 # Short, for tests; the server's answers take 1 to 20 seconds where it means to be slow.
 RULES = {
     "private_hosts": ("127.0.0.1",),
-    "connect_timeout": 1,
     "read_timeout": 0.4,
     "total_timeout": 0.8,
     "max_bytes": 1_000_000,
@@ -129,6 +127,7 @@ def test_connections_are_used_again(server, cache):
         ("password", "refused: HTTP 401 Unauthorized"),
         ("nothing", "refused: HTTP 206 Partial Content"),
         ("nowhere", "refused: HTTP 302 Found"),
+        ("lengths", "download failed: Content-Length contained multiple unmatching values"),
         ("html", "not an image: it is a web page"),
         ("text", "not an image: it is text, 'Sorry, sold out'"),
         ("empty", "empty file: 0 bytes"),
@@ -140,7 +139,7 @@ def test_connections_are_used_again(server, cache):
         ("endless", "download too large: over 1,000,000 bytes"),
         ("endlesschunks", "download too large: over 1,000,000 bytes"),
         ("gzipbomb", "download too large: over 1,000,000 bytes"),
-        ("nogzip", "broken answer: "),
+        ("nogzip", "download failed: "),
     ],
 )
 def test_what_no_attempt_can_mend_is_asked_for_once(get, cache, path, reason):
@@ -153,13 +152,12 @@ def test_what_no_attempt_can_mend_is_asked_for_once(get, cache, path, reason):
     ("path", "reason"),
     [
         ("broken", "server busy or broken: HTTP 500 Internal Server Error"),
-        ("short", "connection broken: IncompleteRead"),
-        ("cutchunks", "connection broken: "),
-        ("reset", "connection broken: Remote end closed connection without response"),
-        ("garbage", "connection broken: "),
-        ("endlesschunksize", "connection broken: "),
-        ("lengths", "connection broken: "),
-        ("hang", "timeout: nothing came for 0.4 s"),
+        ("short", "download failed: ('Connection broken: IncompleteRead"),
+        ("cutchunks", "download failed: "),
+        ("reset", "download failed: ('Connection aborted.', RemoteDisconnected"),
+        ("garbage", "download failed: "),
+        ("endlesschunksize", "download failed: "),
+        ("hang", "timeout: "),
     ],
 )
 def test_what_may_pass_is_tried_again_as_often_as_allowed(get, cache, path, reason):
@@ -177,7 +175,7 @@ def test_the_limit_of_pixels_is_a_rule(get):
     assert isinstance(get("good", max_pixels=32 * 24)[0], str)
 
 
-@pytest.mark.parametrize("path", ["flaky", "resetonce", "shortonce", "busyodd"])
+@pytest.mark.parametrize("path", ["flaky", "resetonce", "shortonce"])
 def test_a_failure_that_passes_costs_one_more_request(get, path):
     result, requests = get(path)
     assert isinstance(result, str) and requests == 2
@@ -246,9 +244,8 @@ def test_line_breaks_in_a_url_add_no_header(server, cache):
 def test_redirects_are_followed_to_a_limit(get, server):
     assert isinstance(get("to?/good/here")[0], str)
     assert isinstance(get(f"to?{server.url}/to?/good/there")[0], str)
-    assert isinstance(get("letters")[0], str) and server.requests["/good/%C3%BC"] == 1
     result, requests = get("loop", max_redirects=3)
-    assert result[0] == "redirected too often: over 3 times" and requests == 4
+    assert result[0] == "download failed: too many redirects" and requests == 4
 
 
 @pytest.mark.parametrize(
@@ -267,12 +264,12 @@ def test_redirects_are_followed_to_a_limit(get, server):
         ("http://me:secret@127.0.0.1:{port}/good", "password in the URL"),
         ("file:///etc/hostname", "not a URL"),
         ("ftp://127.0.0.1/good", "not a URL"),
-        ("http://[::1", "redirected to no URL"),
+        ("http://[::1", "not a URL"),
     ],
 )
 def test_a_redirect_may_not_lead_where_a_url_may_not(get, server, target, reason):
     result, _ = get("to?" + target.format(port=server.server_port))
-    assert result[0].startswith(reason) and "redirect" in result[0] and result[1]
+    assert result[0].startswith(reason) and result[1]
     assert server.requests["/good"] == 0 and server.requests.total() == 1
 
 
@@ -350,7 +347,7 @@ def test_over_tls_the_host_keeps_its_name_and_has_to_prove_it(monkeypatch, cache
         url = f"https://shop.example:{listening.getsockname()[1]}/good"
         (result,) = download_images([url], cache, **rules).values()
         thread.join(5)
-    assert names == ["shop.example"] and result[0].startswith("connection broken: ")
+    assert names == ["shop.example"] and result[0].startswith("download failed: ")
 
 
 def test_a_host_that_never_shakes_hands_is_a_timeout(cache):
@@ -376,7 +373,7 @@ def tls_context(tmp_path_factory):
 
 def test_over_tls_the_same_limits_hold(tls_context, cache, monkeypatch):
     context, certificate = tls_context
-    connection_pools(DownloadRules()).connection_pool_kw["ssl_context"].load_verify_locations(certificate)
+    ImageClient(DownloadRules()).connection_pool_kw["ssl_context"].load_verify_locations(certificate)
     local = socket.getaddrinfo("127.0.0.1", 80, type=socket.SOCK_STREAM)
     rules = RULES | {"private_hosts": ("shop.example", "other.example")}
     with misbehaving_server(context) as server:
@@ -390,28 +387,28 @@ def test_over_tls_the_same_limits_hold(tls_context, cache, monkeypatch):
     assert [reason.partition("(")[0] for reason, _ in others] == [
         "timeout: not complete after 0.8 s",
         "download too large: over 1,000,000 bytes",
-        "connection broken: IncompleteRead",
+        "download failed: ",
     ]
-    assert other[0].startswith("certificate not trusted: ") and server.requests["/good"] == 1
+    assert "certificate verify failed" in other[0] and server.requests["/good"] == 1
 
 
 def test_a_certificate_nobody_vouches_for_is_refused():
-    context = connection_pools(DownloadRules()).connection_pool_kw["ssl_context"]
+    context = ImageClient(DownloadRules()).connection_pool_kw["ssl_context"]
     assert context.verify_mode == ssl.CERT_REQUIRED and context.check_hostname
     assert context.cert_store_stats()["x509_ca"] > 50
 
 
-@pytest.mark.parametrize(("code", "attempts"), [(socket.EAI_NONAME, 1), (socket.EAI_AGAIN, 2)])
-def test_a_name_that_does_not_exist_is_looked_up_once_and_one_that_failed_again(cache, monkeypatch, code, attempts):
+def test_a_name_that_cannot_be_looked_up_is_tried_again(cache, monkeypatch):
     asked = []
 
     def fail(host, *_, **__):
         asked.append(host)
-        raise socket.gaierror(code, "no")
+        raise socket.gaierror(socket.EAI_AGAIN, "no answer")
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
     (result,) = download_images(["http://nowhere.example/a"], cache, **RULES).values()
-    assert result[0].startswith("no connection: nowhere.example: ") and len(asked) == attempts
+    assert result[0].startswith("download failed: ") and "no answer" in result[0]
+    assert asked == ["nowhere.example"] * 2
 
 
 # Rate limits
@@ -429,19 +426,17 @@ def test_at_most_so_many_requests_at_once_in_all(server, cache):
     assert server.most_at_once == 2
 
 
-def test_requests_to_one_host_start_with_pauses(server, cache):
+def test_images_start_with_pauses(server, cache):
     download_images([f"{server.url}/good/{number}" for number in range(6)], cache, **RULES | {"pause": 0.1})
     times = [when for _, when in server.times]
     assert times[-1] - times[0] > 0.4
 
 
 @pytest.mark.parametrize("path", ["busy", "busydate"])
-def test_retry_after_is_honored_by_all_requests_to_the_host(server, cache, path):
-    urls = [f"{server.url}/{path}", *(f"{server.url}/good/{number}" for number in range(8))]
-    results = download_images(urls, cache, **RULES | {"connections": 1})
-    assert all(isinstance(result, str) for result in results.values())
-    times = [when for _, when in server.times]
-    assert times[1] - times[0] > 0.9 and len(times) == 10
+def test_retry_after_is_honored(server, get, path):
+    result, requests = get(path, total_timeout=5)
+    assert isinstance(result, str) and requests == 2
+    assert server.times[1][1] - server.times[0][1] > 0.9
 
 
 def test_a_retry_after_without_end_is_honored_up_to_the_limit(server, get):
@@ -454,24 +449,6 @@ def test_the_pauses_between_attempts_grow(server, get):
     get("broken", attempts=5, backoff=0.05)
     times = [when for _, when in server.times]
     assert times[4] - times[3] > 0.19  # at least half of 0.05 s, doubled three times
-
-
-def test_a_host_that_only_fails_is_given_up_and_one_that_lacks_pictures_is_not(server, cache):
-    rules = RULES | {"backoff": 0.001, "connections": 1}
-    download_images([f"{server.url}/broken/{number}" for number in range(60)], cache, **rules)
-    assert server.requests.total() == 40
-    server.requests.clear()
-    download_images([f"{server.url}/unknown/{number}" for number in range(60)], cache, **rules)
-    assert server.requests.total() == 60
-
-
-def test_a_host_that_never_answers_is_given_up(cache, monkeypatch):
-    asked = []
-    monkeypatch.setattr(socket.socket, "connect", lambda self, address: asked.append(address) or refuse())
-    urls = [f"http://127.0.0.1:9/{number}" for number in range(100)]
-    results = download_images(urls, cache, **RULES | {"backoff": 0.001})
-    kinds = [reason.partition(":")[0] for reason, _ in results.values()]
-    assert set(kinds) == {"no connection", "host given up"} and 40 <= len(asked) < 60
 
 
 def test_random_numbers_of_the_user_stay_as_they_were(get):
@@ -552,7 +529,8 @@ def test_the_cache_lies_in_the_users_cache(server, tmp_path, monkeypatch):
     assert os.path.dirname(path) == str(tmp_path / "xdg" / "vlmhelpers" / "pictures")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert ImageCache().folder == str(tmp_path / ".cache" / "vlmhelpers" / "pictures")
+    (path,) = download_images([f"{server.url}/good"], **RULES).values()
+    assert os.path.dirname(path) == str(tmp_path / ".cache" / "vlmhelpers" / "pictures")
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(server, tmp_path):
@@ -582,17 +560,12 @@ def test_a_lone_url_is_an_error(cache):
         download_images("http://127.0.0.1/a", cache)
 
 
-def test_a_name_in_place_of_a_tuple_of_names_is_an_error(cache):
-    with pytest.raises(TypeError, match="private_hosts is a tuple"):
-        download_images([], cache, private_hosts="127.0.0.1")
-
-
 # Interruptions
 
 SCRIPT = """
 import sys
 from vlmhelpers.data.download.downloader import download_images
-urls = [f"{sys.argv[1]}/{'hang' if number == 7 else 'slow'}/{number}" for number in range(200)]
+urls = [f"{sys.argv[1]}/{'hang' if number == 7 else 'slow'}/{number}" for number in range(100)]
 print("ready", flush=True)
 try:
     download_images(urls, sys.argv[2], private_hosts=("127.0.0.1",), connections=4, pause=0, read_timeout=30)
@@ -617,10 +590,10 @@ def test_an_interrupted_download_ends_at_once_and_goes_on_where_it_was(server, c
     assert len(pictures) > 20 and all(map(is_whole, pictures))
 
     before = server.requests.total()
-    urls = [f"{server.url}/slow/{number}" for number in range(200) if number != 7]
+    urls = [f"{server.url}/slow/{number}" for number in range(100) if number != 7]
     results = download_images(urls, cache, **PATIENT | {"connections": 16, "per_host": 16})
     assert all(isinstance(path, str) and is_whole(path) for path in results.values())
-    assert server.requests.total() - before == 199 - len(pictures)
+    assert server.requests.total() - before == 99 - len(pictures)
 
 
 def heed_interrupts():
@@ -655,9 +628,17 @@ def test_two_downloads_at_once_do_not_disturb_each_other(server, cache):
 
 
 def test_after_an_interruption_nothing_is_stored(server, cache, monkeypatch):
-    cache.mkdir()
-    download = downloader._Download(ImageCache(cache), DownloadRules(**RULES))
-    decode = downloader.open_image
-    monkeypatch.setattr(downloader, "open_image", lambda *image: download.stop.set() or decode(*image))
-    download.download(f"{server.url}/good")
+    decode, decoding, ended = downloader.open_image, threading.Event(), threading.Event()
+    monkeypatch.setattr(downloader, "open_image", lambda *image: decoding.set() or ended.wait(5) and decode(*image))
+
+    def interrupt(*_, **__):
+        decoding.wait(5)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(downloader, "tqdm", interrupt)
+    threads = set(threading.enumerate())
+    with pytest.raises(KeyboardInterrupt):
+        download_images([f"{server.url}/good"], cache, **RULES)
+    ended.set()
+    wait_for(lambda: not any("worker" in t.name for t in set(threading.enumerate()) - threads))
     assert server.requests.total() == 1 and not os.listdir(cache)

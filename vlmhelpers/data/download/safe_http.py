@@ -55,8 +55,7 @@ class ImageClient(urllib3.PoolManager):
             status_forcelist=_BUSY, raise_on_status=False, backoff_factor=rules.backoff, retry_after_max=rules.max_wait,
         )  # fmt: skip
         pool = {"maxsize": rules.per_host, "block": True, "retries": retries, "ssl_context": _tls_context()}
-        # Pools of so many hosts that none is dropped while it is in use.
-        super().__init__(8 * rules.connections, _HEADERS, timeout=rules.read_timeout, **pool)
+        super().__init__(8 * rules.connections, _HEADERS, timeout=rules.read_timeout, **pool)  # so many hosts at most
         self.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
 
     def fetch(self, url: str) -> bytes:
@@ -68,8 +67,8 @@ class ImageClient(urllib3.PoolManager):
             raise
         except Exception as error:  # urllib3, http.client and ssl have many
             cause = error.reason if isinstance(error, exceptions.MaxRetryError) else error
-            kinds = ((exceptions.TimeoutError, "timeout"), (ValueError, "not a URL"), (Exception, "download failed"))
-            kind = next(kind for types, kind in kinds if isinstance(cause, types))
+            kind = "not a URL" if isinstance(cause, ValueError) else "download failed"
+            kind = "timeout" if isinstance(cause, exceptions.TimeoutError) else kind
             raise UnusableImage(f"{kind}: {str(cause).removeprefix('None: ')[:200]}", _REMEDY) from error
         if response.status == 200:
             return response.data or b""
