@@ -10,7 +10,6 @@ from peft import LoraConfig, get_peft_model
 
 from vlmhelpers.data.schema import FEATURES, last_question, make_row
 from vlmhelpers.export import merge, save_adapter
-from vlmhelpers.export.adapters import missing_files
 from vlmhelpers.families import FAMILIES
 from vlmhelpers.inference import generate, stream_answer
 from vlmhelpers.models import load_model, lora_targets
@@ -68,4 +67,3 @@ def test_a_merged_model_answers_as_its_adapter(base, questions, tmp_path):
     batch = base.collator([questions[0], questions[2]])
     with torch.no_grad():
         torch.testing.assert_close(merged(**batch).logits, tuned(**batch).logits, atol=1e-3, rtol=1e-3)
-    assert not missing_files(folder)
