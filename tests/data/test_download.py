@@ -574,6 +574,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_download_ends_at_once_and_goes_on_where_it_was(server, cache, signal_number):
     command = [sys.executable, "-c", SCRIPT, server.url, str(cache)]

@@ -111,6 +111,7 @@ def compare_with_reality(config, dtype, checkpointing, labeled, batch_size, visi
     assert moving == pytest.approx(peak - still, rel=0.15)  # harder: the weights do not hide an error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "dtype", "checkpointing", "labeled", "batch_size", "vision"),
     [
@@ -127,6 +128,7 @@ def test_the_estimate_is_the_allocators_peak(family, dtype, checkpointing, label
     compare_with_reality(medium(family), dtype, checkpointing, labeled, batch_size, vision)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama-3.2-vision", "phi-3-vision"])
 @pytest.mark.parametrize("checkpointing", [True, False])
 def test_the_estimate_is_the_allocators_peak_for_the_other_families(family, checkpointing):
@@ -196,6 +198,7 @@ def batch_of_four():
     return lambda **options: estimate_memory(tiny_model("qwen2.5-vl"), 128, 64, batch_size=4, **options)
 
 
+@pytest.mark.slow
 def test_what_saves_memory_saves_it_where_it_should(batch_of_four):
     plain = batch_of_four(gradient_checkpointing=False, bits=None)
     assert batch_of_four(gradient_checkpointing=True, bits=None).kept < plain.kept / 2
@@ -300,6 +303,7 @@ def test_durations_read_well():
     assert [as_duration(s) for s in (0.25, 40, 720, 12240)] == ["0.25 s", "40 s", "12 min", "3.4 h"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "bits", "logits", "checkpointing"),
     [

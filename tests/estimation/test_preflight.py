@@ -149,6 +149,7 @@ class _Rows:
         return len(self.rows)
 
 
+@pytest.mark.slow
 def test_the_proposed_cap_makes_every_row_fit_and_twice_as_many_pixels_do_not(family, reports, processors):
     report = reports[family]
     if family == LLAMA:
@@ -194,6 +195,7 @@ def test_rows_that_cannot_be_used_are_named_and_the_rest_is_counted(processors, 
         preflight(rows.select([0, 2]), processors["qwen3-vl"], str(tiny_model("qwen3-vl")))
 
 
+@pytest.mark.slow
 def test_of_many_rows_a_sample_is_counted_with_intervals(rows_of, processors):
     images = [noise(60 + 12 * (i % 12), 100, i) for i in range(40)]
     rows = rows_of([("What is this?", "A bag.", [image]) for image in images])
@@ -223,6 +225,7 @@ def test_memory_and_time_are_those_of_the_rows_as_they_would_be_trained(family, 
     assert list(report.gpus["row of max_length"]) == ["fits"] * 5
 
 
+@pytest.mark.slow
 def test_labels_make_logits_unless_all_are_wanted(dataset, processors):
     processor, model = processors["qwen3-vl"], str(tiny_model("qwen3-vl"))
     few, many = (

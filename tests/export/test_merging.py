@@ -61,6 +61,7 @@ def in_this_process(monkeypatch):
     monkeypatch.setattr(probing, "quiet", lambda: None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_merged_weights_answer_as_the_adapter(family, adapter_of, tmp_path):
     adapter, dataset, answers = adapter_of(family)
@@ -83,6 +84,7 @@ def test_sixteen_bits_by_default_and_in_shards(adapter_of, tmp_path):
     assert {tensor.dtype for shard in shards for tensor in load_file(shard).values()} == {torch.bfloat16}
 
 
+@pytest.mark.slow
 def test_a_good_merge_passes(merged):
     out, adapter, dataset = merged
     check = check_export(out, adapter, dataset, rows=4, max_new_tokens=12, four_bit=True).raise_if_wrong()
@@ -151,6 +153,7 @@ def test_a_missing_file_is_named(merged):
     assert [p.rpartition(" ")[2] for p in check.problems][:2] == ["preprocessor_config.json", "tokenizer.json"]
 
 
+@pytest.mark.slow
 def test_what_a_broken_export_says_in_a_fresh_process_is_shown(merged, in_this_process):
     out, adapter, dataset = merged
     broken = copy_of(out, "broken")

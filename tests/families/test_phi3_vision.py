@@ -322,6 +322,7 @@ def test_long_factors_begin_beyond_the_limit(tiny):
             torch.testing.assert_close(found.double(), wanted * scale, atol=1e-3, rtol=0)
 
 
+@pytest.mark.slow
 def test_more_than_4096_tokens_of_text_and_image():
     model = reference_model("sdpa")
     processor = Phi3VImageProcessor(num_crops=16)
@@ -418,6 +419,7 @@ def test_beams_and_samples_run(tiny):
 # Files
 
 
+@pytest.mark.slow
 def test_published_files_load_as_they_are_and_run_no_code(published, monkeypatch):
     def no_prompt(*_):
         raise AssertionError("asks whether to run code from the hub")

@@ -33,6 +33,7 @@ def test_real_classes_and_small_files(tiny):
     assert sum(file.stat().st_size for file in tiny_model(family).iterdir()) < 3.5e6
 
 
+@pytest.mark.slow
 def test_describes_200_new_pictures(tiny, rows_of):
     _, model, processor = tiny
     products, pictures = zip(*sample_products(200, "test", size=96), strict=True)
@@ -43,6 +44,7 @@ def test_describes_200_new_pictures(tiny, rows_of):
     assert evaluate(generate(model, processor, blank, 50), blank).scores["exact match"].value <= 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("question", list(QUESTIONS)[1:])
 def test_answers_questions_about_new_pictures(tiny, rows_of, question):
     _, model, processor = tiny
