@@ -71,7 +71,7 @@ def _hashable(value):
 
 def _content(row):
     """The identities of the row's images; without images, what its user says."""
-    images = [image_identity(image) for image in row["images"] or []]
+    images = [image_identity(image) for image in row.get("images") or []]
     said = tuple(message_text(message) for message in row["messages"] if message["role"] == "user")
     return list(filter(None, images)) or [said]
 
