@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     command = options.pop("command")
     run = {"check": _check, "sample": _sample, "train": _train}.get(command) or partial(_convert, command)
     try:
-        return run(**options)
+        return int(run(**options) or 0)
     except (ValueError, OSError) as error:
         print(f"vlmhelpers: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -73,15 +73,11 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser():
     parser = argparse.ArgumentParser("python -m vlmhelpers", description="Convert and check data, and train on it.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    # Without a default: the functions and the readers have those.
+    texts = {"formatter_class": argparse.RawDescriptionHelpFormatter, "argument_default": argparse.SUPPRESS}
     for name, text in _COMMANDS.items():
-        command = commands.add_parser(
-            name,
-            help=text,
-            description=f"{text[0].upper()}{text[1:]}.",
-            epilog=_settings() if name == "train" else None,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            argument_default=argparse.SUPPRESS,  # the functions and the readers have the defaults
-        )
+        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", **texts)
+        command.epilog = _settings() if name == "train" else None
         for flags in _TAKES[name].split(", "):
             command.add_argument(*flags.split(), **_ARGUMENTS.get(flags, {"metavar": "NAME"}))
     return parser
@@ -119,7 +115,6 @@ def _convert(reader, input, output, rejected=None, **arguments):
         where = f", image paths start at {root}"
     vlm.data.write_jsonl(report.dataset, output, root)
     print(f"{len(report.dataset)} rows -> {output}{where}")
-    return 0
 
 
 def _report(dataset):
@@ -136,7 +131,7 @@ def _report(dataset):
 
 
 def _root_of_images(dataset, root):
-    """`root` where all images lie inside it, else the deepest folder that holds them all, such as the cache."""
+    """`root` where all images lie inside it, else the deepest folder that holds them all."""
     from vlmhelpers.data.rows import ImageRoot, stream_plain_rows
 
     paths = [image["path"] for row in stream_plain_rows(dataset, ["images"], "checking") for image in row["images"]]
@@ -150,7 +145,7 @@ def _check(file, image_root=None, rejected=None):
     print(report)
     if rejected:
         report.save_rejected(rejected)
-    return 1 if report.rejected else 0
+    return bool(report.rejected)
 
 
 def _read_any(path, image_root):
@@ -170,7 +165,6 @@ def _read_any(path, image_root):
 def _sample(output, num_examples=10, **arguments):
     vlm.samples.write_sample(output, num_examples, **arguments)
     print(f"{num_examples} rows -> {output}, their images -> {Path(output).parent / 'images'}")
-    return 0
 
 
 def _train(config, changes=()):
@@ -178,4 +172,3 @@ def _train(config, changes=()):
         if "=" not in change:
             raise ValueError(f"--set {change}: write it as NAME=VALUE")
     vlm.train(vlm.RunConfig.read(config, **dict(change.split("=", 1) for change in changes)))
-    return 0

@@ -82,7 +82,7 @@ def read_adapter_config(adapter: str | Path) -> dict:
 
 
 def find_base(adapter: str | Path, base: str | Path | None = None) -> str:
-    """The folder or hub id of the 16-bit base of an adapter: `base`, else what the adapter names.
+    """The folder or hub id of `base`, else of the base that the adapter names.
 
     Raises FileNotFoundError for a base that cannot be read here, ValueError for one that is stored quantized.
     """
@@ -103,10 +103,7 @@ def find_base(adapter: str | Path, base: str | Path | None = None) -> str:
 
 
 def attach(model: PreTrainedModel, adapter: str | Path) -> PeftModel:
-    """`model` with the adapter's weights on it, in eval mode.
-
-    Raises ValueError for a tensor that no module takes and a module that gets none: peft only warns of either.
-    """
+    """`model` with all of the adapter on it, in eval mode. Raises ValueError for parts that match nothing in the other."""
     read_adapter_config(adapter)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Found missing adapter keys")
@@ -153,7 +150,12 @@ def merge(
             sizes = f"{needed / 2**30:.1f} GiB and its disk has {free / 2**30:.1f} GiB left"
             raise OSError(f"{out} needs {sizes}: make room, or choose a folder on another disk")
         tuned = attach(model, adapter)
-        _refuse_tied(tuned, adapter)
+        ends = tuned.get_input_embeddings(), tuned.get_output_embeddings()
+        if any(isinstance(end, BaseTunerLayer) for end in ends) and ends[0].weight is ends[1].weight:
+            raise ValueError(
+                f"{adapter} changes the embeddings or the head, and its base has one matrix for embeddings and head, "
+                "so merging changes both: train without this target, or serve the adapter unmerged"
+            )
         tuned.merge_and_unload(safe_merge=True).save_pretrained(folder, max_shard_size=max_shard_size)
         processor = load_processor(adapter, base)
         processor.save_pretrained(folder)
@@ -170,13 +172,3 @@ def missing_files(folder: str | Path) -> list[str]:
     present = {path.name for path in Path(folder).glob("*")}
     missing = [name for name in _MERGED_FILES if name not in present]
     return missing if any(name.endswith(".safetensors") for name in present) else ["model.safetensors", *missing]
-
-
-def _refuse_tied(tuned, adapter):
-    """Raises ValueError for adapters on one of two tied matrices, whose merge would change the other one, too."""
-    ends = tuned.get_input_embeddings(), tuned.get_output_embeddings()
-    if any(isinstance(end, BaseTunerLayer) for end in ends) and ends[0].weight is ends[1].weight:
-        raise ValueError(
-            f"{adapter} changes the embeddings or the head, and its base has one matrix for embeddings and head, so "
-            "merging changes both: train without this target, as lora_targets does, or serve the adapter unmerged"
-        )

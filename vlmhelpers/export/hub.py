@@ -115,7 +115,12 @@ def push(
         raise ValueError(f"{folder / CARD} does not say {', '.join(missing)}: add it between its first lines of ---")
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     for name, path in paths.items():
-        _check_file(path, name)
+        if any(part in path.name for part in _LEFTOVERS):
+            raise ValueError(f"{path} is left over from training: remove it, or push the adapter's folder alone")
+        if _SECRET_FILES.search(name):
+            raise ValueError(f"{path} looks like a secret by its name: remove it")
+        if path.suffix in _TEXTS and _SECRETS.search(path.read_bytes()):
+            raise ValueError(f"{path} holds what looks like an access token: remove it, and revoke the token")
     upload = Upload(repo_id, private, {name: path.stat().st_size for name, path in paths.items()})
     if dry_run:
         return upload
@@ -123,12 +128,3 @@ def push(
     api.create_repo(repo_id, private=private, exist_ok=True)
     url = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload with its processor and card")
     return replace(upload, url=str(url))
-
-
-def _check_file(path, name):
-    if any(part in path.name for part in _LEFTOVERS):
-        raise ValueError(f"{path} is left over from training: remove it, or push the adapter's folder alone")
-    if _SECRET_FILES.search(name):
-        raise ValueError(f"{path} looks like a secret by its name: remove it")
-    if path.suffix in _TEXTS and _SECRETS.search(path.read_bytes()):
-        raise ValueError(f"{path} holds what looks like an access token: remove it, and revoke the token")

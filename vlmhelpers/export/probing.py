@@ -61,15 +61,13 @@ def probe(
             turns += [last] * (last["role"] != "assistant")
             prompt, batch = collator.prompts([row]), collator([row | {"messages": [*turns, assistant(reference)]}])
             inputs.append(tensors_digest([*prompt.items(), *batch.items()]))
-            probabilities.append(_probabilities(model, batch.to(model.device)))
+            batch = batch.to(model.device)
+            labels = batch.pop("labels")[0, 1:]
+            trained = labels != IGNORED
+            of_tokens = model(**batch).logits[0, :-1][trained].float().softmax(-1)
+            probabilities.append(of_tokens.gather(1, labels[trained][:, None])[:, 0].tolist())
     settings = {name: str(value) for name, value in processor.image_processor.to_dict().items()}
     return Probe(answers, probabilities, inputs, settings)
-
-
-def _probabilities(model, batch):
-    labels = batch.pop("labels")[0, 1:]
-    logits = model(**batch).logits[0, :-1][labels != IGNORED].float()
-    return logits.softmax(-1).gather(1, labels[labels != IGNORED][:, None])[:, 0].tolist()
 
 
 def probe_in_fresh_process(folder: Path, rows: Dataset, max_new_tokens: int, references: list[str]) -> Probe:

@@ -103,7 +103,10 @@ class RunConfig:
         with the file's name, for an unknown or missing setting and for a value that is refused.
         """
         path = Path(path)
-        settings = {str(name): _from_folder(path.parent, name, value) for name, value in _load(path).items()}
+        settings = {str(name): value for name, value in _load(path).items()}
+        for name, value in settings.items():
+            if _is_path(path.parent, name, value):
+                settings[name] = os.path.abspath(path.parent / Path(value).expanduser())
         try:
             return cls(**settings | changes)
         except ValidationError as error:
@@ -158,10 +161,6 @@ def _is_path(folder, name, value):
     """Whether a setting is a path; a model's id is one only where that folder exists."""
     is_text = isinstance(value, str) and value
     return is_text and (name in _PATHS or (name == "model_id" and (folder / value).is_dir()))
-
-
-def _from_folder(folder, name, value):
-    return os.path.abspath(folder / Path(value).expanduser()) if _is_path(folder, name, value) else value
 
 
 def _to_folder(folder, name, value):

@@ -98,9 +98,9 @@ def _save(config, trainer, seconds, rows, counts):
 
 
 def save_held_out(test: "Dataset", train: "Dataset", output_dir: str | os.PathLike) -> None:
-    """Writes the held-out rows, and the first 8 of `train` as examples for prompts, to `output_dir`.
+    """Writes the held-out rows, and the first 8 of `train` as examples for prompts, with their images.
 
-    The images are inside, so that the folder can be moved. What an earlier run has held out is replaced.
+    The folder, in `output_dir`, can be moved; that of an earlier run is replaced.
     """
     from datasets import DatasetDict
 
@@ -112,10 +112,7 @@ def save_held_out(test: "Dataset", train: "Dataset", output_dir: str | os.PathLi
 
 
 def load_held_out(output_dir: str | os.PathLike) -> "DatasetDict":
-    """The rows that a run has held out, as `test`, and a few that it has trained on, as `examples`.
-
-    Raises FileNotFoundError where the run had no `test_rows`.
-    """
+    """What `save_held_out` wrote, as `test` and `examples`. Raises FileNotFoundError for a run without `test_rows`."""
     from datasets import load_from_disk
 
     folder = Path(output_dir) / HELD_OUT
