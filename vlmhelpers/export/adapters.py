@@ -103,7 +103,7 @@ def find_base(adapter: str | Path, base: str | Path | None = None) -> str:
 
 
 def attach(model: PreTrainedModel, adapter: str | Path) -> PeftModel:
-    """`model` with all of the adapter on it, in eval mode. Raises ValueError for parts that match nothing in the other."""
+    """`model` with all of the adapter on it, in eval mode. Raises ValueError for a tensor or a module without match."""
     read_adapter_config(adapter)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Found missing adapter keys")
