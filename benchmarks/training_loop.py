@@ -132,7 +132,7 @@ def make_trainer(options, dataset, loss_type, collator=None, ours=False):
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
 
-    from vlmhelpers.families.window_attention import group_windows
+    from vlmhelpers.families.qwen_vl import group_windows
     from vlmhelpers.models.lora import lora_targets
     from vlmhelpers.models.vision import cache_vision_features
 

@@ -52,7 +52,7 @@ def image_tokens(processor, rows):
 def roomy(base):
     """The processor with a range of sizes, where its family has any: the tiny bases themselves have a single one."""
     processor = copy.deepcopy(base.processor)
-    if base.family.has_pixel_cap(processor.image_processor):
+    if base.family.has_pixel_cap:
         set_max_pixels(processor, 128**2)
     return processor
 
@@ -227,7 +227,7 @@ def test_batches_over_stored_pixels_are_the_same_bit_for_bit_or_refused(base, ro
 def test_a_pixel_cap_lowers_the_tokens_and_is_saved_with_the_processor(base, roomy, images, tmp_path):
     row = make_row("What is this?", "A bag.", [images[2].resize((200, 150))])
     image_processor = roomy.image_processor
-    if not base.family.has_pixel_cap(image_processor):
+    if not base.family.has_pixel_cap:
         with pytest.raises(ValueError, match=f"{type(image_processor).__name__} has no pixel cap"):
             set_max_pixels(roomy, 1000)
         return

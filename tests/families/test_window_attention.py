@@ -8,7 +8,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.data.schema import make_row
 from vlmhelpers.families import tiny_model
-from vlmhelpers.families.window_attention import attend_in_groups, group_windows
+from vlmhelpers.families.qwen_vl import attend_in_groups, group_windows
 from vlmhelpers.models.loading import load_model
 
 FOLDER = tiny_model("qwen2.5-vl")
@@ -28,6 +28,7 @@ def fresh():
     return AutoModelForImageTextToText.from_pretrained(FOLDER, dtype=torch.float32)
 
 
+@pytest.mark.slow
 def test_the_outputs_and_gradients_are_those_of_the_loop(batch):
     loop, grouped = fresh(), fresh()
     assert group_windows(grouped)
@@ -49,7 +50,7 @@ def test_one_call_per_length_of_window(batch, monkeypatch):
         shapes.append(tuple(query.shape))
         return real(query, *rest, **options)
 
-    monkeypatch.setattr("vlmhelpers.families.window_attention.scaled_dot_product_attention", spy)
+    monkeypatch.setattr("vlmhelpers.families.qwen_vl.scaled_dot_product_attention", spy)
     model = fresh()
     group_windows(model)
     model.model.visual(batch["pixel_values"], batch["image_grid_thw"])

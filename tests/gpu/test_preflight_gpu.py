@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).parents[1] / "helpers"))  # for the module th
 import random_model  # noqa: E402
 
 from vlmhelpers.estimation.memory import estimate_memory  # noqa: E402
-from vlmhelpers.families.shapes import find_config  # noqa: E402
+from vlmhelpers.families import find_config  # noqa: E402
 
 MODELS = {"qwen2.5-vl": "Qwen/Qwen2.5-VL-3B-Instruct", "qwen3-vl": "Qwen/Qwen3-VL-2B-Instruct"}
 IMAGE_TOKENS, BATCH_SIZE = 768, 2

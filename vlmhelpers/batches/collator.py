@@ -122,7 +122,7 @@ class VisionCollator:
         image_processor = self.processor.image_processor
         if not images:
             return "shorten its text or raise max_length"
-        if not self.family.has_pixel_cap(image_processor):
+        if not self.family.has_pixel_cap:
             return "shorten its text or raise max_length; an image of this family takes as many tokens at any size"
         cap = self.family.largest_cap(image_processor, images, room)
         if cap is None:

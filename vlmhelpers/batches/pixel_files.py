@@ -14,7 +14,7 @@ from transformers import ProcessorMixin
 
 from vlmhelpers.common.digests import digest
 from vlmhelpers.common.version import VERSION
-from vlmhelpers.families.stand_ins import ImageProcessorStandIn, SizedImage
+from vlmhelpers.families.family import ImageProcessorStandIn, SizedImage
 
 # How a row names an image whose pixels are stored: `path` is the image's own file, where it has one, `pixels` the
 # file of its tensors, `settings` what they were made with; width and height are the image's, upright.

@@ -13,7 +13,7 @@ from vlmhelpers.batches.chat_template import IGNORED
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.common.images import repair
 from vlmhelpers.families import family_of
-from vlmhelpers.families.stand_ins import ImageProcessorStandIn, SizedImage
+from vlmhelpers.families.family import ImageProcessorStandIn, SizedImage
 
 
 class Count(NamedTuple):

@@ -8,7 +8,6 @@ __getattr__, __dir__, __all__ = lazy.attach(
     submod_attrs={
         "family": ["TOWERS", "Family"],
         "phi3_vision.tiles": ["show_crops"],
-        "registry": ["FAMILIES", "family_of", "tiny_model"],
-        "shapes": ["PUBLISHED", "find_config"],
+        "registry": ["FAMILIES", "PUBLISHED", "family_of", "find_config", "tiny_model"],
     },
 )

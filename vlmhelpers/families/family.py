@@ -29,6 +29,7 @@ class Family:
     packable: rows packed into one sequence do not see each other.
     mixable: a batch may have rows with and without images.
     images_in_sequence: an image takes tokens of the sequence; elsewhere the text attends to it.
+    has_pixel_cap: fewer pixels make fewer image tokens, and `set_max_pixels` can ask for them.
     caches_pixels: in a batch, its images lie one after another, or in slots for each row, so that pixels can be stored.
     caches_features: it has `feature_tower`, `split_pixels`, `split_features` and `join_features`, for a tower that sees
         each image by itself.
@@ -48,6 +49,7 @@ class Family:
     packable: bool = False
     mixable: bool = True
     images_in_sequence: bool = True
+    has_pixel_cap: bool = False
     caches_pixels: bool = False
     caches_features: bool = False
     unsloth: bool = True
@@ -111,10 +113,6 @@ class Family:
         """An image that takes as many tokens as one of `size` (width, height)."""
         return Image.new("RGB", size)
 
-    def has_pixel_cap(self, image_processor) -> bool:
-        """Whether fewer pixels make fewer image tokens, and `set_max_pixels` can ask for them."""
-        return False
-
     def set_max_pixels(self, image_processor, max_pixels: int) -> None:
         """Caps the pixels of an image after resizing, in `image_processor` itself. Raises ValueError without a cap."""
         raise ValueError(f"{type(image_processor).__name__} has no pixel cap: its size is {image_processor.size}")
@@ -146,3 +144,21 @@ class Family:
         meta device. Raises ValueError for an unknown architecture.
         """
         raise ValueError(f"no batch can be made for a {config.model_type!r} without its weights")
+
+
+class SizedImage(Image.Image):
+    """An image of known size (width, height) without pixels, which a processor takes for an image."""
+
+    def __init__(self, size: tuple[int, int]):
+        super().__init__()
+        self._mode, self._size = "RGB", size
+
+
+class ImageProcessorStandIn:
+    """Stands in for an image processor: what a subclass does not do itself is that one's own."""
+
+    def __init__(self, image_processor):
+        self.image_processor = image_processor
+
+    def __getattr__(self, name):
+        return getattr(self.image_processor, name)

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 
 import torch
 from PIL import Image
+from torch.nn.functional import scaled_dot_product_attention
 from transformers.image_utils import make_flat_list_of_images
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from vlmhelpers.families.family import Family
-from vlmhelpers.families.stand_ins import ImageProcessorStandIn, SizedImage
-from vlmhelpers.families.window_attention import group_windows
+from vlmhelpers.families.family import Family, ImageProcessorStandIn
 
+# "flash" in the name is how a vision tower of transformers is asked to hand over all windows at once.
+_WINDOWS = "sdpa_of_windows_like_flash"
 # Beside the features themselves, Qwen3-VL hands on those of earlier layers.
 _DEEP = "deepstack_features"
 
@@ -23,6 +25,7 @@ class QwenVL(Family):
 
     vision: tuple[str, ...] = ("visual",)
     projector: tuple[str, ...] = ("merger", "deepstack_merger_list")
+    has_pixel_cap: bool = True
     caches_pixels: bool = True
     caches_features: bool = True
 
@@ -59,12 +62,6 @@ class QwenVL(Family):
 
     def size_reader(self, image_processor):
         return _Grids(image_processor)
-
-    def blank_image(self, size):
-        return SizedImage(size)
-
-    def has_pixel_cap(self, image_processor):
-        return True
 
     def set_max_pixels(self, image_processor, max_pixels):
         shortest = min(dict(image_processor.size)["shortest_edge"], max_pixels)
@@ -121,6 +118,40 @@ class _Grids(ImageProcessorStandIn):
         sizes = [(image.height, image.width) for image in make_flat_list_of_images(images)]
         patches = [own.get_number_of_image_patches(*size, {}) for size in sizes]
         return {"image_grid_thw": torch.tensor([[1, 1, number] for number in patches])}
+
+
+def group_windows(model):
+    """Makes a vision tower that uses PyTorch's attention (sdpa) attend to all windows of a length in one call.
+
+    Without FlashAttention, transformers (5.17) cuts the patches of a batch into windows and attends to each in a Python
+    loop: Qwen2.5-VL's windows hold at most 64 patches, so a photo has hundreds. The outputs stay the same to rounding.
+    Returns whether it applies: not to models without windows, nor to other kinds of attention.
+    """
+    tower = getattr(getattr(model, "base_model", model), "visual", None)
+    config = getattr(tower, "config", None)
+    if not hasattr(config, "fullatt_block_indexes") or config._attn_implementation not in ("sdpa", _WINDOWS):
+        return False
+    ALL_ATTENTION_FUNCTIONS.register(_WINDOWS, attend_in_groups)
+    config._attn_implementation = _WINDOWS
+    return True
+
+
+def attend_in_groups(module, query, key, value, attention_mask=None, *, cu_seq_lens_q, scaling, dropout=0.0, **_):
+    """Attention within windows, as one of transformers' attention functions: (output, None).
+
+    `query`, `key` and `value` are (1, heads, patches, head size), the output is (1, patches, heads, head size).
+    `cu_seq_lens_q` (windows + 1,) are the borders of the windows, in patches.
+    """
+    starts, lengths = cu_seq_lens_q[:-1], cu_seq_lens_q.diff()
+    places, outputs = [], []
+    for length in lengths.unique().tolist():
+        place = starts[lengths == length][:, None] + torch.arange(length, device=starts.device)
+        windows = (states[0].transpose(0, 1)[place].transpose(1, 2) for states in (query, key, value))
+        output = scaled_dot_product_attention(*windows, dropout_p=dropout, scale=scaling)
+        places.append(place.flatten())
+        outputs.append(output.transpose(1, 2).flatten(0, 1))
+    order = torch.cat(places).argsort()
+    return torch.cat(outputs)[order][None], None
 
 
 _APACHE = ({"license": "apache-2.0"}, "Apache License 2.0")

@@ -1,9 +1,10 @@
 """All families, and which of them a model, a processor, a configuration or a name belongs to."""
 
 import json
+import re
 from pathlib import Path
 
-from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from vlmhelpers.families.family import Family
 from vlmhelpers.families.llama_vision import LLAMA_3_2_VISION
@@ -13,6 +14,9 @@ from vlmhelpers.families.qwen_vl import QWEN2_5_VL, QWEN3_VL
 # A family that is added here is loaded, trained, evaluated and exported, and goes through the tests of all families.
 FAMILIES = {family.name: family for family in (LLAMA_3_2_VISION, QWEN2_5_VL, QWEN3_VL, PHI_3_VISION)}
 GENERIC = Family()
+# The published shapes: hub ids whose config.json lies here, enough to count parameters and to estimate memory with.
+_SHAPES = Path(__file__).parent / "shapes"
+PUBLISHED = tuple(sorted(file.parent.relative_to(_SHAPES).as_posix() for file in _SHAPES.glob("*/*/config.json")))
 
 
 def family_of(subject: str | Path | PreTrainedConfig | ProcessorMixin | PreTrainedModel) -> Family:
@@ -51,3 +55,24 @@ def tiny_model(family: str) -> Path:
     if family not in FAMILIES:
         raise ValueError(f"no tiny base is called {family!r}; there are: {', '.join(FAMILIES)}")
     return FAMILIES[family].tiny_base()
+
+
+def find_config(model_id: str | Path) -> PreTrainedConfig:
+    """The configuration of a model, without the network.
+
+    `model_id` is a local folder with a config.json, one of `PUBLISHED`, or another hub id of the same shape: Thinking
+    instead of Instruct, Unsloth's copies, names that end in -bnb-4bit. Raises ValueError for an id of another shape.
+    """
+    if Path(model_id).is_dir():
+        return AutoConfig.from_pretrained(model_id)
+    name = str(model_id).lower()
+    for alias, shape in (pair for family in FAMILIES.values() for pair in family.same_shape.items()):
+        name = name.replace(alias, shape)
+    for published in PUBLISHED:
+        shape = re.sub("(-128k)?-instruct$", "", published.lower().rpartition("/")[2])  # such as qwen3-vl-2b
+        if re.search(rf"(^|/){re.escape(shape)}(-|$)", name):
+            return AutoConfig.from_pretrained(_SHAPES / published)
+    raise ValueError(
+        f"the shape of {model_id!r} is not known here; known are {', '.join(PUBLISHED)} and their variants. Otherwise "
+        "pass a local folder with the model's config.json; its weights are not needed"
+    )

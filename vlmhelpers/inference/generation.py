@@ -117,7 +117,7 @@ def _answer(model, processor, inputs, settings):
 def _longest_first(dataset, processor, done):
     """The indices of the rows that are not in `done`: those with images, and those without."""
     lengths, size = {True: {}, False: {}}, dict(processor.image_processor.size or {})
-    capped = family_of(processor).has_pixel_cap(processor.image_processor)  # "longest_edge" is a number of pixels
+    capped = family_of(processor).has_pixel_cap  # "longest_edge" is a number of pixels
     cap = size.get("longest_edge", math.inf) if capped else math.inf
     for i, row in enumerate(stream_plain_rows(dataset, ["messages", "images"], "measuring rows")):
         if i not in done:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 from transformers.image_utils import make_flat_list_of_images
 
-from vlmhelpers.families.family import Family
-from vlmhelpers.families.stand_ins import ImageProcessorStandIn, SizedImage
+from vlmhelpers.families.family import Family, ImageProcessorStandIn
 
 
 @dataclass(frozen=True)
@@ -16,12 +15,6 @@ class Phi3Vision(Family):
 
     def size_reader(self, image_processor):
         return _Tokens(image_processor)
-
-    def blank_image(self, size):
-        return SizedImage(size)
-
-    def has_pixel_cap(self, image_processor):
-        return True
 
     def set_max_pixels(self, image_processor, max_pixels):
         """`num_crops` becomes as many tiles as `max_pixels` can fill. Raises ValueError for less than one."""
@@ -74,6 +67,7 @@ PHI_3_VISION = Phi3Vision(
     projector=("img_projection",),
     # A packed row beyond the short factors' 4,096 tokens would turn the positions of its neighbors, too.
     packable=False,
+    has_pixel_cap=True,
     caches_pixels=True,
     unsloth=False,
     same_shape={"phi-3.5-vision": "phi-3-vision"},
