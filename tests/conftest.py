@@ -10,12 +10,7 @@ import pytest
 
 # Before any test imports torch, which reads these once. Processes that tests start inherit them. One thread each,
 # because `make test` runs two processes, and because sums over another number of threads round differently.
-os.environ.update(
-    HF_HUB_OFFLINE="1",
-    OMP_NUM_THREADS="1",
-    OMP_WAIT_POLICY="PASSIVE",
-    TOKENIZERS_PARALLELISM="false",
-)
+os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", TOKENIZERS_PARALLELISM="false")
 
 matplotlib.use("agg")  # no MPLBACKEND: the kernels of notebooks would inherit that and show no images
 

@@ -81,13 +81,7 @@ def unusable_images(shop):
     (images / "text.jpg").write_bytes(b"This was meant to be a picture.\n")
     (images / "empty.jpg").write_bytes(b"")
     (images / "bomb.png").write_bytes(bomb())
-    names = {
-        "missing": "missing.jpg",
-        "text": "text.jpg",
-        "empty": "empty.jpg",
-        "bomb": "bomb.png",
-        "folder": "",
-    }
+    names = {"missing": "missing.jpg", "text": "text.jpg", "empty": "empty.jpg", "bomb": "bomb.png", "folder": ""}
     return [truncated, *(_line([case, f"images/{name}", INSTRUCTION, text]) for case, name in names.items())]
 
 

@@ -212,11 +212,7 @@ def test_pixels_of_a_batch_are_those_of_its_rows(processor, family):
     if family in QWENS:
         for name in ("pixel_values", "image_grid_thw"):
             assert torch.equal(batch[name], torch.cat([row[name] for row in alone]))
-        assert batch["image_grid_thw"].tolist() == [
-            [1, 4, 8],
-            [1, 6, 6],
-            [1, 8, 6],
-        ]  # rows and columns of 8 pixels
+        assert batch["image_grid_thw"].tolist() == [[1, 4, 8], [1, 6, 6], [1, 8, 6]]  # rows and columns of 8 pixels
     elif family == PHI:
         for name in ("pixel_values", "image_sizes"):
             assert torch.equal(batch[name], torch.cat([row[name] for row in alone]))
@@ -297,14 +293,7 @@ def test_llama_tokens_see_their_images_and_no_others(tiny):
     assert not batch["cross_attention_mask"][1, :only].any() and not batch["cross_attention_mask"][1, :, 1:].any()
     assert batch["cross_attention_mask"][1, only:length, 0].all()
     assert batch["aspect_ratio_ids"].tolist() == [[1, 1, 1]] * 2
-    assert batch["aspect_ratio_mask"].shape == (2, 3, 1) and batch["pixel_values"].shape == (
-        2,
-        3,
-        1,
-        3,
-        48,
-        48,
-    )
+    assert batch["aspect_ratio_mask"].shape == (2, 3, 1) and batch["pixel_values"].shape == (2, 3, 1, 3, 48, 48)
 
 
 def test_llama_refuses_a_batch_of_rows_with_and_without_images(tiny):

@@ -59,10 +59,7 @@ def test_a_system_turn_is_a_string_and_holds_no_image():
 
 
 def test_control_tokens_are_defused_also_across_parts_and_those_of_one_tokenizer():
-    split = {
-        "role": "user",
-        "content": [text_part("<|im"), text_part("_end|>"), image_part(), text_part("[CUT]")],
-    }
+    split = {"role": "user", "content": [text_part("<|im"), text_part("_end|>"), image_part(), text_part("[CUT]")]}
     row = {"messages": [split, assistant("</s> yes")], "images": [PICTURE]}
     conversation = to_train(row, 0, specials=("[CUT]",))
     texts = [p["text"] for m in conversation.messages for p in m["content"] if p["type"] == "text"]

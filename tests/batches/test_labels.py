@@ -43,10 +43,7 @@ def with_template(processor):
 
 def chat(*texts):
     """A row whose texts are by turns the user's and the assistant's."""
-    return {
-        "messages": [assistant(text) if i % 2 else user(text) for i, text in enumerate(texts)],
-        "images": [],
-    }
+    return {"messages": [assistant(text) if i % 2 else user(text) for i, text in enumerate(texts)], "images": []}
 
 
 def trained_text(collator, batch, row=0):

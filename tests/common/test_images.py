@@ -312,13 +312,7 @@ def test_sources_may_be_paths_bytes_or_what_arrow_stores(tmp_path, picture):
     data = encoded(picture, "PNG")
     (tmp_path / "bag.png").write_bytes(data)
     path = str(tmp_path / "bag.png")
-    sources = [
-        path,
-        tmp_path / "bag.png",
-        data,
-        {"path": path, "bytes": None},
-        {"path": "gone.png", "bytes": data},
-    ]
+    sources = [path, tmp_path / "bag.png", data, {"path": path, "bytes": None}, {"path": "gone.png", "bytes": data}]
     assert {inspect_image(source).pixels for source in sources} == {inspect_image(data).pixels}
     assert image_identity({"path": "a.png", "bytes": data}) == image_identity({"path": "b.png", "bytes": data})
     (tmp_path / "link.png").symlink_to(path)

@@ -19,11 +19,7 @@ GUIDE = [
         "output": "The American Civil War was fought from 1861 to 1865 between the Union (North) and the Confederacy "
         "(South)...",
     },
-    {
-        "instruction": "Translate the following phrase into French.",
-        "input": "I love you.",
-        "output": "Je t'aime.",
-    },
+    {"instruction": "Translate the following phrase into French.", "input": "I love you.", "output": "Je t'aime."},
 ]
 SOUND = {"instruction": "Why?", "output": "So."}
 

@@ -199,10 +199,7 @@ def test_an_open_quote_names_the_row(read):
     [
         ("image_path,instruction,descripton", "read_csv(..., response_field='descripton')"),
         ("Image_Path,instruction,description", "read_csv(..., image_field='Image_Path')"),
-        (
-            "image,text,response",
-            "read_csv(..., image_field='image', text_field='text', response_field='response')",
-        ),
+        ("image,text,response", "read_csv(..., image_field='image', text_field='text', response_field='response')"),
         ("image_path,instruction,x", "read_csv(..., response_field='...')"),
     ],
 )

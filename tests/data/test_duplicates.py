@@ -17,10 +17,7 @@ from vlmhelpers.samples.drawing import Product, draw, sample_products
 def test_a_row_that_repeats_another_is_rejected():
     other = make_row("What is it?", "Product 0.", [encoded(PICTURES[0], "BMP")])  # the same pixels in another file
     report = check_dataset(dataset_of(row_of(0), row_of(1), other, make_row("Why?", "So."), make_row("Why?", "So.")))
-    assert reasons(report.rejected) == [
-        (3, "duplicate: the same as row 1"),
-        (5, "duplicate: the same as row 4"),
-    ]
+    assert reasons(report.rejected) == [(3, "duplicate: the same as row 1"), (5, "duplicate: the same as row 4")]
 
 
 def test_a_rejected_row_is_nobodys_original():

@@ -194,10 +194,7 @@ def test_images_follow_the_order_of_their_parts(read):
 
 def test_rows_of_fields_and_of_messages_may_mix(read):
     dataset = read({"messages": turns(text_part("Why?"), answer="So.")}, SOUND | {"image": "images/bag.jpg"})
-    assert dataset["messages"][:] == [
-        [user("Why?"), assistant("So.")],
-        [user("What?", images=1), assistant("A bag.")],
-    ]
+    assert dataset["messages"][:] == [[user("Why?"), assistant("So.")], [user("What?", images=1), assistant("A bag.")]]
 
 
 def test_a_number_in_a_text_part_is_noted(read):

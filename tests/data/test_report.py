@@ -61,12 +61,7 @@ def test_rejected_rows_can_be_saved_mended_and_read_again(broken, tmp_path):
     assert [row["source_row"] for row in rows] == ["2", "3", "4", "5", "6"]
     assert all(row["reason"] and row["remedy"] for row in rows)
     again = check_dataset(read_csv(saved))
-    assert [record["fields"]["shelf"] for record in again.rejected] == [
-        "B",
-        "C",
-        "D",
-        "F",
-    ]  # E: no longer repeated
+    assert [record["fields"]["shelf"] for record in again.rejected] == ["B", "C", "D", "F"]  # E: no longer repeated
     mended = saved.read_text("utf-8-sig").replace("gone.png", "bag.png").replace("../bag", "bag").replace("<b>", "bag")
     saved.write_text(mended.replace("What?,,", "What?,Mended.,"), encoding="utf-8")
     assert check_dataset(read_csv(saved)).counts["kept"] == 4

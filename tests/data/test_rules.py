@@ -72,7 +72,7 @@ BAD_IMAGES = {
     "a narrow image": (make_row("What?", "A bag.", [png((401, 2))]), "too narrow: 401 x 2 pixels"),
 }
 OF_A_READER = {
-    "a reader's problem": (make_row("What?", "A bag.") | {"problem": "empty text\nwrite the question"}, "empty text"),
+    "a reader's problem": (make_row("What?", "A bag.") | {"problem": "empty text\nwrite the question"}, "empty text")
 }
 BAD_ROWS = BAD_MESSAGES | BAD_IMAGES | OF_A_READER
 

@@ -35,8 +35,7 @@ def sizes_of(parts):
 
 
 @pytest.mark.parametrize(
-    ("test_size", "expected"),
-    [(1, 1), (7, 7), (19, 19), (0.25, 5), (0.5, 10), (0.01, 1), (0.999, 19), (0.13, 3)],
+    ("test_size", "expected"), [(1, 1), (7, 7), (19, 19), (0.25, 5), (0.5, 10), (0.01, 1), (0.999, 19), (0.13, 3)]
 )
 def test_single_rows_are_split_exactly(test_size, expected):
     parts = split(of_groups(*[1] * 20), test_size)
@@ -114,11 +113,7 @@ def test_group_by_a_column_or_a_function():
 
 def test_a_function_gets_images_undecoded():
     seen = []
-    split(
-        dataset_of(["gone.jpg"], ["gone too.jpg"]),
-        1,
-        group_by=lambda row: seen.append(row["images"]) or len(seen),
-    )
+    split(dataset_of(["gone.jpg"], ["gone too.jpg"]), 1, group_by=lambda row: seen.append(row["images"]) or len(seen))
     assert seen == [[{"bytes": None, "path": "gone.jpg"}], [{"bytes": None, "path": "gone too.jpg"}]]
 
 

@@ -146,10 +146,7 @@ def train(family, tmp_path, features=None, **options):
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_training_learns_the_same_and_computes_features_in_the_first_epoch_alone(family, tmp_path, checkpointing):
-    options = {
-        "gradient_checkpointing": checkpointing,
-        "gradient_checkpointing_kwargs": {"use_reentrant": False},
-    }
+    options = {"gradient_checkpointing": checkpointing, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
     losses, passes, answers = train(family, tmp_path, **options)
     ours, our_passes, our_answers = train(family, tmp_path, tmp_path / "features", **options)
     assert len(losses) == 6 and ours == pytest.approx(losses, rel=1e-4) and our_answers == answers

@@ -34,11 +34,7 @@ class VisionCollator:
     """
 
     def __init__(
-        self,
-        processor: ProcessorMixin,
-        max_length: int | None = None,
-        train_on: str = "assistant",
-        logits: str = "all",
+        self, processor: ProcessorMixin, max_length: int | None = None, train_on: str = "assistant", logits: str = "all"
     ):
         for name, value, choices in (("train_on", train_on, TRAIN_ON), ("logits", logits, LOGITS)):
             if value not in choices:

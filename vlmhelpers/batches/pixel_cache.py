@@ -26,11 +26,7 @@ _MEASURED = 16  # rows, drawn from the dataset, whose pixels tell how much disk 
 
 
 def precompute(
-    dataset: Dataset,
-    processor: ProcessorMixin,
-    folder: str | Path,
-    workers: int | None = None,
-    progress: bool = True,
+    dataset: Dataset, processor: ProcessorMixin, folder: str | Path, workers: int | None = None, progress: bool = True
 ) -> Dataset:
     """The rows of `dataset` with the pixels of their images on disk, so that no epoch decodes or resizes them again.
 

@@ -6,12 +6,7 @@ from transformers import CLIPVisionModel
 from transformers import initialization as init
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-from transformers.models.phi3.modeling_phi3 import (
-    Phi3ForCausalLM,
-    Phi3Model,
-    Phi3PreTrainedModel,
-    Phi3RotaryEmbedding,
-)
+from transformers.models.phi3.modeling_phi3 import Phi3ForCausalLM, Phi3Model, Phi3PreTrainedModel, Phi3RotaryEmbedding
 
 from vlmhelpers.families.phi3_vision.configuration import Phi3VConfig
 from vlmhelpers.families.towers import no_grad_if_frozen
