@@ -13,10 +13,9 @@ from datasets import Dataset, DatasetDict, load_from_disk
 from PIL import Image
 from transformers import AutoProcessor
 
-from vlmhelpers.batches import pixel_files as pixels_module
 from vlmhelpers.batches import precompute
 from vlmhelpers.batches.collator import VisionCollator
-from vlmhelpers.batches.pixel_files import pack, unpack
+from vlmhelpers.batches.pixel_cache import pack, unpack
 from vlmhelpers.data.schema import FEATURES, make_row
 from vlmhelpers.evaluation.ablation import blank_images
 from vlmhelpers.families import FAMILIES, tiny_model
@@ -145,14 +144,14 @@ class Counted:
     """Counts how often pictures are computed, and may stop the work as Ctrl-C does."""
 
     def __init__(self, monkeypatch, stop_after=None):
-        self.count, self.stop_after = 0, stop_after
+        self.count, self.stop_after, self.compute = 0, stop_after, job.features_to_store
         monkeypatch.setattr(job, "features_to_store", self)
 
     def __call__(self, image, image_processor):
         if self.stop_after is not None and self.count >= self.stop_after:
             raise KeyboardInterrupt
         self.count += 1
-        return pixels_module.features_to_store(image, image_processor)
+        return self.compute(image, image_processor)
 
 
 @pytest.fixture

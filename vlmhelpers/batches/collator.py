@@ -11,7 +11,7 @@ from transformers import BatchFeature, ProcessorMixin
 
 from vlmhelpers.batches.chat_template import IGNORED, ChatTemplate
 from vlmhelpers.batches.conversation import naming, to_answer, to_train
-from vlmhelpers.batches.pixel_files import for_images
+from vlmhelpers.batches.pixel_cache import for_images
 from vlmhelpers.families import family_of
 
 TRAIN_ON = ("assistant", "last", "all")
@@ -59,30 +59,30 @@ class VisionCollator:
         Raises ValueError, with the row's name and a remedy, for a row that cannot be trained on.
         """
         conversations = [to_train(row, index, self.template.specials) for index, row in enumerate(rows)]
-        written = [self._to_train(conversation) for conversation in conversations]
+        written = []
+        for conversation in conversations:
+            with naming(conversation.name):
+                written.append(self.template.to_train(conversation.messages, self.train_on))
         batch = self._tensors(conversations, [text for text, _ in written], padding_side="right")
         batch["labels"] = torch.full_like(batch["input_ids"], IGNORED)
         for i, (conversation, (text, spans)) in enumerate(zip(conversations, written, strict=True)):
             ids = batch["input_ids"][i][batch["attention_mask"][i].bool()].tolist()
             with naming(conversation.name):
                 batch["labels"][i, : len(ids)] = torch.tensor(self.template.labels(text, spans, ids))
-        if self.logits == "labeled":
-            _keep_labeled(batch)
+        if self.logits == "labeled":  # `labels` stay: trainers count them
+            following = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
+            batch["logits_to_keep"] = (following != IGNORED).any(dim=0).nonzero().flatten()
+            batch["shift_labels"] = following[:, batch["logits_to_keep"]]
         return batch
 
     def prompts(self, rows: Sequence[dict]) -> BatchFeature:
         """The batch to answer n rows, without labels and their last assistant turn, if any; padded on the left."""
         conversations = [to_answer(row, index, self.template.specials) for index, row in enumerate(rows)]
-        texts = [self._prompt(conversation) for conversation in conversations]
+        texts = []
+        for conversation in conversations:
+            with naming(conversation.name):
+                texts.append(self.template.text(conversation.messages, prompt=True))
         return self._tensors(conversations, texts, padding_side="left")
-
-    def _to_train(self, conversation):
-        with naming(conversation.name):
-            return self.template.to_train(conversation.messages, self.train_on)
-
-    def _prompt(self, conversation):
-        with naming(conversation.name):
-            return self.template.text(conversation.messages, prompt=True)
 
     def _tensors(self, conversations, texts, padding_side):
         """One call of the processor for the whole batch; the texts begin with the token that they need."""
@@ -126,15 +126,7 @@ class VisionCollator:
         return f"load_model(..., max_pixels={cap}) makes it fit"
 
 
-def _keep_labeled(batch):
-    """Adds what makes a model of transformers compute logits and loss only where a label stands."""
-    following = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
-    batch["logits_to_keep"] = (following != IGNORED).any(dim=0).nonzero().flatten()
-    batch["shift_labels"] = following[:, batch["logits_to_keep"]]
-
-
 def _check_one_kind(conversations):
-    """Raises ValueError for a batch of rows with and without images."""
     without = [conversation.name for conversation in conversations if not conversation.images]
     if without and len(without) < len(conversations):
         raise ValueError(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from vlmhelpers.batches.pixel_files import as_images
+from vlmhelpers.batches.pixel_cache import as_images
 from vlmhelpers.common.images import open_image, repair
 from vlmhelpers.data.rules import merge_problems, prompt_problems, row_problems
 from vlmhelpers.data.schema import escape_control_tokens, text_part
