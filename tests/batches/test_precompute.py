@@ -22,7 +22,8 @@ from vlmhelpers.families import FAMILIES, tiny_model
 from vlmhelpers.models.loading import set_max_pixels
 from vlmhelpers.samples.drawing import sample_products
 
-job = sys.modules[precompute.__module__]  # the package's attribute of that name is the function
+job = sys.modules[precompute.__module__]
+FEATURES_TO_STORE = job.features_to_store
 CLIP = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
 PICTURES = [picture for _, picture in sample_products(6, "precompute", size=96)]
 
@@ -144,14 +145,14 @@ class Counted:
     """Counts how often pictures are computed, and may stop the work as Ctrl-C does."""
 
     def __init__(self, monkeypatch, stop_after=None):
-        self.count, self.stop_after, self.compute = 0, stop_after, job.features_to_store
+        self.count, self.stop_after = 0, stop_after
         monkeypatch.setattr(job, "features_to_store", self)
 
     def __call__(self, image, image_processor):
         if self.stop_after is not None and self.count >= self.stop_after:
             raise KeyboardInterrupt
         self.count += 1
-        return self.compute(image, image_processor)
+        return FEATURES_TO_STORE(image, image_processor)
 
 
 @pytest.fixture
