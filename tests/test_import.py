@@ -38,6 +38,7 @@ def test_import_takes_under_a_fifth_of_a_second():
     assert min(fresh_import()[0] for _ in range(3)) < 0.2  # the best of three: the machine may be busy
 
 
+@pytest.mark.slow
 def test_rooms_are_reached_without_importing_them():
     reach = [f"vlm.{room.partition('.')[2]}.__all__" for room in ROOMS] + ["vlm.evaluation.by_slice"]
     subprocess.run([sys.executable, "-c", "import vlmhelpers as vlm\n" + "\n".join(reach)], check=True)

@@ -17,10 +17,16 @@ from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2_5_VLConf
 from trl.trainer import sft_trainer
 
 from vlmhelpers.batches.collator import VisionCollator
-from vlmhelpers.estimation.dry_run import dry_run
-from vlmhelpers.estimation.memory import GIB, GPUS, estimate_memory, memory_table, smallest_gpu
-from vlmhelpers.estimation.meta_model import make_batch, make_meta_model
-from vlmhelpers.estimation.planning import as_duration, estimate_time
+from vlmhelpers.estimation.dry_run import dry_run, make_batch, make_meta_model
+from vlmhelpers.estimation.memory import (
+    GIB,
+    GPUS,
+    as_duration,
+    estimate_memory,
+    estimate_time,
+    memory_table,
+    smallest_gpu,
+)
 from vlmhelpers.families import PUBLISHED, family_of, find_config, tiny_model
 from vlmhelpers.models.loading import load_model
 from vlmhelpers.models.lora import describe_trainable
@@ -347,6 +353,7 @@ def _watch_second(watched, step, arguments):
         return step(*arguments)
 
 
+@pytest.mark.slow
 def test_the_speed_of_trls_own_path_can_be_taken(tmp_path):
     """What the GPU tests do there, on a small model: rows of prompt and completion, TRL's collator and loss."""
     config = medium("qwen3-vl")

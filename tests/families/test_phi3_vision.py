@@ -464,6 +464,7 @@ def test_a_merged_adapter_is_saved_under_the_published_names(published, tmp_path
         assert torch.equal(again.state_dict()[name], weight), name
 
 
+@pytest.mark.slow
 def test_the_packages_loader_takes_published_files(published):
     model, processor = load_model(published[0], bits=4, max_pixels=2 * 336**2)
     assert processor.image_processor.num_crops == 2
