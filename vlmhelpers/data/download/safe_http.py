@@ -56,7 +56,11 @@ class ImageClient(urllib3.PoolManager):
         )  # fmt: skip
         pool = {"maxsize": rules.per_host, "block": True, "retries": retries, "ssl_context": _tls_context()}
         super().__init__(8 * rules.connections, _HEADERS, timeout=rules.read_timeout, **pool)  # so many hosts at most
-        self.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
+
+    def _new_pool(self, scheme, *arguments, **options):
+        pool = super()._new_pool(scheme, *arguments, **options)
+        pool.ConnectionCls = _TLSConnection if scheme == "https" else _Connection
+        return pool
 
     def fetch(self, url: str) -> bytes:
         """The body that a URL leads to. Raises UnusableImage for whatever goes wrong."""
@@ -108,7 +112,6 @@ def _too_large():
 
 
 def _limited(seconds):
-    """`seconds`, or the time that the image has left if that is less."""
     left = _IMAGE.deadline - time.monotonic()
     if left <= 0:
         raise UnusableImage(f"timeout: not complete after {_IMAGE.rules.total_timeout:g} s", _REMEDY)
@@ -166,11 +169,3 @@ class _Connection(urllib3.connection.HTTPConnection):
 
 class _TLSConnection(_Connection, urllib3.connection.HTTPSConnection):
     pass
-
-
-class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _TLSPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _TLSConnection

@@ -15,7 +15,6 @@ from vlmhelpers.data.schema import ROLES, assistant, image_part, message_text, t
 _ROLES = dict.fromkeys(["human", "user"], "user")  # in a conversation -> in the schema
 _ROLES |= dict.fromkeys(["gpt", "assistant", "model", "bard"], "assistant") | {"system": "system"}
 _TOOLS = ("function_call", "function", "observation", "tool", "tool_call", "tool_response")
-_OTHER_MEDIA = ("video", "videos", "audio", "audios")
 _REMEDIES = {
     "messages": 'write [{"role": "user", "content": [{"type": "text", "text": ...}]}, ...]',
     "conversations": 'write [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}]',
@@ -86,13 +85,12 @@ def _read_messages(row, form):
 
 def _as_in_schema(row, turns):
     """The turns of a conversation with the schema's roles, the text of the field `system` first."""
-    for name in _OTHER_MEDIA:
+    for name in ("video", "videos", "audio", "audios"):
         if row.fields.get(name):
             row.reject(f"{name}: only images are read", "leave the row out, or replace it by images")
     for role, _ in turns:
         if role in _TOOLS:
-            remedy = "leave the row out, or write the call and its result into the texts"
-            row.reject(f"a tool's turn: {role!r}", remedy)
+            row.reject(f"a tool's turn: {role!r}", "leave the row out, or write call and result into the texts")
         elif role and role not in _ROLES:
             row.reject(f"unknown role: {role!r}", f"use one of {', '.join(_ROLES)}")
     turns = [(_ROLES.get(role, role), content) for role, content in turns]
@@ -111,8 +109,7 @@ def _read_parts(row, turns, listed):
             return [text_part(content)]
         if isinstance(content, list) and all(isinstance(part, dict) for part in content):
             return [read_part(part) for part in content]
-        remedy = 'write a text, or parts: [{"type": "text", "text": ...}]'
-        row.reject("content is no text and no list of parts", remedy)
+        row.reject("content is no text and no list of parts", 'write a text or parts: [{"type": "text", "text": ...}]')
         return []
 
     def read_part(part):
@@ -128,11 +125,9 @@ def _read_parts(row, turns, listed):
 
 
 def _sources(row, name):
-    """The sources in a field that holds one, a list of them, or nothing."""
     value = row.fields.get(name)
-    if value is None or value == "":
-        return []
-    return [_source(row, source, name) for source in (value if isinstance(value, list) else [value])]
+    values = [] if value in (None, "") else value if isinstance(value, list) else [value]
+    return [_source(row, source, name) for source in values]
 
 
 def _source(row, value, where):
@@ -148,13 +143,9 @@ def _source(row, value, where):
 
 
 def _place_images(row, messages, images):
-    """Makes image parts of each `<image>` in the user's texts, of which `images` is the number in the row.
-
-    In a row without images they are text, which is noted. Images without any come before the first text of the user,
-    which is noted, too. Other numbers that differ are a problem.
-    """
+    """Makes each `<image>` in the user's texts an image part, or puts all `images` (a number) before the first."""
     questions = [message for message in messages if message["role"] == "user"]
-    here, everywhere = _count(questions), _count(messages)
+    here, everywhere = (sum(message_text(m).count(_IMAGE) for m in some) for some in (questions, messages))
     if images and images == here:
         for question in questions:
             question["content"] = _split(message_text(question))
@@ -168,10 +159,6 @@ def _place_images(row, messages, images):
         row.notes.append(f"{_IMAGE} taken as text: the row has no images")
     elif everywhere > here:
         row.notes.append(f"{_IMAGE} taken as text: it is not the user's")
-
-
-def _count(messages):
-    return sum(message_text(message).count(_IMAGE) for message in messages)
 
 
 def _split(text):

@@ -4,6 +4,7 @@ import csv
 import os
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from datasets import Dataset, Value
@@ -12,15 +13,9 @@ from vlmhelpers.data.readers.source import SourceRow, check_encoding, explain_mi
 from vlmhelpers.data.rows import ImageRoot
 from vlmhelpers.data.schema import make_row
 
-_DELIMITERS = ",;\t"
-# What Python's `surrogateescape` leaves of a byte that is not UTF-8 -> its character in Windows-1252, which
-# has none for five of the bytes.
-_UNDECODED = re.compile("[\udc80-\udcff]")
-_WINDOWS_1252 = {
-    0xDC00 + byte: bytes([byte]).decode("cp1252")
-    for byte in range(0x80, 0x100)
-    if byte not in (0x81, 0x8D, 0x8F, 0x90, 0x9D)
-}
+_open = partial(open, encoding="utf-8-sig", errors="surrogateescape", newline="")
+_UNDECODED = re.compile("[\udc80-\udcff]")  # what `surrogateescape` leaves of bytes that are not UTF-8
+_WINDOWS_1252 = {0xDC00 + byte: text for byte in range(128, 256) if (text := bytes([byte]).decode("cp1252", "ignore"))}
 
 
 def read_csv(
@@ -32,15 +27,8 @@ def read_csv(
 ) -> Dataset:
     """Reads a CSV with an image path, a question and an answer in each row into a `datasets.Dataset`.
 
-    path: the file, see read_table. image_root: the folder that image paths start from and may not leave; by default
-    the CSV's own. image_field, text_field, response_field: the names of the three columns.
-
-    The Dataset has the schema's `messages` and `images` (paths, opened when a row is used), `row`, `problem` and `note`
-    (see rows.READER_FEATURES), and every column of the CSV as strings; a name that is taken gets an underscore
-    (`row_`). A row with a problem keeps its number, and an image path that cannot be used is None in `images`.
-
-    Raises ValueError for what is wrong with the whole file: a missing column, no rows, and what read_table
-    names; FileNotFoundError or NotADirectoryError where there is no file or image_root.
+    path: the file, see read_table. image_field, text_field, response_field: the names of the three columns. For
+    image_root, the Dataset's columns and the errors, see vlmhelpers.data.readers.
     """
     header, rows = read_table(path)
     wanted = {"image_field": image_field, "text_field": text_field, "response_field": response_field}
@@ -59,24 +47,24 @@ def read_csv(
 def read_table(path: str | os.PathLike) -> tuple[list[str], Iterator[SourceRow]]:
     """The column names of the CSV at `path`, and its rows, which are read while they are asked for.
 
-    The file is UTF-8 with or without a byte order mark; bytes that are not UTF-8 are read as Windows-1252. The
-    separator is the one of comma, semicolon and tab that parts the first line into most cells. Cells lose the spaces
-    around them, and blank lines do not count. A row with too few cells is filled up; of too many, the surplus is joined
-    to the last one, so that no text is lost. Raises ValueError for another encoding, an empty file or a column named
-    twice, and, while the rows are read, for a quote that never closes.
+    UTF-8 with or without a byte order mark; other bytes are read as Windows-1252. The separator is the one of comma,
+    semicolon and tab that parts the first line into most cells. Cells lose the spaces around them; blank lines do not
+    count. A row with too few cells is filled up; surplus ones are joined to the last. Raises ValueError for another
+    encoding, an empty file or a column named twice, and, while the rows are read, for a quote that never closes.
     """
     remedy = "Save it as 'CSV UTF-8 (comma delimited)' and read that."
     check_encoding(path, remedy, "Its first line has to name the columns.")
     with _open(path) as file:
         first = next(line for line in file if line.strip())[:10_000]
-    delimiter = max(_DELIMITERS, key=lambda mark: len(next(csv.reader([first], delimiter=mark))))
+    delimiter = max(",;\t", key=lambda mark: len(next(csv.reader([first], delimiter=mark))))
     records = _records(path, delimiter)
-    header = _column_names(*next(records), path)
+    cells, problems, _ = next(records)
+    for reason, remedy in problems:
+        raise ValueError(f"{path}, header: {reason}. Remedy: {remedy}.")
+    header = [cell.strip() or f"column_{i}" for i, cell in enumerate(cells, start=1)]
+    if twice := sorted({name for name in header if header.count(name) > 1}):
+        raise ValueError(f"{path} has two columns named {twice[0]!r}. Rename or remove one of them.")
     return header, (_row(header, delimiter, *record) for record in records)
-
-
-def _open(path):
-    return open(path, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 def _records(path, delimiter):
@@ -110,18 +98,7 @@ def _records(path, delimiter):
 
 
 def _decode(line):
-    """The line with bytes that are not UTF-8 read as Windows-1252."""
     return line if line.isascii() else line.translate(_WINDOWS_1252)
-
-
-def _column_names(cells, problems, _, path):
-    if problems:
-        raise ValueError(f"{path}, header: {problems[0][0]}. Remedy: {problems[0][1]}.")
-    names = [cell.strip() or f"column_{i}" for i, cell in enumerate(cells, start=1)]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"{path} has two columns named {twice[0]!r}. Rename or remove one of them.")
-    return names
 
 
 def _row(header, delimiter, cells, problems, lines):
@@ -136,11 +113,7 @@ def _row(header, delimiter, cells, problems, lines):
     if any(map(_UNDECODED.search, cells)):
         problems = [*problems, ("bytes that no known encoding has", "save the file as UTF-8 and correct the text")]
     cells = [*cells[: width - 1], f"{delimiter} ".join(cells[width - 1 :])]
-    cells += [""] * (width - len(cells))
-    row = SourceRow({name: _clean(cell) for name, cell in zip(header, cells, strict=True)}, problems)
+    cells = [_UNDECODED.sub("\ufffd", cell.strip().replace("\r\n", "\n").replace("\r", "\n")) for cell in cells]
+    row = SourceRow(dict(zip(header, cells + [""] * (width - len(cells)), strict=True)), problems)
     row.notes += ["bytes that are not UTF-8 read as Windows-1252"] * any(map(_UNDECODED.search, lines))
     return row
-
-
-def _clean(cell):
-    return _UNDECODED.sub("\ufffd", cell.strip().replace("\r\n", "\n").replace("\r", "\n"))

@@ -1,8 +1,4 @@
-"""What all readers share: a reader says which rows a source has, and how the fields of one become a row of the schema.
-
-A reader opens no image and drops no row: what is wrong with one is its `problem`, which `check_dataset` reports along
-with what it finds in the images.
-"""
+"""What all readers share: the row of a source, and the way from its fields to a row of the schema."""
 
 import json
 import os
@@ -18,20 +14,15 @@ from vlmhelpers.data.rules import Problem, join_problems
 from vlmhelpers.data.schema import FEATURES
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_NOT_TEXT = {
-    b"\xff\xfe": "UTF-16 text",
-    b"\xfe\xff": "UTF-16 text",
-    b"PK\x03\x04": "an Excel workbook or a zip archive",
-    b"\x1f\x8b": "a gzip archive",
-}
+_NOT_TEXT = dict.fromkeys([b"\xff\xfe", b"\xfe\xff"], "UTF-16 text")
+_NOT_TEXT |= {b"PK\x03\x04": "an Excel workbook or a zip archive", b"\x1f\x8b": "a gzip archive"}
 _KINDS = {bool: "true or false", list: "a list", dict: "an object", type(None): "null"}
 
 
 class SourceRow:
-    """One row of a source: `fields` by their names; `problems` and `notes` grow while they are read.
+    """`fields` by their names; `problems` and `notes` grow while they are read; `text`: of a row without fields.
 
-    A row with a problem from the start is broken: it gets no further ones. `text` is what was read of a row that has
-    no fields.
+    A row with a problem from the start is broken: it gets no further ones.
     """
 
     def __init__(self, fields: dict, problems: Iterable[Problem] = (), text: str | None = None):
@@ -78,11 +69,10 @@ class SourceRow:
 def to_dataset(
     rows: Iterable[SourceRow], build: Callable[[SourceRow], dict], columns: dict, source: str | os.PathLike
 ) -> Dataset:
-    """The Dataset of the rows of the schema that `build` makes, with the reader's columns and those of the source.
+    """The Dataset of the rows that `build` makes (their messages and images), with the columns of all readers.
 
-    columns: the source's fields with their features; what is no text in a column of strings becomes JSON. A name that
-        is taken gets an underscore (`row_`). The text of a row without fields goes to the first column.
-    source: named in messages. Raises ValueError where there are no rows, or two columns of one name.
+    columns: the source's fields with their features; what is no text in a column of strings becomes JSON. The text of
+    a row without fields goes to the first. Raises ValueError, naming `source`, for no rows or two columns of one name.
     """
     kept = {name: source_column(name) for name in columns}
     for name in columns:
@@ -93,13 +83,9 @@ def to_dataset(
         for number, row in enumerate(tqdm(rows, f"reading {Path(source).name}", unit=" rows", delay=1), start=1):
             built = build(row)  # which may add problems and notes
             fields = row.fields if row.text is None else {next(iter(columns)): row.text}
-            yield {
-                **built,
-                "row": number,
-                "problem": join_problems(row.problems),
-                "note": "; ".join(filter(None, dict.fromkeys(row.notes))),
-                **{kept[name]: _cell(fields.get(name), feature) for name, feature in columns.items()},
-            }
+            note = "; ".join(filter(None, dict.fromkeys(row.notes)))
+            cells = {kept[name]: _cell(fields.get(name), feature) for name, feature in columns.items()}
+            yield {**built, "row": number, "problem": join_problems(row.problems), "note": note, **cells}
 
     of_source = {kept[name]: feature for name, feature in columns.items()}
     dataset = store_rows(finished(), Features({**FEATURES, **READER_FEATURES, **of_source}))
@@ -114,18 +100,13 @@ def _cell(value, feature):
 
 
 def check_encoding(path: str | os.PathLike, remedy: str, expected: str) -> None:
-    """Raises ValueError where `path` is plainly no UTF-8 text, or empty; judged by its first 4,096 bytes.
-
-    `remedy` is a sentence for the first case, `expected`, of what should be in the file, for the second.
-    """
+    """Raises ValueError, with a sentence each, for what is no UTF-8 text by its first 4,096 bytes, or is empty."""
     with open(path, "rb") as file:
         head = file.read(4096)
         blank = not head.removeprefix(BYTE_ORDER_MARK).strip() and not any(line.strip() for line in file)
     found = next((what for mark, what in _NOT_TEXT.items() if head.startswith(mark)), None)
-    if found is None and b"\0" in head.split(b"\n")[0]:
-        found = "UTF-16 text or a binary file"
-    if found:
-        raise ValueError(f"{path} is {found}, not UTF-8 text. {remedy}")
+    if found or b"\0" in head.split(b"\n")[0]:
+        raise ValueError(f"{path} is {found or 'UTF-16 text or a binary file'}, not UTF-8 text. {remedy}")
     if blank:
         raise ValueError(f"{path} is empty. {expected}")
 
@@ -133,23 +114,21 @@ def check_encoding(path: str | os.PathLike, remedy: str, expected: str) -> None:
 def explain_missing(
     path: str | os.PathLike, what: str, wanted: dict[str, str], there: Collection[str], reader: str
 ) -> str:
-    """The text of an error: which of the wanted names are missing, and what to pass to the reader instead.
+    """The text of an error for a missing `what` ("column" or "field"), with what to pass to the reader instead.
 
-    `what` is "column" or "field", `wanted` maps the reader's arguments to names, `there` are the names in the file.
+    `wanted` maps the reader's arguments to names, `there` are the names in the file.
     """
     missing = {argument: name for argument, name in wanted.items() if name not in there}
-    free = [name for name in there if name not in wanted.values()]
-    advice = [f"{argument}={_closest(name, argument, free)!r}" for argument, name in missing.items()]
+    free = {name.lower(): name for name in there if name not in wanted.values()}
+
+    def closest(argument):  # to the name, else to the argument's own: image, text or response
+        for meant in (missing[argument].lower(), argument.removesuffix("_field")):
+            if found := get_close_matches(meant, free, n=1, cutoff=0.6):
+                return free[found[0]]
+        return "..."
+
+    advice = ", ".join(f"{argument}={closest(argument)!r}" for argument in missing)
     return (
         f"{path} has no {what} {f' and no {what} '.join(map(repr, missing.values()))}. Its {what}s: "
-        f"{', '.join(there)}. Name the right ones, for example {reader}(..., {', '.join(advice)})."
+        f"{', '.join(there)}. Name the right ones, for example {reader}(..., {advice})."
     )
-
-
-def _closest(name, argument, names):
-    """Of `names` the one most like `name`, else most like the argument's own name (image, text or response)."""
-    lower = {candidate.lower(): candidate for candidate in names}
-    for wanted in (name.lower(), argument.removesuffix("_field")):
-        if found := get_close_matches(wanted, lower, n=1, cutoff=0.6):
-            return lower[found[0]]
-    return "..."
