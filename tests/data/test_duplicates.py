@@ -8,7 +8,7 @@ from checked_rows import PICTURES, dataset_of, encoded, reasons, row_of
 from datasets import DatasetDict
 from PIL import Image, ImageEnhance
 
-from vlmhelpers.data.near_duplicates import closest_others
+from vlmhelpers.data.duplicates import closest_others
 from vlmhelpers.data.schema import make_row
 from vlmhelpers.data.validation import check_dataset
 from vlmhelpers.samples.drawing import Product, draw, sample_products

@@ -1,6 +1,6 @@
 """Tables show the rows they were given, and nothing of the rows can break them."""
 
-from vlmhelpers.data.display import show_rows
+from vlmhelpers.data.report import show_rows
 
 
 def test_rows_with_prompts_and_answers(rows_of, picture):

@@ -5,7 +5,7 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
-        "display": ["show_rows"],
+        "report": ["show_rows"],
         "download.downloader": ["download_images"],
         "readers.alpaca_reader": ["read_alpaca"],
         "readers.csv_reader": ["read_csv"],

@@ -1,22 +1,43 @@
-"""The validation report: the rows to train on, and a reason and a remedy for every other row."""
+"""The validation report: rows to train on, a reason and a remedy for every other row; and rows beside answers."""
 
 import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from datasets import Dataset, DatasetDict
+from markupsafe import Markup, escape
 
-from vlmhelpers.common.display import printable
+from vlmhelpers.common.display import Html, html_table, printable, thumbnail
 from vlmhelpers.common.files import atomic_file
-from vlmhelpers.common.images import short_path
-from vlmhelpers.data.rows import READER_FEATURES, plain_rows, source_column
-from vlmhelpers.data.schema import FEATURES
+from vlmhelpers.common.images import UnusableImage, open_image, short_path
+from vlmhelpers.data.rows import ENCODED_ROWS_PER_BATCH, READER_FEATURES, plain_rows, source_column
+from vlmhelpers.data.schema import FEATURES, answer_of, last_question
 
 _LINES = 20  # of each kind in plain text
-_ROWS_PER_CHUNK = 200
+_TABLE_BYTES, _KEPT_BYTES = 34_000, 18_000  # of HTML: a notebook with a report stays small
+_KEPT, _PER_LINE = 12, 6  # images
+_COLORS = {"Rejected": "#d9534f", "To look at": "#f0ad4e", "Repaired": "#5b9bd5", "Kept": "#5cb85c"}
+_NO_IMAGE = Markup('<span style="display:inline-block;width:72px;height:72px;background:#8884">&nbsp;</span>')
+_DIFFERENT = Markup('<span style="background:#d9534f33">{}</span>')
+
+
+def show_rows(dataset: Dataset, rows: Iterable[int], **answers: Sequence[str]) -> Html:
+    """Rows (indices from 0) as a table of images, prompt, expected answer, and a column for each list in `answers`.
+
+    Each list holds one string per row of the dataset. A cell that differs from the expected answer is marked.
+    """
+    lines, table = [], []
+    for index in rows:
+        row = dataset[index]
+        prompt, expected = last_question(row["messages"]), answer_of(row)
+        given = {name: texts[index] for name, texts in answers.items()}
+        cells = [text if text == expected else _DIFFERENT.format(text) for text in given.values()]
+        table.append([Markup("").join(map(thumbnail, row["images"])), prompt, expected, *cells])
+        lines += [f"{index}: {prompt}", f"   expected: {expected}", *(f"   {n}: {t}" for n, t in given.items())]
+    return Html(html_table(["", "prompt", "expected", *answers], table), "\n".join(lines))
 
 
 class Finding(NamedTuple):
@@ -29,15 +50,15 @@ class Finding(NamedTuple):
 
 
 class Report:
-    """What `check_dataset` found. Shows itself as tables of findings and images in a notebook, as text elsewhere.
+    """What `check_dataset` found. Shows itself as tables with images in a notebook, as text elsewhere.
 
     splits: the checked rows as Datasets by name; a single Dataset has the name "".
-    dataset: the kept rows, ready to train on, as a Dataset or DatasetDict like the one that was checked.
+    dataset: the kept rows, as a Dataset or DatasetDict like the one that was checked.
     rejected: a dict for each rejected row: `split`, `row` (its number in the source), `index` (in the checked
-        dataset), `image` (its image's path), `reason`, `remedy`, `fields` (the source's columns).
-    repaired, warnings: dicts of the same form for kept rows; a row can have several.
-    counts: `read`, `kept`, `rejected`, `repaired` and `warned` rows, `by_reason` (kind of reason -> rejected
-        rows) and `by_split` (split -> read, kept, rejected). Always kept + rejected == read.
+        dataset), `image` (its path), `reason`, `remedy`, `fields` (the source's columns).
+    repaired, warnings: the same for kept rows; a row can have several.
+    counts: `read`, `kept`, `rejected`, `repaired` and `warned` rows, `by_reason` (kind -> rejected rows) and
+        `by_split` (split -> read, kept, rejected). Always kept + rejected == read.
     """
 
     def __init__(
@@ -47,36 +68,37 @@ class Report:
         repaired: Iterable[Finding] = (),
         warnings: Iterable[Finding] = (),
     ):
-        """`rejected` has one Finding by (split, index)."""
         self.splits = splits
         self.rejected = _records(splits, rejected.values())
         self.repaired, self.warnings = (
             _records(splits, [finding for finding in findings if finding[:2] not in rejected])
             for findings in (repaired, warnings)
         )
-        kept = {name: _kept_rows(name, rows, rejected) for name, rows in splits.items()}
+        kept = {}
+        for name, rows in splits.items():
+            sound = rows.select([index for index in range(len(rows)) if (name, index) not in rejected])
+            kept[name] = sound.remove_columns([name for name in ("problem", "note") if name in rows.column_names])
         self.dataset = kept[""] if list(kept) == [""] else DatasetDict(kept)
-        self.counts = self._count(kept)
-
-    def _count(self, kept):
-        by_split = {
-            name: {"read": len(rows), "kept": len(kept[name]), "rejected": len(rows) - len(kept[name])}
-            for name, rows in self.splits.items()
-        }
-        counts = {key: sum(of_split[key] for of_split in by_split.values()) for key in ("read", "kept", "rejected")}
-        assert counts["rejected"] == len(self.rejected)
+        read = {name: (len(rows), len(kept[name])) for name, rows in splits.items()}
+        by_split = {name: {"read": n, "kept": k, "rejected": n - k} for name, (n, k) in read.items()}
+        self.counts = {key: sum(n[key] for n in by_split.values()) for key in ("read", "kept", "rejected")}
+        assert self.counts["rejected"] == len(self.rejected)
         for key, records in (("repaired", self.repaired), ("warned", self.warnings)):
-            counts[key] = len({(record["split"], record["index"]) for record in records})
+            self.counts[key] = len({(record["split"], record["index"]) for record in records})
         kinds = Counter(re.split("[:;]", record["reason"])[0] for record in self.rejected)
-        return counts | {"by_reason": dict(kinds.most_common()), "by_split": by_split}
+        self.counts |= {"by_reason": dict(kinds.most_common()), "by_split": by_split}
 
     def save_rejected(self, path: str | os.PathLike) -> None:
-        """Writes the rejected rows to a CSV that can be mended and read again: the source's columns, then the
-        row's number as `source_row`, its split if it has one as `source_split`, `reason` and `remedy`.
-
-        An atomic write, in UTF-8 with the byte order mark that Excel needs.
+        """Writes the rejected rows to a CSV that can be mended and read again, atomically, in UTF-8 with the byte
+        order mark that Excel needs: the source's columns, `source_row`, `source_split`, `reason` and `remedy`.
         """
-        rows = [_to_save(record) for record in self.rejected]
+        renamed = {source_column(name): name for name in (*FEATURES, *READER_FEATURES)}
+        rows = []
+        for record in self.rejected:
+            fields = {renamed.get(name, name): value for name, value in record["fields"].items()}
+            split = {"source_split": record["split"]} if record["split"] else {}
+            reasons = {"reason": record["reason"], "remedy": record["remedy"]}
+            rows.append(fields | {"source_row": record["row"]} | split | reasons)
         names = list(dict.fromkeys(name for row in rows for name in row)) or ["reason", "remedy"]
         with atomic_file(path, encoding="utf-8-sig", newline="") as file:
             table = csv.DictWriter(file, names, restval="", lineterminator="\n")
@@ -84,99 +106,122 @@ class Report:
             table.writerows(rows)
 
     def __repr__(self):
-        """The counts, then a line with the reason and one with the remedy for each row that needs them."""
-        return "\n".join([self.summary(), *(_text_of(*section) for section in self.sections())])
+        return "\n".join([self._summary(), *(_text_of(*section) for section in self._sections())])
 
     def _repr_html_(self):
-        from vlmhelpers.data.report_html import report_html
+        found = [(title, record) for title, _, records in self._sections() for record in records]
+        rows = list(_within(_TABLE_BYTES, (self._cells(title, record) for title, record in found)))
+        more = f"... and {len(found) - len(rows)} more: report.rejected, report.warnings, report.repaired"
+        kept = [cell for (cell,) in _within(_KEPT_BYTES, ([cell] for cell in self._kept_images()))]
+        lines = [kept[i : i + _PER_LINE] for i in range(0, len(kept), _PER_LINE)]
+        return Markup("<div><p><b>{}</b></p>{}{}{}</div>").format(
+            self._summary(),
+            html_table(["", "row", "image", "reason", "remedy"], rows) if found else "",
+            Markup("<p>{}</p>").format(more) if len(rows) < len(found) else "",
+            Markup("<p>{}</p>{}").format(_title("Kept"), html_table([], lines)) if kept else "",
+        )
 
-        return report_html(self)
-
-    def summary(self) -> str:
-        """The counts as one line."""
+    def _summary(self):
         c = self.counts
         line = f"{c['read']} rows read: {c['kept']} kept, {c['rejected']} rejected"
         splits = [f"{name} {n['kept']} of {n['read']}" for name, n in c["by_split"].items() if name]
         line += f" (kept: {', '.join(splits)})" if splits else ""
         return f"{line}; {c['repaired']} repaired, {c['warned']} to look at"
 
-    def sections(self) -> list[tuple[str, str, list[dict]]]:
-        """(title, attribute, records) of the kinds of findings that there are."""
+    def _sections(self):
         titles = {"Rejected": "rejected", "To look at": "warnings", "Repaired": "repaired"}
         found = [(title, name, getattr(self, name)) for title, name in titles.items()]
         return [section for section in found if section[2]]
 
+    def _cells(self, title, record):
+        images = plain_rows(self.splits[record["split"]], [record["index"]])[0]["images"]
+        texts = [_short(record["reason"]), _short(record["remedy"])]
+        return [_title(title), _row_name(**record), _captioned(images, record["image"]), *texts]
+
+    def _kept_images(self):
+        """A cell for each of the first kept rows with an image, the same number from each split."""
+        splits = self.dataset if isinstance(self.dataset, dict) else {"": self.dataset}
+        for split, rows in splits.items():
+            for index, row in enumerate(plain_rows(rows, range(min(len(rows), _KEPT // len(splits) or 1)))):
+                if row["images"]:
+                    yield _captioned(row["images"], _row_name(split, row.get("row") or index + 1))
+
 
 def rejected_lines(records: list[dict], source: str | os.PathLike) -> list[str]:
     """The first records of `Report.rejected`, a printable line each, and how many more there are."""
-    lines = [
-        printable(f"{source}, row {record['row']}: {record['reason']} -> {record['remedy']}")
-        for record in records[:_LINES]
-    ]
-    return [*lines, f"... and {len(records) - _LINES} more"] if len(records) > _LINES else lines
-
-
-def _kept_rows(split, rows, rejected):
-    indices = [index for index in range(len(rows)) if (split, index) not in rejected]
-    return rows.select(indices).remove_columns([name for name in ("problem", "note") if name in rows.column_names])
+    texts = (f"{source}, row {record['row']}: {record['reason']} -> {record['remedy']}" for record in records[:_LINES])
+    return [*map(printable, texts), *([f"... and {len(records) - _LINES} more"] if len(records) > _LINES else [])]
 
 
 def _records(splits, findings):
-    """Findings as the dicts of a Report, in the order of the rows."""
     records = []
     for split, rows in splits.items():
         found = sorted((finding for finding in findings if finding.split == split), key=lambda finding: finding.index)
-        for start in range(0, len(found), _ROWS_PER_CHUNK):
-            chunk = found[start : start + _ROWS_PER_CHUNK]
+        for start in range(0, len(found), ENCODED_ROWS_PER_BATCH):
+            chunk = found[start : start + ENCODED_ROWS_PER_BATCH]
             records += map(_record, chunk, plain_rows(rows, [finding.index for finding in chunk]))
     return records
 
 
 def _record(finding, row):
     paths = [image["path"] for image in row["images"] or [] if image and image["path"]]
-    return {
-        "split": finding.split,
-        "row": row.get("row") or finding.index + 1,
-        "index": finding.index,
-        "image": short_path(paths[0]) if paths else "",
-        "reason": finding.reason,
-        "remedy": finding.remedy,
-        "fields": _source_fields(row, paths),
-    }
+    image, fields = short_path(paths[0]) if paths else "", _source_fields(row, paths)
+    split, index, reason, remedy = finding
+    found = {"split": split, "row": row.get("row") or index + 1, "index": index, "image": image}
+    return found | {"reason": reason, "remedy": remedy, "fields": fields}
 
 
 def _source_fields(row, paths):
     """The columns that the row has from its source; without any, those that read_csv would make it from."""
-    ours = {*FEATURES, *READER_FEATURES}
-    fields = {name: value for name, value in row.items() if name not in ours}
+    fields = {name: value for name, value in row.items() if name not in {*FEATURES, *READER_FEATURES}}
     question, answer = (_last_text(row, role) for role in ("user", "assistant"))
     return fields or {"image_path": "".join(paths[:1]), "instruction": question, "description": answer}
 
 
 def _last_text(row, role):
-    """The texts of the last turn of `role`, whatever is wrong with the row."""
     turns = [message["content"] or [] for message in row["messages"] or [] if message["role"] == role]
     return "".join(part["text"] or "" for part in turns[-1]) if turns else ""
 
 
-def _to_save(record):
-    """A rejected record as a row of the CSV; columns that the reader renamed get their own names again."""
-    renamed = {source_column(name): name for name in (*FEATURES, *READER_FEATURES)}
-    row = {renamed.get(name, name): value for name, value in record["fields"].items()}
-    split = {"source_split": record["split"]} if record["split"] else {}
-    return row | {"source_row": record["row"], **split, "reason": record["reason"], "remedy": record["remedy"]}
-
-
 def _text_of(title, attribute, records):
-    """A titled block of lines: the row, its reason and, below it, the remedy."""
-    names = [f"{record['split']} row {record['row']}".strip() for record in records[:_LINES]]
+    names = [_row_name(**record) for record in records[:_LINES]]
     width = max(map(len, names))
-    lines = [f"{title}:"]
+    lines = []
     for name, record in zip(names, records, strict=False):
         image = f"  [{record['image']}]" if record["image"] not in record["reason"] else ""
-        lines.append(printable(f"  {name:<{width}}  {record['reason']}{image}"))
+        lines.append(f"  {name:<{width}}  {record['reason']}{image}")
         if record["remedy"]:
-            lines.append(printable(f"  {'':<{width}}  -> {record['remedy']}"))
+            lines.append(f"  {'':<{width}}  -> {record['remedy']}")
     if len(records) > _LINES:
         lines.append(f"  ... and {len(records) - _LINES} more, in report.{attribute}")
-    return "\n".join(lines)
+    return "\n".join([f"{title}:", *map(printable, lines)])
+
+
+def _captioned(images, caption):
+    """The first image over its caption; one that cannot be shown is a gray field."""
+    try:
+        image = thumbnail(open_image(images[0]))
+    except (UnusableImage, IndexError, TypeError):  # no image at all, or None
+        image = _NO_IMAGE
+    return Markup("{}<br>{}").format(image, _short(caption))
+
+
+def _title(title):
+    return Markup('<b style="white-space:nowrap;color:{}">{}</b>').format(_COLORS[title], title)
+
+
+def _row_name(split, row, **_):
+    return f"{split} row {row}".strip()
+
+
+def _short(text):
+    return text if len(text) <= 160 else f"{text[:160]}..."
+
+
+def _within(budget: int, rows: Iterable[list]) -> Iterator[list]:
+    """The first rows of cells, as many as take up `budget` bytes of HTML."""
+    for row in rows:
+        budget -= sum(len(escape(cell).encode()) + 100 for cell in row)  # 100 for the cell's style
+        if budget < 0:
+            return
+        yield row

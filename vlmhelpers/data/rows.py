@@ -1,4 +1,4 @@
-"""What all readers share: image paths that stay inside their folder, and the way from rows to a Dataset and back."""
+"""Image paths that stay inside their folder, and the way from rows to a Dataset and back."""
 
 import functools
 import itertools
@@ -14,32 +14,24 @@ from tqdm.auto import tqdm
 from vlmhelpers.data.rules import Problem
 from vlmhelpers.data.schema import FEATURES
 
-# What a reader adds to the schema. `row` counts the source's data rows from 1. `problem` is empty for a sound row (see
-# rules.join_problems). `note` says what was guessed or repaired.
+# What a reader adds: the number of the source's data row, from 1; rules.join_problems; what was guessed or repaired.
 READER_FEATURES = {"row": Value("int64"), "problem": Value("string"), "note": Value("string")}
 _ROWS_PER_BATCH = 1000
-_ENCODED_ROWS_PER_BATCH = 200  # where the dataset may embed images
+ENCODED_ROWS_PER_BATCH = 200  # where the dataset may embed images
 
 
 class ImageRoot:
-    """The folder that image paths start from, and that no path may leave, not even through a symbolic link.
-
-    Raises NotADirectoryError where there is no such folder.
-    """
+    """The folder, which has to exist, that image paths start from and may not leave, not even through a link."""
 
     def __init__(self, folder: str | os.PathLike):
         if not os.path.isdir(folder):
-            raise NotADirectoryError(
-                f"image_root: there is no folder {folder}. Pass the one that your image paths start from."
-            )
+            remedy = "Pass the one that your image paths start from."
+            raise NotADirectoryError(f"image_root: there is no folder {folder}. {remedy}")
         self.folder = os.path.realpath(folder)
         self._prefix = os.path.normcase(os.path.join(self.folder, ""))
 
     def resolve(self, written: str) -> tuple[str | None, list[Problem], str]:
-        """A path as a user wrote it -> (absolute path or None, problems, note); the file need not exist.
-
-        Backslashes count as slashes on every system; the note says so where it matters.
-        """
+        """A written path, with slashes or backslashes -> (absolute path or None, problems, note); no file is needed."""
         if problem := _no_path(written):
             return None, [problem], ""
         joined = os.path.join(self.folder, written.replace("\\", "/"))
@@ -61,7 +53,6 @@ class ImageRoot:
 
 
 def _no_path(written):
-    """The problem why `written` cannot be the path of a file, or None."""
     if not written:
         return "empty image path", "write the image's path, or leave the row out"
     if "\0" in written:
@@ -77,11 +68,7 @@ def source_column(name: str) -> str:
 
 
 def store_rows(rows: Iterable[dict], features: Features) -> Dataset:
-    """Writes rows to a file, a batch at a time, and returns them as a memory-mapped Dataset.
-
-    The file lives as long as the process: which file a link leads to can change while the source stays the same, so
-    nothing is cached from one call to the next.
-    """
+    """Rows as a memory-mapped Dataset, written a batch at a time to a file that is removed when the process ends."""
     rows, schema = iter(rows), features.arrow_schema
     handle, file = tempfile.mkstemp(suffix=".arrow", dir=_scratch().name)
     with os.fdopen(handle, "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
@@ -92,7 +79,6 @@ def store_rows(rows: Iterable[dict], features: Features) -> Dataset:
 
 @functools.cache
 def _scratch():
-    """A folder that is removed when the process ends."""
     return tempfile.TemporaryDirectory(prefix="vlmhelpers-", ignore_cleanup_errors=True)
 
 
@@ -102,10 +88,7 @@ def plain_rows(dataset: Dataset, indices: Sequence[int]) -> list[dict]:
 
 
 def stream_plain_rows(dataset: Dataset, columns: Iterable[str], task: str) -> Iterator[dict]:
-    """Yields every row as plain_rows gives it, with one batch in memory; only those of `columns` that are there.
-
-    `task` names the progress bar that shows after a second.
-    """
+    """Yields rows as plain_rows gives them, with those of `columns` that are there; `task` names the progress bar."""
     names = [name for name in columns if name in dataset.column_names]
     batches = dataset.select_columns(names).with_format("arrow").iter(_ROWS_PER_BATCH)
     rows = (row for batch in batches for row in batch.to_pylist())
@@ -113,12 +96,12 @@ def stream_plain_rows(dataset: Dataset, columns: Iterable[str], task: str) -> It
 
 
 def map_plain_rows(dataset: Dataset, change: Callable[[dict], Iterable[dict]], task: str) -> Dataset:
-    """The Dataset of the rows that `change` makes of each row, both as plain_rows gives them; its format stays."""
+    """The Dataset, in its format, of the rows that `change` makes of each row, both as plain_rows gives them."""
 
     def change_table(table):
         return pa.Table.from_pylist([new for row in table.to_pylist() for new in change(row)], schema=table.schema)
 
-    options = {"batched": True, "batch_size": _ENCODED_ROWS_PER_BATCH, "features": dataset.features}
+    options = {"batched": True, "batch_size": ENCODED_ROWS_PER_BATCH, "features": dataset.features}
     changed = dataset.with_format("arrow").map(change_table, desc=task, **options)
     shown = dataset.format
     changed.set_format(shown["type"], shown["columns"], shown["output_all_columns"], **shown["format_kwargs"])

@@ -1,15 +1,12 @@
-"""The one row that every reader returns and every later step takes.
-
-A row is ``{"messages": [{"role", "content": [part, ...]}, ...], "images": [image, ...]}``. A part is
-``{"type": "text", "text": ...}`` or ``{"type": "image"}``; the k-th image part stands for ``images[k]``. Content is
-always a list of parts (Arrow refuses a column that mixes strings and lists), and a text-only row has ``images: []``.
-"""
+"""The one row that every reader returns and every later step takes."""
 
 import re
 from collections.abc import Iterable
 
 from datasets import Features, Image, List, Value
 
+# The k-th part of type "image" stands for images[k]; the others are of type "text". Content is always a list of parts,
+# as Arrow refuses a column that mixes strings and lists; a text-only row has no images.
 _CONTENT = List({"type": Value("string"), "text": Value("string")})
 FEATURES = Features({"messages": List({"role": Value("string"), "content": _CONTENT}), "images": List(Image())})
 
@@ -24,8 +21,7 @@ def text_part(text: str | None) -> dict:
 
 
 def image_part() -> dict:
-    # Arrow stores the same keys for every part, so the text of an image part is there, and empty.
-    return {"type": "image", "text": None}
+    return {"type": "image", "text": None}  # Arrow stores the same keys for every part
 
 
 def user(text: str, images: int = 0) -> dict:
@@ -65,19 +61,13 @@ def count_images(messages: list[dict]) -> int:
 
 
 def find_control_tokens(text: str, extra: Iterable[str] = ()) -> list[str]:
-    """Every substring of `text` that a tokenizer could take for a control token, in order of appearance.
-
-    `extra` adds the special tokens of one tokenizer to the shapes that all families share.
-    """
+    """What a tokenizer could take for a control token, in order of appearance; `extra`: one's own special tokens."""
     tokens = _CONTROL_TOKEN.findall(text) + [t for t in extra if t in text and not _CONTROL_TOKEN.fullmatch(t)]
     return sorted(set(tokens), key=text.index)
 
 
 def escape_control_tokens(text: str, extra: Iterable[str] = ()) -> str:
-    """`text` with a space after the first character of each control token: `<|image|>` becomes `< |image|>`.
-
-    A user who writes about `<|eot_id|>` then cannot end a turn with it. Done alike for training and for inference.
-    """
+    """`text` with a space inside each control token, so that it is none: `<|image|>` becomes `< |image|>`."""
     for token in find_control_tokens(text, extra):
         text = text.replace(token, f"{token[0]} {token[1:]}")
     return text

@@ -1,4 +1,4 @@
-"""Train and test without leakage: what belongs together lands on one side."""
+"""Train and test without leakage: what belongs together is on one side."""
 
 import random
 from collections import Counter
@@ -14,17 +14,14 @@ from vlmhelpers.data.schema import message_text
 def split(
     dataset: Dataset, test_size: int | float, group_by: str | Callable[[dict], object] | None = None, seed: int = 0
 ) -> DatasetDict:
-    """Splits a Dataset into a DatasetDict of `train` and `test`; the rows keep their order.
+    """Splits a Dataset into a DatasetDict of `train` and `test`; the rows keep their order, groups stay whole.
 
-    test_size: rows (an int) or a share of them (a float between 0 and 1). Groups stay whole: in random order they
-        join the test set while they fit. When every group is one row, its size is exact; else it lacks fewer rows
-        than the smallest group of the training set has. Where no group fits, the smallest is the test set.
-    group_by: what must not be on both sides: a column's name, or a function of a row, whose images come
-        undecoded as {"path", "bytes"}. By default rows that share an image (a file, or bytes) are one group,
-        and rows without images are grouped by what the user says.
-    seed: the same rows, arguments and seed give the same split, on every machine.
-
-    Raises ValueError for a test_size that leaves a side empty, an unknown column, or fewer than two groups.
+    test_size: rows (an int) or a share of them (a float between 0 and 1). Groups join the test set in random order
+        while they fit: it lacks fewer rows than the smallest training group has. Where none fits, it is the smallest.
+    group_by: a column's name, or a function of a row, whose images come undecoded as {"path", "bytes"}. By default
+        rows that share an image are one group, and rows without images are grouped by what the user says.
+    The same seed gives the same split on every machine. Raises ValueError for a test_size that leaves a side empty, an
+    unknown column, or fewer than two groups.
     """
     missing = _rows_wanted(test_size, len(dataset))
     groups = _groups(dataset, group_by)
@@ -55,25 +52,20 @@ def _rows_wanted(test_size, rows):
 
 
 def _groups(dataset, group_by):
-    """The group of each row, in order: equal values for rows that belong together."""
-    if isinstance(group_by, str):
-        if group_by not in dataset.column_names:
-            raise ValueError(f"group_by: no column {group_by!r}; there are {', '.join(dataset.column_names)}")
-        rows = stream_plain_rows(dataset, [group_by], "grouping")
-        return [_hashable(row[group_by]) for row in rows]
-    rows = stream_plain_rows(dataset, dataset.column_names, "grouping")
-    return _linked([_content(row) for row in rows]) if group_by is None else [_hashable(group_by(row)) for row in rows]
-
-
-def _hashable(value):
-    return repr(value) if isinstance(value, list | dict | set) else value
+    named = isinstance(group_by, str)
+    if named and group_by not in dataset.column_names:
+        raise ValueError(f"group_by: no column {group_by!r}; there are {', '.join(dataset.column_names)}")
+    rows = stream_plain_rows(dataset, [group_by] if named else dataset.column_names, "grouping")
+    if group_by is None:
+        return _linked([_content(row) for row in rows])
+    values = (row[group_by] if named else group_by(row) for row in rows)
+    return [repr(value) if isinstance(value, list | dict | set) else value for value in values]
 
 
 def _content(row):
     """The identities of the row's images; without images, what its user says."""
-    images = [image_identity(image) for image in row.get("images") or []]
     said = tuple(message_text(message) for message in row["messages"] if message["role"] == "user")
-    return list(filter(None, images)) or [said]
+    return list(filter(None, map(image_identity, row.get("images") or []))) or [said]
 
 
 def _linked(keys_of_rows):

@@ -11,14 +11,11 @@ THINK_TAGS = "<think>", "</think>"  # around the reasoning at the start of an an
 
 
 def one_answer_per_row(dataset: Dataset) -> Dataset:
-    """A Dataset in which every assistant turn ends a row of its own, after all the turns before it.
+    """A Dataset in which every assistant turn ends a row of its own, after all the turns before it and their images.
 
-    A row with several answers becomes that many rows, in order, each with the images of its turns; what comes
-    after the last answer is left out. The other columns are repeated, `row` among them. Rows with one answer
-    or none, and rows whose images do not match their image parts, stay as they are.
-
-    Train on the result with `train_on="last"`: every answer is then learned once, after the very prompt that
-    the model gets for it, also where the chat template rewrites earlier answers.
+    Turns after the last answer are left out, other columns repeated. Rows of one answer or none, or whose images do
+    not match their image parts, stay as they are. With `train_on="last"` every answer is then learned once, after its
+    own prompt, also where the chat template rewrites earlier answers.
     """
     return map_plain_rows(dataset, _cut, "one answer per row")
 
@@ -33,11 +30,9 @@ def _cut(row):
 
 
 def prompted(dataset: Dataset, instruction: str, examples: Iterable[str] = ()) -> Dataset:
-    """A Dataset of the same rows whose first user turn begins with `instruction`: what a better prompt can do.
+    """The same rows with `instruction` and `examples` of answers before the first user turn's text: a better prompt.
 
-    `examples` follow the instruction, such as the expected answers of a few training rows: what an answer has to
-    look like. All of it is text in the user's turn, which every family's chat template takes. Give the result to
-    `generate`, and the answers to `compare` as those of the prompted model.
+    Give the result to `generate`, and the answers to `compare` as those of the prompted model.
     """
     examples = list(examples)
     text = "\n".join([instruction, *(["Examples of answers:", *examples] if examples else [])]) + "\n\n"
@@ -45,7 +40,6 @@ def prompted(dataset: Dataset, instruction: str, examples: Iterable[str] = ()) -
 
 
 def _with_text(messages, text):
-    """The messages with `text` before the text of the first user turn, after the images that stand before it."""
     turn = [message["role"] for message in messages].index("user")
     parts = messages[turn]["content"]
     first = next((k for k, part in enumerate(parts) if part["type"] == "text"), len(parts))
@@ -54,10 +48,9 @@ def _with_text(messages, text):
 
 
 def split_thinking(text: str) -> tuple[str, str]:
-    """An answer as (reasoning, answer), both stripped.
+    """An answer as (reasoning, answer), both stripped; either can be empty.
 
-    The reasoning stands at the start, as `<think>...</think>`, or without `<think>` where the prompt ends with
-    it. Without a block the reasoning is empty; after a `<think>` that is never closed, the answer is.
+    The reasoning is `<think>...</think>` at the start, also where the prompt holds the `<think>` or nothing closes it.
     """
     opening, closing = THINK_TAGS
     before, closed, after = text.partition(closing)

@@ -1,4 +1,4 @@
-"""Validation: every row and image is checked before training, and what is wrong comes with what helps."""
+"""Validation: every row and image is checked before training; problems come with their remedies."""
 
 import os
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -9,10 +9,9 @@ from tqdm.auto import tqdm
 from vlmhelpers.common.images import MAX_PIXELS, ImageFacts, UnusableImage, image_identity, inspect_image, strict_pillow
 from vlmhelpers.data.duplicates import DuplicateFinder
 from vlmhelpers.data.report import Finding, Report
+from vlmhelpers.data.rows import ENCODED_ROWS_PER_BATCH
 from vlmhelpers.data.rules import merge_problems, row_problems
 from vlmhelpers.data.schema import FEATURES, find_control_tokens, message_text
-
-_ROWS_PER_CHUNK = 200  # in memory at a time, with their encoded images where the dataset embeds those
 
 
 def check_dataset(
@@ -26,17 +25,12 @@ def check_dataset(
 ) -> Report:
     """Checks every row of a dataset, decodes every image once, and returns a `Report`.
 
-    dataset: rows of the schema as a Dataset, or as a DatasetDict or dict of splits. With several splits it
-        also finds leaks: an image (or, without images, a text) in two of them. The row of the earlier split
-        is then rejected, so that the last one, the test, stays honest; "train" counts as the first.
-    max_pixels: larger images are rejected by their header, before they are decoded.
-    near_duplicates: also find nearly equal images: a warning within a split, a leak between splits.
-    reject_leaks: False makes leaks warnings.
-    workers: threads that decode images; by default one per processor, 8 at most.
-    progress: show a bar when it takes longer than a second.
+    Rejected are rows with `rules.row_problems`, with an image that cannot be decoded, and those that repeat an earlier
+    one. Of several splits, "train" first, the earlier one's row is also rejected for a leak, an image (or a text
+    without images) in two of them: the last one, the test, stays honest. `reject_leaks=False` makes leaks warnings.
 
-    Rejected are rows that rules.row_problems finds unusable, rows with an image that cannot be decoded, and rows that
-    repeat an earlier one. Reported and kept is what training repairs, and what should be reviewed. No file is changed.
+    max_pixels: larger images are rejected by their header. near_duplicates: nearly equal images are a warning within a
+        split, a leak between splits. workers: threads that decode; by default one per processor, 8 at most.
     Raises ValueError for a dataset without the columns of the schema, and TypeError for what is no dataset.
     """
     splits = _as_splits(dataset)
@@ -46,7 +40,7 @@ def check_dataset(
         for split, rows in splits.items():
             bar.set_description(f"checking {split}".strip(), refresh=False)
             index = 0
-            for chunk in rows.with_format("arrow").iter(_ROWS_PER_CHUNK):
+            for chunk in rows.with_format("arrow").iter(ENCODED_ROWS_PER_BATCH):
                 validation.check_rows(split, index, chunk.to_pylist(), pool)
                 index += len(chunk)
                 bar.update(len(chunk))
@@ -56,17 +50,14 @@ def check_dataset(
 
 
 def _as_splits(dataset):
-    """The dataset as a dict of splits, "train" first; a single Dataset gets the name ""."""
     if not isinstance(dataset, Dataset | dict):
         raise TypeError(f"a {type(dataset).__name__} is no Dataset; make one with Dataset.from_list(rows)")
     splits = {"": dataset} if isinstance(dataset, Dataset) else dict(dataset)
     for split, rows in splits.items():
         missing = [name for name in FEATURES if name not in rows.column_names]
         if missing:
-            raise ValueError(
-                f"dataset {split!r} has no column {' and no column '.join(missing)}; its columns are "
-                f"{', '.join(rows.column_names)}. Make its rows with a reader or with make_row."
-            )
+            there = f"its columns are {', '.join(rows.column_names)}. Make its rows with a reader or with make_row."
+            raise ValueError(f"dataset {split!r} has no column {' and no column '.join(missing)}; {there}")
         if not isinstance(getattr(rows.features["images"], "feature", None), Image):
             remedy = "use dataset.cast_column('images', List(Image()))"
             raise ValueError(f"dataset {split!r}: the column images is no list of images; {remedy}")
@@ -74,8 +65,6 @@ def _as_splits(dataset):
 
 
 class _Validation:
-    """What is known so far of the rows of all splits."""
-
     def __init__(self, splits, max_pixels):
         self.max_pixels, self.duplicates = max_pixels, DuplicateFinder(splits)
         self.rejected, self.repaired = {}, []  # (split, index) -> Finding; Findings
@@ -87,7 +76,14 @@ class _Validation:
         new = {key: image for images in identified for key, image in images if key and key not in self._found}
         self._found.update(zip(new, pool.map(self._inspect, new.values()), strict=True))
         for index, (row, images) in enumerate(zip(rows, identified, strict=True), start):
-            self._check_row(split, index, row, [self._found[key] for key, _ in images if key])
+            facts = [self._found[key] for key, _ in images if key]
+            if problems := row_problems(row) + _image_problems(facts):
+                finding = Finding(split, index, *merge_problems(problems))
+            else:
+                finding = self.duplicates.add(split, index, row.get("row") or index + 1, row["messages"], facts)
+                self.repaired += [Finding(split, index, repair, "") for repair in _repairs(row, facts)]
+            if finding:
+                self.rejected[split, index] = finding
 
     def _inspect(self, image):
         """ImageFacts, or the problem that the image is unusable for: an exception would hold on to pixels."""
@@ -96,18 +92,7 @@ class _Validation:
         except UnusableImage as error:
             return " ".join(error.reason.split()), error.remedy
 
-    def _check_row(self, split, index, row, facts):
-        """Checks one row by itself and, if it is sound, against the rows before it."""
-        if problems := row_problems(row) + _image_problems(facts):
-            finding = Finding(split, index, *merge_problems(problems))
-        else:
-            finding = self.duplicates.add(split, index, row.get("row") or index + 1, row["messages"], facts)
-            self.repaired += [Finding(split, index, repair, "") for repair in _repairs(row, facts)]
-        if finding:
-            self.rejected[split, index] = finding
-
     def compare_rows(self, near_duplicates: bool, reject_leaks: bool) -> None:
-        """Finds near-duplicates and leaks among the sound rows."""
         if near_duplicates:
             self.duplicates.find_near_duplicates()
         leaks = self.duplicates.leaks()
@@ -118,7 +103,6 @@ class _Validation:
 
 
 def _image_problems(facts):
-    """The problems among what was found of a row's images; of several images, the reason says which."""
     of_image = [f" (image {number})" if len(facts) > 1 else "" for number in range(1, len(facts) + 1)]
     pairs = zip(facts, of_image, strict=True)
     return [(found[0] + which, found[1]) for found, which in pairs if not isinstance(found, ImageFacts)]
@@ -128,5 +112,5 @@ def _repairs(row, facts):
     """What is guessed or changed so that the row can be trained on, each once."""
     tokens = [token for message in row["messages"] for token in find_control_tokens(message_text(message))]
     repairs = [f"control tokens taken as plain text: {' '.join(dict.fromkeys(tokens))}"] if tokens else []
-    notes = [row["note"]] if row.get("note") else []
-    return dict.fromkeys([*notes, *repairs, *(repair for found in facts for repair in found.repairs)])
+    repairs += [repair for found in facts for repair in found.repairs]
+    return dict.fromkeys(filter(None, [row.get("note"), *repairs]))

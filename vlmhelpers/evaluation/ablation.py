@@ -1,4 +1,4 @@
-"""Image ablation: the same questions with the true image, a blank one, that of another row, and noise."""
+"""Image ablation: the same questions with other images."""
 
 import random
 import zlib
@@ -39,20 +39,14 @@ def noise_images(dataset: Dataset, seed: int = 0) -> Dataset:
 
 
 def _replaced(dataset, make):
-    """The dataset with `make(image)` in place of each image, made when a row is read."""
-
     def transform(batch):
-        images = {"images": [list(map(make, row)) for row in batch["images"]]} if "images" in batch else {}
-        return {**batch, **images}
+        return batch | {k: [list(map(make, row)) for row in rows] for k, rows in batch.items() if k == "images"}
 
     return dataset.with_transform(transform)
 
 
 def shuffled_images(dataset: Dataset, seed: int = 0) -> Dataset:
-    """The same rows, each with the images of another row, if possible of one whose expected answer differs.
-
-    Images move between rows with equally many; a row that is alone with its number of images keeps its own.
-    """
+    """The same rows, each with the images of another that has equally many, if possible of another expected answer."""
     plain = dataset.with_format(None)
     table = pd.DataFrame({"count": _image_counts(dataset), "answer": references_of(dataset)})
     donors = np.arange(len(table))  # for each row the one that it takes its images from
@@ -72,10 +66,8 @@ def _image_counts(dataset):
 
 @dataclass(frozen=True)
 class ImageAblation:
-    """What `image_ablation` found, by kind of image; `differences` are those of true minus each.
-
-    `chance`: the score of the most frequent expected answer, given to every row. `same`: the share of answers that the
-    shuffled image does not change.
+    """What `image_ablation` found, by kind of image: `differences` (true minus each), `chance` (the score of the most
+    frequent expected answer for every row) and `same` (the share of answers that the shuffled image does not change).
     """
 
     evaluations: dict[str, Evaluation]
@@ -87,7 +79,6 @@ class ImageAblation:
 
     @property
     def scores(self) -> dict[str, Score]:
-        """The score of each kind of image."""
         return {name: evaluation.scores[self.metric] for name, evaluation in self.evaluations.items()}
 
     @property
@@ -113,10 +104,8 @@ class ImageAblation:
     def _repr_html_(self):
         heads = ("image", f"{self.metric}, %", "95% interval", "true minus this, points", "95% interval", "rows")
         less = {name: (f"{100 * change.difference:+.1f}", change.bounds()) for name, change in self.differences.items()}
-        rows = [
-            (name, f"{100 * score.value:.1f}", score.bounds(), *less.get(name, ("", "")), score.n)
-            for name, score in self.scores.items()
-        ]
+        scores = {name: (f"{100 * score.value:.1f}", score.bounds()) for name, score in self.scores.items()}
+        rows = [(k, *scores[k], *less.get(k, ("", "")), score.n) for k, score in self.scores.items()]
         return Markup("<p><b>{}</b></p>{}").format(self.verdict, html_table(heads, rows))
 
 
@@ -131,17 +120,12 @@ def image_ablation(
 ) -> ImageAblation:
     """The scores of the rows with images, with the true image, a blank one, that of another row, and noise.
 
-    `answers`: those to the true images, one per row of the dataset, where they are there already. `metric` names a
-    row-wise score; `options` are `generate`'s. The verdict goes by the paired difference between the true image and
-    the best of the others:
+    `metric`: a row-wise score. `answers`: those to the true images, one per row, if known. `options`: `generate`'s.
 
-    - its 95% interval is above 0: it uses the image, but "a little" where the other image gets more than half of the
-      score, or where the score's own interval reaches down to chance;
-    - else it does not use it where at least 90% of the answers stay the same with the image of another row, or where
-      the score's interval is above chance: it knows something, but not from the image;
-    - else its scores show no sign of it: a model that is always wrong may use it or not.
-
-    Raises ValueError where fewer than two rows have equally many images, or a number of answers is not that of rows.
+    The model uses the image where the 95% interval of the paired difference from the best other image is above 0: "a
+    little" if that image gets over half of the score, or the score's interval holds chance. Else it does not where 90%
+    of the answers stay with the image of another row, or the score's interval is above chance. Else nothing shows it.
+    Raises ValueError where no two rows have equally many images, or there is not one answer per row.
     """
     if answers is not None:
         check_length(answers, dataset)
@@ -158,7 +142,7 @@ def image_ablation(
 
 
 def ablation_of_answers(answers: dict[str, list[str]], dataset: Dataset, metric: str = EXACT) -> ImageAblation:
-    """The `ImageAblation` of answers that are there: a list for each of "true", "blank", "shuffled" and "noise"."""
+    """The `ImageAblation` of known answers: a list for each of "true", "blank", "shuffled" and "noise"."""
     evaluations = {name: _evaluate(texts, dataset, metric) for name, texts in answers.items()}
     others = {name: found for name, found in evaluations.items() if name != "true"}
     pairs = {k: compare(found, evaluations["true"], metric=metric, names=(k, "true")) for k, found in others.items()}

@@ -20,10 +20,10 @@ _VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def browse(dataset: Dataset, comparison: Comparison | None = None, **answers: list[str]) -> "Browser":
-    """A `Browser` of rows and lists of answers by name, one string per row: `browse(test, base=..., tuned=...)`.
+    """A `Browser` of rows and lists of answers by name, such as `browse(test, base=..., tuned=...)`.
 
-    Right and wrong are the exact matches of the last list, gained and lost its changes against the first, or the rows
-    that a `comparison` names. Raises ValueError without answers, or for a list of another length.
+    Right are the last list's exact matches, gained and lost its changes against the first, or the `comparison`'s.
+    Raises ValueError unless there is an answer per row.
     """
     if not answers:
         raise ValueError("no answers: give lists by name, such as browse(test, tuned=answers)")
@@ -33,10 +33,7 @@ def browse(dataset: Dataset, comparison: Comparison | None = None, **answers: li
 
 
 class Browser:
-    """Shows the rows as a panel in a live notebook, and as a table of some rows of each kind anywhere else.
-
-    `kinds`: "all", "wrong", "right", and with two lists of answers or a comparison "gained" and "lost" -> row indices.
-    """
+    """A panel in a live notebook, else a table of some rows of each kind; `kinds`: "all", "lost", ... -> indices."""
 
     def __init__(self, dataset, comparison, answers):
         self.dataset, self.names = dataset, list(answers)
@@ -54,12 +51,12 @@ class Browser:
         self.kind, self.search, self.page = "all", "", 0
 
     def shown(self) -> list[int]:
-        """The indices of the rows of the chosen kind whose prompt, expected answer or answers hold the search text."""
+        """The indices of the rows of the chosen kind that hold the search text."""
         return [i for i in self.kinds[self.kind] if self.search.lower() in "\n".join(self.texts[i]).lower()]
 
     @cached_property
     def panel(self):
-        """An ipywidgets VBox: a filter and a search, two buttons that turn pages, and the page with its rows."""
+        """An ipywidgets VBox."""
         from ipywidgets import HTML, Button, Dropdown, HBox, Label, Text, VBox
 
         options = [(f"{kind} ({len(rows)})", kind) for kind, rows in self.kinds.items()]

@@ -1,4 +1,4 @@
-"""Two or three models on the same rows: what one gained, whether that is more than chance, and charts of scores."""
+"""Two or three models on the same rows: what one gained, whether by chance, and charts of scores."""
 
 from dataclasses import astuple, dataclass, replace
 
@@ -21,9 +21,9 @@ _EXPLAINED = (
 
 @dataclass(frozen=True)
 class Comparison(Score):
-    """Two models on the same rows: the `Score` of their difference, the second of `names` minus the first.
+    """The `Score` of the difference in -1..1 of two models on the same rows, the second of `names` minus the first.
 
-    `gained` and `lost`: the indices of the rows where the second is better and worse. `scores`: the models' own.
+    `gained` and `lost`: indices of the rows where the second is better and worse. `further`: a third model's pairs.
     """
 
     gained: tuple[int, ...]
@@ -37,17 +37,14 @@ class Comparison(Score):
 
     @property
     def difference(self) -> float:
-        """Of the two scores, in -1..1."""
         return self.value
 
     @property
     def pairs(self) -> tuple["Comparison", ...]:
-        """This comparison, and with a third model its two."""
         return (self, *self.further)
 
     @property
     def title(self) -> str:
-        """Such as "tuned minus base"."""
         return f"{self.names[1]} minus {self.names[0]}"
 
     def __str__(self):
@@ -88,12 +85,10 @@ def compare(
     metric: str = EXACT,
     names: tuple[str, ...] = _NAMES,
 ) -> Comparison:
-    """Two evaluations of the same rows, compared in pairs; with `prompted`, a third, all three pairs.
+    """Two evaluations of the same rows, with `prompted` three, compared in pairs by a row-wise `metric`.
 
-    `metric` names a row-wise score; rows without a value are left out. `names`: the models', in the same order. The
-    interval is the paired bootstrap's, `p_value` the paired permutation test's, which suits any metric, `mcnemar` the
-    exact McNemar test's on rows gained and lost. Raises ValueError for evaluations of different numbers of rows, or a
-    metric that one of them lacks.
+    The interval is the paired bootstrap's, `p_value` the paired permutation test's, `mcnemar` the exact McNemar test's,
+    over rows with values. Raises ValueError for different numbers of rows, or a metric that one lacks.
     """
     models = tuple(zip((*names, *_NAMES[len(names) :]), (base, tuned, prompted), strict=True))
     pairs = [(0, 1)] if prompted is None else [(0, 1), (0, 2), (2, 1)]
@@ -167,7 +162,6 @@ def plot_tradeoff(points: dict[str, tuple[Score, Score]], across: str, up: str) 
 
 
 def _draw_intervals(axes, scores, label, color=None):
-    """Draws each score as a point with its interval, the first on top, each in its color unless one is given."""
     values, errors = _in_percent(scores.values())
     for y, value in enumerate(values):
         axes.errorbar(value, y, xerr=errors[:, [y]], fmt="o", capsize=3, color=color or f"C{y}")
@@ -178,6 +172,5 @@ def _draw_intervals(axes, scores, label, color=None):
 
 
 def _in_percent(scores):
-    """The values of n scores (n,) and how far their intervals reach below and above (2, n)."""
     values, low, high = 100 * np.array([(score.value, score.low, score.high) for score in scores]).T
     return values, np.maximum(0, [values - low, high - values])

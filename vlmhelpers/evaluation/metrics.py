@@ -1,8 +1,4 @@
-"""Measures of how close an answer comes to its reference. None downloads anything.
-
-Those of a row take (answer, reference) and give a bool or a number in 0..1; those of a corpus take the answers and the
-references of all rows. Libraries are loaded by the measures that need them.
-"""
+"""Measures of how close answers come to their references, in 0..1 for a row; none downloads anything."""
 
 import re
 import string
@@ -23,8 +19,7 @@ _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?", re.IGNORECASE)
 def normalized_match(answer: str, reference: str) -> bool:
     """Whether both are the same text but for case, Unicode form (NFKC), spaces, articles and punctuation at the ends.
 
-    Where only an article (a, an, the) is left, it stays: an "A" may name a choice. So do signs that belong to a value:
-    -5 is not 5, and $20, 20% and 20 are three answers.
+    An article alone stays, as an "A" may name a choice, and so do signs of a value: $20, 20%, 20 and -20 all differ.
     """
     return _normalized(answer) == _normalized(reference)
 
@@ -36,10 +31,7 @@ def _normalized(text):
 
 
 def anls(answer: str, reference: str) -> float:
-    """ANLS of one row: 1 minus the edit distance over the longer text's length, or 0 where half of it is wrong.
-
-    Case and runs of spaces do not count. Source: Biten et al., Scene Text Visual Question Answering (ICCV 2019).
-    """
+    """ANLS: 1 - edit distance / longer length, 0 from a half on, case and spaces aside. Biten et al. (ICCV 2019)."""
     from rapidfuzz.distance import Levenshtein
 
     distance = Levenshtein.normalized_distance(*(" ".join(text.lower().split()) for text in (answer, reference)))
@@ -47,10 +39,9 @@ def anls(answer: str, reference: str) -> float:
 
 
 def relaxed_match(answer: str, reference: str) -> bool:
-    """Whether a number is within 5% of the reference, and any other answer equal to it but for case.
+    """Whether a number is within 5% of the reference (20% is 0.2, $2,150 is 2150), or a text equal but for case.
 
-    `20%` is 0.2, as in the published scorers; currency signs and thousands commas (`$2,150`) are left out. Source:
-    Masry et al., ChartQA (Findings of ACL 2022), section 5.1, after Methani et al., PlotQA (WACV 2020).
+    Source: Masry et al., ChartQA (Findings of ACL 2022), section 5.1, after Methani et al., PlotQA (WACV 2020).
     """
     found, expected = _number(answer), _number(reference)
     if found is None or expected is None:
@@ -59,17 +50,13 @@ def relaxed_match(answer: str, reference: str) -> bool:
 
 
 def _number(text):
-    """The number that a whole text is, or None."""
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", re.sub(r"[$€£¥₹\s]", "", text))
     digits = text.removesuffix("%")
     return float(digits) / (100 if text.endswith("%") else 1) if _NUMBER.fullmatch(digits) else None
 
 
 def token_f1(answer: str, reference: str) -> float:
-    """The F1 of the words that both share, without case, ASCII punctuation and English articles, as for SQuAD 2.0.
-
-    For languages that write spaces between words. Source: Rajpurkar et al., SQuAD (EMNLP 2016), section 6.1.
-    """
+    """F1 of the shared words, without case, punctuation and articles. Rajpurkar et al., SQuAD (2016), section 6.1."""
     plain = (text.lower().translate(_NO_PUNCTUATION) for text in (answer, reference))
     found, expected = (_ARTICLES.sub(" ", text).split() for text in plain)
     if not found or not expected:
@@ -78,25 +65,19 @@ def token_f1(answer: str, reference: str) -> float:
 
 
 def rouge_l(answer: str, reference: str) -> float:
-    """ROUGE-L: the F1 of the longest common subsequence of words, by rouge-score, without stemming.
-
-    Words are runs of a-z and 0-9: text in another script scores 0. Source: Lin, ROUGE (ACL workshop 2004), section 3.
-    """
+    """ROUGE-L: F1 of the longest common subsequence of unstemmed words (a-z, 0-9). Lin, ROUGE (2004), section 3."""
     from rouge_score.rouge_scorer import RougeScorer
 
     return float(RougeScorer(["rougeL"]).score(reference, answer)["rougeL"].fmeasure)
 
 
 def bleu(answers: list[str], references: list[str]) -> Score:
-    """BLEU of a corpus by sacreBLEU with its defaults, in 0..1. Runs of up to four words: shorter answers score 0.
-
-    Sources: Papineni et al., BLEU (ACL 2002); Post, A Call for Clarity in Reporting BLEU Scores (WMT 2018).
-    """
+    """BLEU of a corpus by sacreBLEU, 0..1; answers under four words score 0. Papineni et al. (2002), Post (2018)."""
     return _sacrebleu("BLEU", answers, references)
 
 
 def chrf(answers: list[str], references: list[str]) -> Score:
-    """chrF2 of a corpus by sacreBLEU with its defaults, in 0..1. Source: Popović, chrF (WMT 2015)."""
+    """chrF2 of a corpus by sacreBLEU with its defaults, in 0..1. Popović (WMT 2015)."""
     return _sacrebleu("CHRF", answers, references)
 
 
@@ -110,10 +91,7 @@ def _sacrebleu(name, answers, references):
 
 
 def cer(answers: list[str], references: list[str]) -> Score:
-    """The character error rate of a corpus by jiwer: edits over the references' characters, spaces at the ends aside.
-
-    Lower is better; the rate can exceed 1.
-    """
+    """The character error rate of a corpus by jiwer: edits over the references' characters, which can exceed 1."""
     from jiwer import process_characters
 
     found = map(process_characters, references, answers)
@@ -138,7 +116,7 @@ METRICS = (*_OF_ROWS, *_OF_CORPORA)
 
 
 def measure(name: str, answers: list[str], references: list[str]) -> tuple[Score, tuple | None]:
-    """The `Score` by the measure of that name, and its value for each row; None for the measures of a whole corpus."""
+    """The `Score` by the measure of that name, and its values of the rows or, for a measure of a corpus, None."""
     if name not in METRICS:
         raise ValueError(f'unknown metric {name!r}: choose "all" or some of {", ".join(METRICS)}')
     if name in _OF_CORPORA:

@@ -1,4 +1,4 @@
-"""Scores of generated answers against the dataset's own, with intervals: of all rows, by slice, and the worst rows."""
+"""Scores of generated answers against the dataset's own: of all rows, by slice, and the worst rows."""
 
 import difflib
 import json
@@ -27,11 +27,9 @@ _DECODER = json.JSONDecoder(parse_float=lambda digits: int(n) if (n := float(dig
 
 
 def parse_fields(text: str) -> dict[str, str]:
-    """The fields of an answer by name.
+    """The fields of an answer by name: of `"Product: hat, Price: $20"`, or of the first JSON object in the text.
 
-    `"Product: hat, Price: $20"` has the keys Product and Price, and so has the JSON object with these keys, also inside
-    other text or a fenced block. The first of several objects counts; a list of objects has no fields. Values of JSON
-    that are no strings become JSON text, with sorted keys: 20 and 20.0 both become "20"; "20.0" stays "20.0".
+    A list of objects has no fields. Values of JSON that are no strings become JSON text with sorted keys: 20.0 is "20".
     """
     start = _JSON.search(text)
     try:
@@ -45,7 +43,7 @@ def parse_fields(text: str) -> dict[str, str]:
 
 
 def field_numbers(texts: list[str], field: str) -> list[float | None]:
-    """The first number that each text has under `field` (`$2,150.00` is 2150.0), or None."""
+    """The first number of each text under `field` (`$2,150.00` is 2150.0), or None."""
     found = (_NUMBER.search(parse_fields(text).get(field, "")) for text in texts)
     return [number and float(number[0].replace(",", "")) for number in found]
 
@@ -67,16 +65,15 @@ def check_length(values: list | tuple, dataset: Dataset, name: str = "answers") 
 
 
 def texts_of(answers: list[str], dataset: Dataset) -> tuple[list[str], list[str]]:
-    """The answers and the references, both without their reasoning. Raises ValueError unless there is one per row."""
+    """The answers and the references without reasoning. Raises ValueError unless there is one answer per row."""
     check_length(answers, dataset)
     return without_reasoning(answers), references_of(dataset)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found: `scores` by name, and `hits`, whether each row matches exactly.
-
-    `values` has the rows' values of every score that is their mean, by name; None where the reference lacks the field.
+    """What `evaluate` found: `scores` by name, `hits`, whether each row matches exactly, and the rows' `values` of
+    every score that is their mean, by name; None where the reference lacks the field.
     """
 
     scores: dict[str, Score]
@@ -100,13 +97,12 @@ def evaluate(
 ) -> Evaluation:
     """Scores of `answers`, one per row in row order, against the last assistant turns, each with its 95% interval.
 
-    Reasoning is left out on both sides. There is always "exact match", and a score for each field of the references
-    (see `parse_fields`), over the rows that have it. `metrics` adds some of `metrics.METRICS` by name, or "all".
-    `judge(prompt, images, expected, answer)`, which may ask any model, gives a bool or a number in 0..1 for a row (the
-    text before the answer, a list of PIL images, two strings); their mean is the score "judge".
+    Without reasoning: "exact match", each field of the references (see `parse_fields`) over the rows that have it, and
+    `metrics`, some of `metrics.METRICS` or "all". `judge(prompt, images, expected, answer)`, which takes a string, PIL
+    images and two strings, gives a bool or a number in 0..1; their mean is the score "judge".
 
-    Raises ValueError for too few or too many answers, an unknown metric, or a judge's value that is no number in 0..1,
-    and RuntimeError where the judge itself fails, with the row's index in the dataset.
+    Raises ValueError unless there is one answer per row, for an unknown metric or a judge's value outside 0..1, and
+    RuntimeError where the judge fails, with the row's index.
     """
     answers, references = texts_of(answers, dataset)
     hits = tuple(answer == reference for answer, reference in zip(answers, references, strict=True))
@@ -124,7 +120,6 @@ def evaluate(
 
 
 def _field_hits(answers, references):
-    """Field -> whether each answer has the reference's value there, None where the reference lacks the field."""
     found, expected = (list(map(parse_fields, texts)) for texts in (answers, references))
     return {
         key: tuple(f.get(key) == e[key] if key in e else None for f, e in zip(found, expected, strict=True))
@@ -145,10 +140,7 @@ def _judged(judge, row, index, answer, reference):
 
 
 def says_all(prompt: str, images: list, expected: str, answer: str) -> bool:
-    """A judge for `evaluate` that asks no model: whether `answer` holds every value of the expected answer's fields.
-
-    An expected answer without fields is one value. Case and all else do not count: what it knows, not how it writes.
-    """
+    """A judge without a model: whether `answer` holds all values of the expected fields (or its text) in any case."""
     values = parse_fields(expected).values() or [expected]
     return all(value.lower() in answer.lower() for value in values)
 
@@ -180,10 +172,7 @@ def price_error(answers: list[str], dataset: Dataset, field: str = "Full Price")
 
 
 def word_shift(before: list[str], after: list[str], top: int = 10) -> list[tuple[str, float, float]]:
-    """The `top` words whose use changed most between two lists of answers to the same prompts, most changed first.
-
-    Each is (word in lower case, share of answers with it before, share after): what was learned and not asked for.
-    """
+    """The `top` words whose use changed most, as (word in lower case, share of answers with it before, after)."""
     if len(before) != len(after) or not before:
         raise ValueError(f"{len(before)} and {len(after)} answers: compare answers to the same prompts, at least one")
     words = ([set(re.findall(r"[^\W\d_]+", text.lower())) for text in texts] for texts in (before, after))
@@ -197,13 +186,10 @@ def by_slice(
 ) -> pd.DataFrame:
     """The scores of models, by name, in each slice of the rows: the worst slice of the last model first.
 
-    `by`: a column, a field of the expected answers ("Color"), "price band" (of the field whose name has "price" in it),
-    "image size" (pixels), "answer length" (characters of the expected answer), or a function of a row that gives the
-    slice's name. Bands of numbers are cut at their quartiles.
-
-    Columns: `rows`, each model's score in % and its 95% interval, with several models the `difference` (last minus
-    first, in points) and its interval, and `note`, which marks slices of fewer than 10 rows. Raises ValueError for an
-    unknown `by`, and for evaluations of other rows.
+    `by`: a column, a field of the expected answers ("Color"), "price band", "image size" (pixels), "answer length"
+    (characters), or a function of a row. Bands of numbers are cut at their quartiles. Columns: `rows`, each model's
+    score in % with its 95% interval, the `difference` (last minus first, points) with its own, and a `note` on slices
+    of fewer than 10 rows. Raises ValueError for an unknown `by`, and for evaluations of other rows.
     """
     for model, evaluation in evaluations.items():
         if (n := len(evaluation.hits)) != len(dataset):
@@ -225,7 +211,6 @@ def _line(values):
 
 
 def _cells(values, of_hits=False):
-    """The mean of the known values in percent, and its interval: Wilson's of hits, else the bootstrap's."""
     known = values.dropna().to_numpy()
     if not len(known):
         return np.nan, ""
@@ -258,7 +243,7 @@ def slice_names(dataset: Dataset, by: str | Callable[[dict], object]) -> list[st
 
 
 def _bands(numbers, missing=""):
-    """For each number the name of its quarter of them all, by its ends; few different numbers stand for themselves."""
+    """For each number the name of its quarter of them all; up to four different numbers stand for themselves."""
     numbers = bands = pd.Series(numbers, dtype=float)
     if numbers.nunique() > 4:
         bands = pd.cut(numbers, [-np.inf, *numbers.quantile([0.25, 0.5, 0.75]), np.inf], duplicates="drop")
@@ -270,11 +255,7 @@ def _bands(numbers, missing=""):
 def worst_rows(
     dataset: Dataset, result: Evaluation | Iterable[float | None], k: int = 6, answers: list[str] | None = None
 ) -> list[int]:
-    """The indices of the at most `k` rows that are most wrong, the worst first, for `show_rows`.
-
-    `result`: an `Evaluation`, or a value in 0..1 per row (None is skipped). Rows of value 1 are left out. With
-    `answers`, among rows of equal value those less similar to the expected answer come first.
-    """
+    """The indices of up to `k` rows of a value below 1, the worst first; of equal ones the least similar answers."""
     values = result.values_of(EXACT) if isinstance(result, Evaluation) else np.array(list(result), dtype=float)
     check_length(values, dataset, "values")
     wrong = np.flatnonzero(values < 1).tolist()

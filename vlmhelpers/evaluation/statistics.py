@@ -13,9 +13,7 @@ _BOUNDS = [0.025, 0.975]
 
 @dataclass(frozen=True)
 class Score:
-    """A score of n rows in 0..1, or above for error rates, with its 95% interval: Wilson's of a share, which has a
-    width at 0% and 100%, too, else percentiles of a bootstrap over the rows, which has none where all are alike.
-    """
+    """A score of n rows, in 0..1 but for error rates, and its 95% interval: Wilson's of a share, else a bootstrap's."""
 
     value: float
     low: float
@@ -51,11 +49,10 @@ def mean(values: list[float | None]) -> Score:
 
 
 def bootstrap(rows: list, score: Callable, resamples: int = 1000, seed: int = 0) -> Score:
-    """A score of rows, with the percentile interval of `resamples` draws of as many rows with replacement.
+    """A score of rows (n,) or (n, numbers), with the percentile interval of draws of n rows with replacement.
 
-    `rows` holds a number or a vector per row. `score` takes an array (resamples, rows) or (resamples, rows, numbers)
-    and gives a score for each resample. Raises ValueError without rows. Source: Efron and Tibshirani, An Introduction
-    to the Bootstrap (1993), chapter 13.
+    `score` takes (resamples, n) or (resamples, n, numbers) and gives (resamples,). Raises ValueError without rows.
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
     """
     rows = np.asarray(rows, dtype=float)
     n, rng = len(rows), np.random.default_rng(seed)
@@ -86,8 +83,8 @@ def paired_mean(changes: np.ndarray) -> Score:
 def permutation_test(changes: np.ndarray, resamples: int = _PAIRED_RESAMPLES) -> float:
     """The two-sided p-value of the rows' `changes` having a mean of 0, from flipping their signs at random.
 
-    With k of the flipped sums as large as the observed one, p is (k + 1) / (resamples + 1), so never 0. Sources: Efron
-    and Tibshirani (1993), chapter 15; Phipson and Smyth 2010, Stat. Appl. in Genetics and Molecular Biology 9:39.
+    p is (k + 1) / (resamples + 1), for k flipped sums as large as the observed one. Sources: Efron and Tibshirani
+    (1993), chapter 15; Phipson and Smyth 2010, Stat. Appl. in Genetics and Molecular Biology 9:39.
     """
     # Of the rows that changed by the same size, a binomial number keeps its sign.
     sizes, counts = np.unique(np.abs(changes[changes != 0]), return_counts=True)

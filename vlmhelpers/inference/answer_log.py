@@ -1,8 +1,4 @@
-"""Answers in a JSONL file that grows while they come, so that an interrupted run loses none.
-
-The first line holds the settings: all that decides the answers. Every other line is one answer: `row` (its index in the
-dataset), `prompt` (its last question), `answer`, `cut` and `key`, a digest of the whole prompt with its images.
-"""
+"""Answers in a JSONL file that grows while they come: a line of settings, then one for each answer."""
 
 import json
 import os
@@ -28,10 +24,9 @@ class Answer(NamedTuple):
 
 
 class AnswerLog:
-    """The file at `path`, for what `answer_settings` and `row_keys` give. An incomplete last line of it is dropped.
+    """The file at `path` for the results of `answer_settings` and `row_keys`; an incomplete last line is dropped.
 
-    `answers` are those that it holds for the same row at the same index. Raises ValueError for a file of other
-    settings, and for one that holds something else, which then stays as it is.
+    `answers`: those in it for the same row at the same index. Raises ValueError for a file of other settings or kind.
     """
 
     def __init__(self, path: str | Path, settings: dict, rows: list[tuple[str, str]]):
@@ -51,7 +46,6 @@ class AnswerLog:
         self.answers = {i: found[i, key] for i, (key, _) in enumerate(rows) if (i, key) in found}
 
     def _read(self, content):
-        """The settings, and the answers by index and key."""
         try:
             head, *lines = map(json.loads, content.splitlines())
             found = {(line["row"], line["key"]): Answer(line["answer"], line["cut"]) for line in lines}
@@ -61,7 +55,7 @@ class AnswerLog:
             raise ValueError(message) from None
 
     def append(self, answers: dict[int, Answer]) -> None:
-        """Adds answers, by the row's index, and hands them to the disk."""
+        """Writes answers, by the row's index, to the disk."""
         with open(self.path, "ab") as file:
             for i, answer in answers.items():
                 key, prompt = self.rows[i]

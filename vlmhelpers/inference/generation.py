@@ -26,7 +26,6 @@ from vlmhelpers.models.backends import eval_mode
 # Set whatever generation_config.json says: the repetition_penalty=1.05 of Qwen2.5's instruct models punishes the words
 # of the prompt, and the padding, an end token: a row's neighbors in the batch would decide where its answer ends.
 _GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
-_UNFINISHED = "\ufffd"  # stands for a character of which a token has written only some bytes
 
 
 def generate(
@@ -41,15 +40,9 @@ def generate(
 ) -> list[str]:
     """Answers to every row's prompt (all but its last assistant turn), in row order, their reasoning included.
 
-    The longest rows come first, those with and without images in separate batches, as not every family mixes them.
-    Where memory runs out, the batch is halved. That is printed, and how many answers `max_new_tokens` cut off.
-
-    Answers are greedy, whatever the model's `generation_config` says. `options` are further arguments of
-    `model.generate`; with `do_sample=True` the model's own settings hold where `options` give no others.
-
-    `save_to`: a JSONL file that takes the answers while they come; the same call goes on where an interrupted one
-    stopped. Raises ValueError where the file holds answers of another model or other options, and RuntimeError where
-    memory does not suffice for one row.
+    Greedy unless `do_sample=True` is in `options`, which are further arguments of `model.generate`. Where memory runs
+    out, the batch is halved. `save_to`: a JSONL file of the answers so far, from which the same call goes on.
+    Raises ValueError where it is of another model or options, RuntimeError where memory does not suffice for one row.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: at least one row has to be in a batch")
@@ -75,7 +68,6 @@ def _decoding(processor, settings):
 
 
 def _batches(model, processor, dataset, done, batch_size, settings):
-    """Yields the answers to the rows not in `done`, a batch at a time, by the row's index."""
     collator = VisionCollator(processor)
     for rows in _longest_first(dataset, processor, done):
         while batch := rows[:batch_size]:
@@ -115,10 +107,9 @@ def _answer(model, processor, inputs, settings):
 
 
 def _longest_first(dataset, processor, done):
-    """The indices of the rows that are not in `done`: those with images, and those without."""
+    """The indices of rows not in `done`: those with images, and those without, as not all families mix them."""
     lengths, size = {True: {}, False: {}}, dict(processor.image_processor.size or {})
-    capped = family_of(processor).has_pixel_cap  # "longest_edge" is a number of pixels
-    cap = size.get("longest_edge", math.inf) if capped else math.inf
+    cap = size.get("longest_edge", math.inf) if family_of(processor).has_pixel_cap else math.inf  # pixels
     for i, row in enumerate(stream_plain_rows(dataset, ["messages", "images"], "measuring rows")):
         if i not in done:
             characters = sum(len(message_text(message)) for message in row["messages"])
@@ -128,7 +119,7 @@ def _longest_first(dataset, processor, done):
 
 
 def _pixels(image):
-    """Of an image in Arrow, by its header; 0 where it has none: the reason comes when the row is answered."""
+    """Of an image in Arrow, by its header; 0 where it has none: answering the row will say why."""
     if not image or "pixels" in image:
         return image["width"] * image["height"] if image else 0
     try:
@@ -147,10 +138,9 @@ def stream_answer(
     write: Callable[[str], object] | None = None,
     **options: object,
 ) -> str:
-    """Shows the answer to one prompt while it comes, and returns it whole; the same that `generate` gives.
+    """Shows the answer to one prompt after `images` (of PIL, or paths) while it comes, and returns it, as `generate`.
 
-    `images` (PIL images or paths of files) stand before the text. `write` takes each piece of text; by default it is
-    printed, or added to one output of a notebook's cell. `options` are as in `generate`. Raises UnusableImage.
+    `write` takes each piece of text, by default to print it or add it to a cell's output. Raises UnusableImage.
     """
     images = [images] if isinstance(images, (str, Path, Image.Image)) else list(images)
     images = [image if isinstance(image, Image.Image) else open_image(image) for image in images]
@@ -168,7 +158,7 @@ def stream_answer(
 
 
 def _grow_output():
-    """A function that adds to one output of the cell: printed pieces would be saved as one output each."""
+    """A function that adds to one output of the cell: printed pieces would be saved as one each."""
     from IPython.display import display
 
     pieces, output = [], display({"text/plain": ""}, raw=True, display_id=True)
@@ -181,17 +171,14 @@ def _grow_output():
 
 
 class _Pieces(BaseStreamer):
-    """Hands on the text of the tokens, all decoded together: a token's text depends on those before it.
-
-    TextStreamer of transformers starts anew after a line break, where some tokenizers then lose a line's indent.
-    """
+    """Hands on the text of all tokens decoded together: TextStreamer, anew after a line break, can lose an indent."""
 
     def __init__(self, tokenizer, write):
         self.tokenizer, self.write, self.tokens, self.written = tokenizer, write, None, ""
 
     def put(self, tokens):
         self.tokens = [] if self.tokens is None else self.tokens + tokens.tolist()  # the prompt comes first
-        if not self.text().endswith(_UNFINISHED):
+        if not self.text().endswith("\ufffd"):  # a character of which only some bytes are there
             self.end()
 
     def end(self):
