@@ -1,4 +1,4 @@
-"""A matplotlib figure that a notebook shows by itself."""
+"""Figures."""
 
 import io
 

@@ -16,10 +16,7 @@ def digest(*values: object) -> str:
 
 
 def tensors_digest(named_tensors: Iterable[tuple], sample: int | None = None) -> str:
-    """32 hex digits of (name, tensor) pairs: their names, shapes, types and numbers.
-
-    With `sample`, of about so many evenly spread numbers of each tensor: enough to see training, fast on large models.
-    """
+    """32 hex digits of (name, tensor) pairs; with `sample`, of about so many evenly spread numbers of each tensor."""
     import torch
 
     found = xxhash.xxh3_128()

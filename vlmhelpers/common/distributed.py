@@ -10,10 +10,7 @@ T = TypeVar("T")
 
 
 def on_main(function: Callable[[], T]) -> T:
-    """Calls `function` on the main process, and returns or raises the same on every process.
-
-    All processes have to call it, once `SFTConfig` or `accelerate.PartialState` has joined them.
-    """
+    """Calls `function` on the main process, and returns or raises the same on every process; all have to call it."""
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 

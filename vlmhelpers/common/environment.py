@@ -16,11 +16,7 @@ LIBRARIES = "torch torchvision transformers trl peft bitsandbytes accelerate dat
 
 
 def show_versions() -> None:
-    """Print the versions of the libraries that decide a run, and the device that will do the work.
-
-    Of the libraries only torch is imported. With several GPUs this settles which one is used (see `one_gpu`), so call
-    it before anything else touches a GPU.
-    """
+    """Print the versions of the libraries that decide a run, and the device, after `one_gpu()`; imports only torch."""
     found = {}
     for name in LIBRARIES:
         with suppress(PackageNotFoundError):
@@ -56,11 +52,10 @@ def device_line() -> str:
 
 
 def one_gpu() -> None:
-    """Leave this process only the first of several GPUs, and print that.
+    """Leave this process only the first of several GPUs (two T4s on Kaggle), and print that.
 
-    With several GPUs in one process transformers' trainers fall into `torch.nn.DataParallel`, and a model that is
-    spread over them fails: two T4s on Kaggle are the usual case. Nothing happens where accelerate or torchrun launched
-    the process or where CUDA_VISIBLE_DEVICES is set. Raises RuntimeError when CUDA is initialized already.
+    With more, transformers' trainers fall into `torch.nn.DataParallel`. Nothing happens in a process of accelerate or
+    torchrun, or where CUDA_VISIBLE_DEVICES is set. Raises RuntimeError when CUDA is initialized already.
     """
     if any(name in os.environ for name in ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK", "WORLD_SIZE")):
         return
@@ -80,8 +75,7 @@ def one_gpu() -> None:
 def compute_dtype() -> "torch.dtype":
     """The dtype to compute in: bfloat16 from compute capability 8 on, float16 below, float32 without CUDA.
 
-    `torch.cuda.is_bf16_supported()` is no test: it counts emulation, so a T4 (7.5) passes it and is then slow. On a CPU
-    half precision is slow or missing. Apple GPUs have no 4-bit kernels, and no gradient scaler for float16 training.
+    `torch.cuda.is_bf16_supported()` is no test: it counts emulation, so a T4 (7.5) passes it and is then slow.
     """
     import torch
 
@@ -92,10 +86,9 @@ def compute_dtype() -> "torch.dtype":
 
 
 def data_dir() -> Path:
-    """The folder `data` of the checkout: sample tables, their images and the tiny base models.
+    """The folder `data` of the checkout that this package lies in, else of the nearest above the working directory.
 
-    The checkout is the one that this package lies in, else the nearest above the working directory. Raises
-    FileNotFoundError when there is none.
+    Raises FileNotFoundError when there is none.
     """
     here, working = Path(__file__).resolve().parents[2], Path.cwd()
     for folder in (here, working, *working.parents):

@@ -11,16 +11,14 @@ from typing import IO
 
 
 def _temporary(path):
-    """A name beside `path` that no other process writes to."""
     return path.with_name(f"{path.name}-{uuid.uuid4().hex[:8]}.part")
 
 
 @contextmanager
 def atomic_file(path: str | os.PathLike, mode: str = "w", **open_options) -> Iterator[IO]:
-    """A file to write to, text by default, which replaces `path` in one step when the block ends.
+    """A file to write to, opened as by `open`, which replaces `path` in one step when the block ends. Makes folders.
 
-    Until then it is a temporary file beside it, which ends in ".part". Folders are made. On any error, Ctrl-C
-    included, the temporary file is removed and `path` stays as it was. `mode` and `open_options` are those of `open`.
+    Until then it has a name of its own, which ends in ".part". On any error it is removed, and `path` stays.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,10 +33,7 @@ def atomic_file(path: str | os.PathLike, mode: str = "w", **open_options) -> Ite
 
 @contextmanager
 def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
-    """A temporary folder beside `folder`, which becomes `folder` in one step when the block ends.
-
-    On any error it is removed. Raises FileExistsError when `folder` is there and not empty.
-    """
+    """As `atomic_file`, a temporary folder that becomes `folder`. Raises FileExistsError where that is not empty."""
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is not empty: choose another folder, or remove what is there")
@@ -52,7 +47,7 @@ def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
 
 
 def remove_abandoned(folder: str | os.PathLike, hours: float = 24) -> None:
-    """Removes temporary files in `folder` that killed processes left: those not written to for so many hours."""
+    """Removes temporary files that killed processes left in `folder`: those not written to for so many hours."""
     for path in Path(folder).glob("?*-" + 8 * "[0-9a-f]" + ".part"):
         with suppress(OSError):  # another process may have been first
             if time.time() - path.stat().st_mtime > 3600 * hours:

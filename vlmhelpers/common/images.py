@@ -1,7 +1,6 @@
 """One image at a time: opened safely, verified to the last byte, and repaired into plain RGB.
 
-`repair` is the one place where an image's peculiarities are settled: training, inference and validation call it, so all
-three see the same pixels. Why a file is unusable, and what helps, is an `UnusableImage`.
+Training, inference and validation call the one `repair`, so all three see the same pixels.
 """
 
 import io
@@ -26,7 +25,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 _SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF")
-# What the first bytes of a file that is no image give away: (bytes, at offset, what it is, remedy).
+# (first bytes of a file that is no image, their offset, what it is, remedy)
 _IMPOSTORS = [
     (b"version https://git-lfs", 0, "it is a Git LFS pointer", "run `git lfs pull` where it came from"),
     (b"<!doctype html", 0, "it is a web page", "download the image itself, not the page around it"),
@@ -68,9 +67,8 @@ class ImageFacts:
 def repair(image: Image.Image) -> Image.Image:
     """The image as a person sees it, in plain RGB; a plain RGB image is returned as it is.
 
-    Takes the first frame of an animation, turns it upright by its EXIF orientation, scales gray of more than 8 bits to
-    8, lays transparency on white and converts every other color mode. Raises ValueError for a mode that Pillow cannot
-    convert. The argument is not changed, but for its frame.
+    Takes an animation's first frame, obeys the EXIF orientation, scales gray to 8 bits and lays transparency on white.
+    Raises ValueError for a mode that Pillow cannot convert.
     """
     return _repair(image)[0]
 
@@ -80,8 +78,7 @@ def _repair(image):
     repairs = []
     if getattr(image, "is_animated", False):
         image.seek(0)
-        if image.format != "MPO":  # a phone's photo with its preview
-            repairs.append("first of several frames taken")
+        repairs += ["first of several frames taken"] * (image.format != "MPO")  # a phone's photo with its preview
     orientation = image.getexif().get(Base.Orientation)
     if orientation in range(2, 9):
         repairs.append(f"turned upright (EXIF orientation {orientation})")
@@ -109,10 +106,9 @@ def _gray_to_8_bits(image):
 
 
 def open_image(source: str | os.PathLike | bytes | dict, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Opens and fully decodes `source`: a path, encoded bytes, or a dict with "path" and "bytes" as in Arrow.
+    """Fully decodes `source`: a path, encoded bytes, or a dict with "path" and "bytes" as in Arrow. Does not repair.
 
-    Returns the PIL image, not repaired. Raises UnusableImage with the reason and the remedy; an image of more than
-    `max_pixels` pixels is refused by its header, before anything is decoded.
+    Raises UnusableImage, before anything is decoded where the header says more than `max_pixels` pixels.
     """
     if not isinstance(source, dict):
         source = {"bytes": bytes(source)} if isinstance(source, (bytes, bytearray)) else {"path": os.fspath(source)}
@@ -121,7 +117,11 @@ def open_image(source: str | os.PathLike | bytes | dict, max_pixels: int = MAX_P
         check_file(path)
     try:
         image = Image.open(path if data is None else io.BytesIO(data), formats=FORMATS)
-        _check_size(image, max_pixels)
+        width, height = image.size
+        if width * height > max_pixels:
+            raise UnusableImage(f"too many pixels: the header says {width} x {height}, the limit is {max_pixels:,}")
+        if max(width, height) > MAX_ASPECT * min(width, height):
+            raise UnusableImage(f"too narrow: {width} x {height} pixels")
         image.load()
         return image
     except UnusableImage:
@@ -165,14 +165,6 @@ def missing(path: str | os.PathLike) -> UnusableImage:
     return UnusableImage(f"missing file: {short_path(path)}", remedy)
 
 
-def _check_size(image, max_pixels):
-    width, height = image.size
-    if width * height > max_pixels:
-        raise UnusableImage(f"too many pixels: the header says {width} x {height}, the limit is {max_pixels:,}")
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise UnusableImage(f"too narrow: {width} x {height} pixels")
-
-
 def _not_an_image(path, data):
     """Says what a file is that Pillow does not take for an image, judged by its first bytes."""
     if data is None:
@@ -208,10 +200,7 @@ def inspect_image(source: str | os.PathLike | bytes | dict, max_pixels: int = MA
 
 @contextmanager
 def strict_pillow() -> Iterator[None]:
-    """While it lasts, Pillow accepts no truncated file and warns of no bomb: `open_image` refuses those.
-
-    Both settings belong to the whole process, so this is entered once around many calls in threads.
-    """
+    """While it lasts, Pillow takes no truncated file and warns of no bomb, in all threads: enter it around them."""
     before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
     try:
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
@@ -223,8 +212,8 @@ def strict_pillow() -> Iterator[None]:
 def image_identity(image: Image.Image | dict | None) -> str | None:
     """What tells one image from others, in the whole package: 32 hex digits, None for no image.
 
-    Of {"path", "bytes"} as in Arrow, a digest of the bytes, or else of the file's real path, size and time of change,
-    so that a file that was replaced is another image. Of a PIL image, a digest of its pixels.
+    Of {"path", "bytes"} as in Arrow, by the bytes, else by the file's real path, size and time of change; of a PIL
+    image, by its pixels.
     """
     if image is None:
         return None
@@ -244,7 +233,7 @@ def image_identity(image: Image.Image | dict | None) -> str | None:
 
 
 def short_path(path: str | os.PathLike) -> str:
-    """`path` as seen from the current folder where that is shorter: for messages."""
+    """`path`, or the way to it from the current folder where that is shorter: for messages."""
     try:
         return min(os.path.relpath(path), os.fspath(path), key=len).replace(os.sep, "/")
     except ValueError:  # another drive on Windows

@@ -11,11 +11,9 @@ MIMETYPE = "application/vnd.vlmhelpers.record+json"
 
 
 def record(name: str, value: Any) -> None:
-    """Show a measured value on one line, and keep it in the notebook's output under `name`.
+    """Show a measured value on one line, and keep it in the notebook's output under `name`; elsewhere it is printed.
 
-    `value` is a number, a string, a bool, None, or lists and dicts of these; NumPy's and torch's scalars become plain
-    numbers. Outside a notebook the line is printed. Raises TypeError for what JSON cannot hold, ValueError for NaN and
-    infinity, which no test should be able to pass with.
+    `value`: what JSON can hold, else TypeError; NumPy's and torch's scalars, too. ValueError for NaN and infinity.
     """
     if not isinstance(name, str) or not name:
         raise TypeError(f"a record's name is a string that is not empty, not {name!r}")
@@ -31,10 +29,7 @@ def record(name: str, value: Any) -> None:
 
 
 def read_records(notebook: str | Path | dict) -> dict[str, Any]:
-    """The values recorded in an executed notebook, by name; of several with one name the last.
-
-    `notebook` is a path or a loaded notebook (nbformat 4, as a dict or NotebookNode).
-    """
+    """The values recorded in an executed notebook (nbformat 4: its path, or loaded), by name; of one name the last."""
     if not isinstance(notebook, dict):
         notebook = json.loads(Path(notebook).read_text(encoding="utf-8"))
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
@@ -43,7 +38,7 @@ def read_records(notebook: str | Path | dict) -> dict[str, Any]:
 
 
 def _plain(value: Any, name: str) -> Any:
-    """`value` as JSON's own types; `name` is where it stands, for the error."""
+    """`value` as JSON's own types."""
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         value = value.item()  # a NumPy or torch scalar
     if isinstance(value, float) and not math.isfinite(value):

@@ -19,25 +19,22 @@ TINY_LICENSE = ({"license": "apache-2.0"}, "Apache License 2.0, as this project'
 
 @dataclass(frozen=True)
 class Family:
-    """One model architecture. This class is the generic family: it serves what nobody has described by hand.
+    """One model architecture; this class is the generic one, for what nobody has described by hand.
 
-    A subclass overrides what the generic answer does not fit; `tests/families` holds the checks for all of them.
-
-    name: also that of the folder of its tiny base. model_type: as in config.json. processor: its class.
+    name: also of the folder of its tiny base. model_type: as in config.json. processor: its class.
     id_words: words that together mark the id of a model on the hub.
     vision, projector: the modules of these towers: their names, alone or with those of the modules around them.
     packable: rows packed into one sequence do not see each other.
     mixable: a batch may have rows with and without images.
     images_in_sequence: an image takes tokens of the sequence; elsewhere the text attends to it.
     has_pixel_cap: fewer pixels make fewer image tokens, and `set_max_pixels` can ask for them.
-    caches_pixels: in a batch, its images lie one after another, or in slots for each row, so that pixels can be stored.
-    caches_features: it has `feature_tower`, `split_pixels`, `split_features` and `join_features`, for a tower that sees
-        each image by itself.
+    caches_pixels: a batch has its images one after another, or in slots for each row, so that pixels can be stored.
+    caches_features: its tower computes each image by itself; it has `feature_tower`, `split_...`, `join_features`.
     unsloth: Unsloth has it. gguf_architectures: what llama.cpp's converter has of it.
     loading_import: the import that makes it known to transformers.
-    licenses: (words of a model's id, metadata for a card of the hub, a sentence), the first that fits.
+    licenses: (part of a model's id, metadata for a card of the hub, a sentence), the first that fits.
     same_shape: parts of ids, and the published names that have the same shape.
-    guide_gigabytes: what the guide to it says of GPU memory in GB, by model: (4 bits, "full").
+    guide_gigabytes: GPU memory in GB by its guide, by model: (4 bits, "full").
     """
 
     name: str = "generic"
@@ -55,7 +52,7 @@ class Family:
     unsloth: bool = True
     gguf_architectures: tuple[str, ...] = ()
     loading_import: str = ""
-    licenses: tuple[tuple[tuple[str, ...], dict, str], ...] = ()
+    licenses: tuple[tuple[str, dict, str], ...] = ()
     same_shape: dict[str, str] = field(default_factory=dict)
     guide_gigabytes: dict[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -76,8 +73,7 @@ class Family:
         """The license of a base by its hub id or the family's name: (metadata for a card, a sentence)."""
         if base == self.name:
             return TINY_LICENSE
-        found = (entry[1:] for entry in self.licenses if all(word in base.lower() for word in entry[0]))
-        return next(found, UNKNOWN_LICENSE)
+        return next((entry[1:] for entry in self.licenses if entry[0] in base.lower()), UNKNOWN_LICENSE)
 
     # Towers
 
@@ -94,19 +90,16 @@ class Family:
         return self if self.vision else replace(self, **derive_towers(model))
 
     def prepare(self, model: PreTrainedModel) -> None:
-        """Changes a loaded model in place so that it computes the same in less time."""
+        """Makes a loaded model compute the same in less time."""
 
     # Image tokens and the cap on pixels
 
     def image_pattern(self, processor) -> str:
-        """A regular expression for what the chat template writes for an image; some number those of a conversation."""
+        """A regular expression for what the chat template writes for an image."""
         return rf"{re.escape(processor.image_token)}|<\|image_\d+\|>"
 
     def size_reader(self, image_processor):
-        """A stand-in for `image_processor` that computes no pixels, yet makes the processor write as many image tokens.
-
-        None where it takes the pixels of a blank image.
-        """
+        """A stand-in for `image_processor` that only counts image tokens; None where that takes a blank image."""
         return None
 
     def blank_image(self, size: tuple[int, int]) -> Image.Image:
@@ -138,10 +131,10 @@ class Family:
         return 0
 
     def dry_run_inputs(self, config, ids: torch.Tensor, image_tokens: int) -> dict[str, torch.Tensor]:
-        """What a model is called with for images, besides the tokens `ids` (n rows, t) of which these write theirs.
+        """What a model gets for an image of `image_tokens` tokens, or states, in each row of `ids` (n, t).
 
-        Each row has `image_tokens` of one image, or that many states. Integers are real tensors, all else is on the
-        meta device. Raises ValueError for an unknown architecture.
+        Its tokens are written into `ids`. Integers are real tensors, all else is on the meta device. ValueError where
+        the architecture is unknown.
         """
         raise ValueError(f"no batch can be made for a {config.model_type!r} without its weights")
 
@@ -155,7 +148,7 @@ class SizedImage(Image.Image):
 
 
 class ImageProcessorStandIn:
-    """Stands in for an image processor: what a subclass does not do itself is that one's own."""
+    """Stands in for an image processor, of which it has all that a subclass does not do itself."""
 
     def __init__(self, image_processor):
         self.image_processor = image_processor

@@ -11,9 +11,9 @@ from vlmhelpers.families.family import Family
 
 @dataclass(frozen=True)
 class LlamaVision(Family):
-    """transformers (5.17, its issue 39379) masks the images out of a token's cross-attention scores, but then adds the
-    average of all image features all the same: beside an image, a text-only row gets other logits than alone. So rows
-    with and without images are not mixed, and the empty image slots of a batch are filled.
+    """Where images are masked, transformers (5.17, issue 39379) adds the average of all image features all the same.
+
+    So rows with and without images are not mixed, and the empty image slots of a batch are filled.
     """
 
     def blank_image(self, size):
@@ -22,8 +22,7 @@ class LlamaVision(Family):
     def complete_batch(self, batch, counts):
         """The empty image slots of each row filled by its own images over again, and masked.
 
-        The average reaches every token before the first image; with slots that are a multiple of each count, it is the
-        average over the row's own images, as when alone.
+        With slots that are a multiple of each count, the average is that over the row's own images, as when alone.
         """
         if not any(counts):
             return batch
@@ -52,6 +51,8 @@ class LlamaVision(Family):
         }
 
 
+_LICENSE = ({"license": "llama3.2"}, "Llama 3.2 Community License: its name has to stay, and so has its notice")
+
 LLAMA_3_2_VISION = LlamaVision(
     name="llama-3.2-vision",
     model_type="mllama",
@@ -63,11 +64,5 @@ LLAMA_3_2_VISION = LlamaVision(
     mixable=False,
     images_in_sequence=False,
     caches_pixels=True,
-    licenses=(
-        (
-            ("llama-3.2",),
-            {"license": "llama3.2"},
-            "Llama 3.2 Community License: its name has to stay, and so has its notice",
-        ),
-    ),
+    licenses=(("llama-3.2", *_LICENSE),),
 )

@@ -19,6 +19,15 @@ _WINDOWS = "sdpa_of_windows_like_flash"
 _DEEP = "deepstack_features"
 
 
+class _Grids(ImageProcessorStandIn):
+    """Computes no pixels, only into how many patches images are cut."""
+
+    def __call__(self, images, **_):
+        sizes = [(image.height, image.width, {}) for image in make_flat_list_of_images(images)]
+        patches = [self.image_processor.get_number_of_image_patches(*size) for size in sizes]
+        return {"image_grid_thw": torch.tensor([[1, 1, number] for number in patches])}
+
+
 @dataclass(frozen=True)
 class QwenVL(Family):
     """What both have in common: one token stands for (patch_size * merge_size) ** 2 pixels after resizing."""
@@ -35,11 +44,10 @@ class QwenVL(Family):
     # Features of a frozen vision tower, image by image
 
     def feature_tower(self, model):
-        """The vision tower of a model, with or without adapters."""
         return next(module for name, module in model.named_modules() if name.rpartition(".")[2] == "visual")
 
     def split_pixels(self, hidden_states, grid_thw):
-        """(patches, grid) of each image: the tower's arguments cut apart."""
+        """The tower's arguments cut apart: (patches, grid) of each image."""
         shapes = grid_thw.tolist()
         return list(zip(hidden_states.split([t * h * w for t, h, w in shapes]), shapes, strict=True))
 
@@ -60,8 +68,7 @@ class QwenVL(Family):
 
     # Image tokens and the cap on pixels
 
-    def size_reader(self, image_processor):
-        return _Grids(image_processor)
+    size_reader = _Grids
 
     def set_max_pixels(self, image_processor, max_pixels):
         shortest = min(dict(image_processor.size)["shortest_edge"], max_pixels)
@@ -70,16 +77,15 @@ class QwenVL(Family):
     def largest_cap(self, image_processor, images, room):
         """Found from the sizes alone, with the processor's own resizing rule.
 
-        An image that has to shrink counts with all tokens that the cap allows, also where its shape uses fewer: so
-        rows as long as this one fit with images of any other shape, too.
+        An image that has to shrink counts with all tokens that the cap allows: another shape may need them.
         """
-        pixels = (image_processor.patch_size * image_processor.merge_size) ** 2
+        merge = image_processor.merge_size
+        pixels = (image_processor.patch_size * merge) ** 2
         shortest, longest = image_processor.size["shortest_edge"], image_processor.size["longest_edge"]
 
         def tokens(image, least, most):
             limits = {"min_pixels": least, "max_pixels": most}
-            patches = image_processor.get_number_of_image_patches(image.height, image.width, limits)
-            return patches // image_processor.merge_size**2
+            return image_processor.get_number_of_image_patches(image.height, image.width, limits) // merge**2
 
         now = [tokens(image, shortest, longest) for image in images]
 
@@ -110,22 +116,11 @@ class QwenVL(Family):
         }
 
 
-class _Grids(ImageProcessorStandIn):
-    """Says by the image processor's own rule into how many patches images are cut; no pixels."""
-
-    def __call__(self, images, **_):
-        own = self.image_processor
-        sizes = [(image.height, image.width) for image in make_flat_list_of_images(images)]
-        patches = [own.get_number_of_image_patches(*size, {}) for size in sizes]
-        return {"image_grid_thw": torch.tensor([[1, 1, number] for number in patches])}
-
-
 def group_windows(model):
-    """Makes a vision tower that uses PyTorch's attention (sdpa) attend to all windows of a length in one call.
+    """Makes sdpa attention attend to all windows of a length at once, where transformers (5.17) loops over them.
 
-    Without FlashAttention, transformers (5.17) cuts the patches of a batch into windows and attends to each in a Python
-    loop: Qwen2.5-VL's windows hold at most 64 patches, so a photo has hundreds. The outputs stay the same to rounding.
-    Returns whether it applies: not to models without windows, nor to other kinds of attention.
+    Qwen2.5-VL's windows hold at most 64 patches, so a photo has hundreds; outputs stay the same to rounding. Returns
+    whether it applies: not without windows, nor to other kinds of attention.
     """
     tower = getattr(getattr(model, "base_model", model), "visual", None)
     config = getattr(tower, "config", None)
@@ -137,21 +132,19 @@ def group_windows(model):
 
 
 def attend_in_groups(module, query, key, value, attention_mask=None, *, cu_seq_lens_q, scaling, dropout=0.0, **_):
-    """Attention within windows, as one of transformers' attention functions: (output, None).
+    """Attention within windows, whose borders in patches are `cu_seq_lens_q`, as transformers' attention functions.
 
-    `query`, `key` and `value` are (1, heads, patches, head size), the output is (1, patches, heads, head size).
-    `cu_seq_lens_q` (windows + 1,) are the borders of the windows, in patches.
+    (1, heads, patches, head size) of query, key and value -> (output (1, patches, heads, head size), None).
     """
     starts, lengths = cu_seq_lens_q[:-1], cu_seq_lens_q.diff()
-    places, outputs = [], []
+    indices, outputs = [], []
     for length in lengths.unique().tolist():
-        place = starts[lengths == length][:, None] + torch.arange(length, device=starts.device)
-        windows = (states[0].transpose(0, 1)[place].transpose(1, 2) for states in (query, key, value))
+        index = starts[lengths == length][:, None] + torch.arange(length, device=starts.device)
+        windows = (states[0].transpose(0, 1)[index].transpose(1, 2) for states in (query, key, value))
         output = scaled_dot_product_attention(*windows, dropout_p=dropout, scale=scaling)
-        places.append(place.flatten())
+        indices.append(index.flatten())
         outputs.append(output.transpose(1, 2).flatten(0, 1))
-    order = torch.cat(places).argsort()
-    return torch.cat(outputs)[order][None], None
+    return torch.cat(outputs)[torch.cat(indices).argsort()][None], None
 
 
 _APACHE = ({"license": "apache-2.0"}, "Apache License 2.0")
@@ -166,9 +159,9 @@ QWEN2_5_VL = QwenVL(
     packable=False,
     gguf_architectures=("Qwen2_5_VLForConditionalGeneration",),
     licenses=(
-        (("qwen2.5-vl-3b",), *_RESEARCH),
-        (("qwen2.5-vl-72b",), {"license": "other", "license_name": "qwen"}, "Qwen License"),
-        (("qwen2.5-vl-",), *_APACHE),
+        ("qwen2.5-vl-3b", *_RESEARCH),
+        ("qwen2.5-vl-72b", {"license": "other", "license_name": "qwen"}, "Qwen License"),
+        ("qwen2.5-vl-", *_APACHE),
     ),
     guide_gigabytes={"Qwen2.5-VL-3B": (6, 12), "Qwen2.5-VL-7B": (10, 28), "Qwen2.5-VL-72B": (45, 144)},
 )
@@ -179,5 +172,5 @@ QWEN3_VL = QwenVL(
     id_words=("qwen3-vl",),
     packable=True,
     gguf_architectures=("Qwen3VLForConditionalGeneration",),
-    licenses=((("qwen3-vl-",), *_APACHE),),
+    licenses=(("qwen3-vl-", *_APACHE),),
 )

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, ProcessorMixin
@@ -20,54 +21,47 @@ PUBLISHED = tuple(sorted(file.parent.relative_to(_SHAPES).as_posix() for file in
 
 
 def family_of(subject: str | Path | PreTrainedConfig | ProcessorMixin | PreTrainedModel) -> Family:
-    """The family of a model, a processor, a configuration, or of a family's name, a local folder or a hub id.
-
-    What is of no known architecture belongs to the generic family, with the towers of the model where it is one.
-    """
+    """The family of a model, processor, configuration, family's name, local folder or hub id; else the generic one."""
     if isinstance(subject, (str, Path)):
         return _by_name(str(subject))
     config = getattr(subject, "config", subject)
     if model_type := getattr(config, "model_type", None):
-        family = _by_model_type(model_type)
+        family = _first(lambda family: family.model_type == model_type)
         return family.for_model(subject) if hasattr(subject, "get_decoder") else family
     classes = {kind.__name__ for kind in type(subject).__mro__}
-    return next((family for family in FAMILIES.values() if family.processor in classes), GENERIC)
-
-
-def _by_model_type(model_type: str) -> Family:
-    return next((family for family in FAMILIES.values() if family.model_type == model_type), GENERIC)
+    return _first(lambda family: family.processor in classes)
 
 
 def _by_name(name: str) -> Family:
-    if name in FAMILIES:
-        return FAMILIES[name]
     config = Path(name) / "config.json"
-    if config.is_file():
-        return _by_model_type(json.loads(config.read_text(encoding="utf-8")).get("model_type", ""))
-    return next((family for family in FAMILIES.values() if family.is_meant_by(name.lower())), GENERIC)
+    if name not in FAMILIES and config.is_file():
+        model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type", "")
+        return _first(lambda family: family.model_type == model_type)
+    return FAMILIES.get(name) or _first(lambda family: family.is_meant_by(name.lower()))
+
+
+def _first(fits: Callable[[Family], bool]) -> Family:
+    return next(filter(fits, FAMILIES.values()), GENERIC)
 
 
 def tiny_model(family: str) -> Path:
-    """The folder of the tiny base of a family: every `from_pretrained` takes it.
-
-    Raises ValueError for an unknown family, FileNotFoundError where the base was not pretrained.
-    """
+    """The folder of the tiny base of a family. ValueError for an unknown one, FileNotFoundError if not pretrained."""
     if family not in FAMILIES:
         raise ValueError(f"no tiny base is called {family!r}; there are: {', '.join(FAMILIES)}")
     return FAMILIES[family].tiny_base()
 
 
 def find_config(model_id: str | Path) -> PreTrainedConfig:
-    """The configuration of a model, without the network.
+    """The configuration of a local folder, without the network also of a hub id in `PUBLISHED` or of the same shape.
 
-    `model_id` is a local folder with a config.json, one of `PUBLISHED`, or another hub id of the same shape: Thinking
-    instead of Instruct, Unsloth's copies, names that end in -bnb-4bit. Raises ValueError for an id of another shape.
+    Those are Thinking instead of Instruct, and Unsloth's copies. Raises ValueError for an id of another shape.
     """
     if Path(model_id).is_dir():
         return AutoConfig.from_pretrained(model_id)
     name = str(model_id).lower()
-    for alias, shape in (pair for family in FAMILIES.values() for pair in family.same_shape.items()):
-        name = name.replace(alias, shape)
+    for family in FAMILIES.values():
+        for alias, shape in family.same_shape.items():
+            name = name.replace(alias, shape)
     for published in PUBLISHED:
         shape = re.sub("(-128k)?-instruct$", "", published.lower().rpartition("/")[2])  # such as qwen3-vl-2b
         if re.search(rf"(^|/){re.escape(shape)}(-|$)", name):

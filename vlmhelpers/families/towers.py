@@ -7,12 +7,10 @@ from transformers import PreTrainedModel
 
 
 def derive_towers(model: PreTrainedModel) -> dict[str, tuple[str, ...]]:
-    """The names of the modules of `model` in the towers "vision" and "projector", as transformers knows its parts.
+    """The names of the modules of `model` in the towers "vision" and "projector".
 
-    Language is what `get_decoder` gives, the head `get_output_embeddings`, vision `get_encoder(modality="image")`, and
-    the projector all the rest, single parameters included. A projector inside the encoder counts as vision; a model
-    may have no encoder, and take pixels through its projector alone. Raises ValueError where nothing lies outside of
-    the decoder and its head: images then enter somewhere inside.
+    Vision is what transformers' `get_encoder(modality="image")` gives, or nothing; the projector is all that lies
+    outside of that, the decoder and the head. Raises ValueError where nothing does: images then enter inside.
     """
     names = {id(module): name for name, module in model.named_modules()}
     language, head = names[id(model.get_decoder())], names.get(id(model.get_output_embeddings()))
@@ -26,19 +24,17 @@ def derive_towers(model: PreTrainedModel) -> dict[str, tuple[str, ...]]:
 
 
 def _outside(module: torch.nn.Module, towers: set, prefix: str = "") -> list[str]:
-    """The topmost modules, and the parameters between them, that lie outside of `towers` (full names)."""
+    """The topmost modules, and the parameters between them, outside of `towers` (full names)."""
     rest = [prefix + name for name, _ in module.named_parameters(recurse=False)]
     for name, child in module.named_children():
         full = prefix + name
-        if full in towers:
-            continue
         inside = any(tower and tower.startswith(f"{full}.") for tower in towers)
-        rest += _outside(child, towers, f"{full}.") if inside else [full]
+        if full not in towers:
+            rest += _outside(child, towers, f"{full}.") if inside else [full]
     return rest
 
 
 def is_frozen(module: torch.nn.Module) -> bool:
-    """Whether no parameter in it is trained."""
     return not any(parameter.requires_grad for parameter in module.parameters())
 
 

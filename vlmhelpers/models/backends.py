@@ -19,9 +19,9 @@ _MARK = "_vlmhelpers_backend"  # on a model: the backend that loaded it
 
 
 def use_unsloth() -> bool:
-    """Imports Unsloth where a CUDA GPU is, prints which library will run the model and why, and returns whether it did.
+    """Imports Unsloth where a CUDA GPU is, prints which library will run the model and why; returns whether it did.
 
-    Call it before anything imports transformers, trl or peft, which Unsloth rewrites; RuntimeError where it is late.
+    Raises RuntimeError after an import of transformers, trl or peft, which Unsloth rewrites.
     """
     import torch
 
@@ -30,9 +30,8 @@ def use_unsloth() -> bool:
         return False
     late = [name for name in ("transformers", "trl", "peft") if name in sys.modules and "unsloth" not in sys.modules]
     if late:
-        raise RuntimeError(
-            f"{', '.join(late)} imported before Unsloth: restart the kernel and call use_unsloth() first"
-        )
+        names = ", ".join(late)
+        raise RuntimeError(f"{names} imported before Unsloth: restart the kernel and call use_unsloth() first")
     try:
         import unsloth
     except ImportError as error:
@@ -43,17 +42,12 @@ def use_unsloth() -> bool:
 
 
 def choose_backend(backend: str) -> str:
-    """`"auto"` as `"unsloth"` once Unsloth is imported, else as `"transformers"`.
-
-    Raises ValueError for another name, RuntimeError for Unsloth that was not imported.
-    """
+    """`"auto"` as `"unsloth"` once Unsloth is imported, else as `"transformers"`. RuntimeError for one not imported."""
     if backend not in ("auto", "unsloth", "transformers"):
         raise ValueError(f"backend={backend!r}: choose auto, unsloth or transformers")
     imported = "unsloth" in sys.modules
     if backend == "unsloth" and not imported:
-        raise RuntimeError(
-            "Unsloth is not imported: call use_unsloth() first in a fresh kernel, on a machine with a GPU"
-        )
+        raise RuntimeError("Unsloth is not imported: call use_unsloth() first in a fresh kernel, on a GPU machine")
     return "unsloth" if imported and backend != "transformers" else "transformers"
 
 
@@ -69,35 +63,22 @@ def load_with_unsloth(model_id: str | Path, bits: int | None, dtype: torch.dtype
 
 
 def add_lora(model: PreTrainedModel, lora: LoraConfig, seed: int = 3407) -> torch.nn.Module:
-    """`model` with the adapters that `lora` describes; Unsloth's trainers ignore `SFTTrainer(peft_config=...)`.
-
-    `seed`: of the adapters' random start with Unsloth; elsewhere `transformers.set_seed` decides.
-    """
+    """`model` with adapters by `lora`; `seed` is for their start with Unsloth, elsewhere `set_seed` decides."""
     if getattr(model, _MARK, None) != "unsloth":
         from peft import get_peft_model
 
         return get_peft_model(model, lora)
     from unsloth import FastVisionModel
 
-    tuned = FastVisionModel.get_peft_model(
-        model,
-        r=lora.r,
-        lora_alpha=lora.lora_alpha,
-        lora_dropout=lora.lora_dropout,
-        bias=lora.bias,
-        target_modules=lora.target_modules,
-        use_rslora=lora.use_rslora,
-        random_state=seed,
-    )
+    names = ("r", "lora_alpha", "lora_dropout", "bias", "target_modules", "use_rslora")
+    options = {name: getattr(lora, name) for name in names}
+    tuned = FastVisionModel.get_peft_model(model, random_state=seed, **options)
     setattr(tuned, _MARK, "unsloth")
     return tuned
 
 
 def unsloth_collator(model: PreTrainedModel, processor: ProcessorMixin) -> Callable:
-    """Unsloth's own `UnslothVisionDataCollator` with its defaults; ImportError without unsloth_zoo.
-
-    Its module works without a GPU, though Unsloth refuses to be imported there: so it is loaded by itself.
-    """
+    """Unsloth's own `UnslothVisionDataCollator`, also where there is no GPU; ImportError without unsloth_zoo."""
     loaded = "unsloth_zoo" in sys.modules
     if not loaded:
         spec = importlib.util.find_spec("unsloth_zoo")

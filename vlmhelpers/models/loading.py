@@ -21,10 +21,9 @@ from vlmhelpers.models.vision import stop_gradients_at_frozen_vision
 
 
 def choose_model(model_id: str) -> str:
-    """What to load for `model_id` on this machine; a printed line says why.
+    """What to load for `model_id` (a family's name, a local folder or a hub id) here; a printed line says why.
 
-    A family's name (`"qwen3-vl"`) stands for its tiny base, a local folder for itself. A hub id is taken where a GPU
-    is; elsewhere the tiny base of its family takes its place. Raises ValueError when there is none.
+    Without a GPU a hub id becomes the tiny base of its family. Raises ValueError when there is none.
     """
     if model_id in FAMILIES:
         print(f"{model_id}: the tiny base of this family, made for learning on a CPU.")
@@ -49,11 +48,9 @@ def load_model(
     """A model ready for training or inference, and its processor.
 
     bits: 4 stores the language model's matrices as NF4 with double quantization (Dettmers et al. 2023,
-    arXiv:2305.14314), on a GPU and on a CPU; the vision tower, projector and lm_head stay as they are, since a
-    quantized tower can wreck the answers. None quantizes nothing. max_pixels: see `set_max_pixels`. backend: "unsloth",
-    "transformers", or "auto" for Unsloth once `use_unsloth()` has imported it and where it has the family.
-
-    It computes in `compute_dtype()`. Code from the hub is never executed (no `trust_remote_code`).
+    arXiv:2305.14314), on a CPU, too; a quantized vision tower can wreck the answers. None quantizes nothing.
+    max_pixels: see `set_max_pixels`. backend: "unsloth", "transformers", or "auto" for Unsloth once imported and where
+    it has the family. Computes in `compute_dtype()`. Code from the hub is never executed.
     """
     if bits not in (4, None):
         raise ValueError(f"bits={bits!r}: choose 4 (NF4) or None (no quantization)")
@@ -64,7 +61,8 @@ def load_model(
         set_max_pixels(processor, max_pixels)
     if _runs_on_unsloth(backend, processor):
         return load_with_unsloth(model_id, bits, dtype), processor
-    options = {"dtype": dtype} if is_sharded() else {"dtype": dtype, "device_map": {"": _device()}}
+    device = int(os.environ.get("LOCAL_RANK", 0)) if torch.cuda.is_available() else "cpu"
+    options = {"dtype": dtype} if is_sharded() else {"dtype": dtype, "device_map": {"": device}}
     if bits == 4:
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -91,24 +89,13 @@ def _runs_on_unsloth(backend, processor):
     return family.unsloth
 
 
-def _device():
-    """The GPU that a launcher gave this process, else the first; the CPU where there is none."""
-    return int(os.environ.get("LOCAL_RANK", 0)) if torch.cuda.is_available() else "cpu"
-
-
 def set_max_pixels(processor: ProcessorMixin, max_pixels: int) -> None:
-    """Caps the pixels of an image after resizing, or its tiles; transformers ignores a call-time argument.
-
-    Raises ValueError for a family whose image tokens do not depend on the pixels, and for less than one tile.
-    """
+    """Caps the pixels of an image after resizing, or its tiles. Raises ValueError where a family has no such cap."""
     family_of(processor).set_max_pixels(processor.image_processor, max_pixels)
 
 
 def outside_language(model_id: str | Path) -> list[str]:
-    """Full names of the topmost modules outside the language model: what 4-bit quantization must leave alone.
-
-    bitsandbytes silently ignores short names ("visual"), so they are read off a model without weights.
-    """
+    """Full names (bitsandbytes ignores short ones) of the topmost modules outside the language model."""
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(model_id))
     tower_of = family_of(model).tower_of
@@ -117,10 +104,7 @@ def outside_language(model_id: str | Path) -> list[str]:
 
 
 def _keep_gradients_on_cpu(model):
-    """Turns off bitsandbytes' repacking of 4-bit weights on CPUs with AVX512-BF16.
-
-    After any forward pass without gradients the repacked layers pass no gradient on: training then learns nothing.
-    """
+    """After a forward pass without gradients, 4-bit weights repacked for AVX512-BF16 would pass no gradient on."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

@@ -22,9 +22,8 @@ def lora_targets(
 ) -> str:
     """A regular expression for `LoraConfig(target_modules=...)` that hits the linear layers of the chosen towers only.
 
-    The usual lists of names (`q_proj`, ..., `all-linear`) also hit the vision tower. `vision=True` takes that tower and
-    its projector. `attention` and `mlp` take the layers inside the attention and all others. `from_layer` leaves out
-    the language layers before that number, from 0. Raises ValueError when nothing is chosen.
+    vision: that tower and its projector. attention, mlp: the layers inside the attention, and all others. from_layer:
+    the first of the language layers, from 0. Raises ValueError when nothing is chosen.
     """
     tower_of = family_of(model).tower_of
     names = {_plain(name): module for name, module in model.named_modules()}
@@ -33,7 +32,8 @@ def lora_targets(
         tower, is_attention = tower_of(name), "attn" in name or "attention" in name
         wanted = vision if tower in ("vision", "projector") else language and tower == "language"
         wanted &= tower == "projector" or (attention if is_attention else mlp)
-        if wanted and ".lora_" not in name and not (tower == "language" and from_layer > max(0, _layer(name))):
+        layer = int(found[2]) if (found := _LAYER.fullmatch(name)) else 0
+        if wanted and ".lora_" not in name and (tower != "language" or layer >= from_layer):
             chosen.append(name)
     if not chosen:
         raise ValueError(
@@ -44,14 +44,8 @@ def lora_targets(
 
 
 def _plain(name):
-    """A module's name without what peft puts around it: a model with adapters has the same targets."""
+    """A module's name without what peft puts around it."""
     return name.removeprefix("base_model.model.").removesuffix(".base_layer")
-
-
-def _layer(name):
-    """The number of the layer that a module belongs to, by its full name; -1 outside the layers."""
-    found = _LAYER.fullmatch(name)
-    return int(found[2]) if found else -1
 
 
 def _pattern(names, others):
@@ -87,10 +81,7 @@ class Trainable:
 
 
 def describe_trainable(model: torch.nn.Module) -> Trainable:
-    """How many parameters are trained in each tower: a `Trainable`, adapters counted with the tower they sit in.
-
-    4-bit matrices are counted by their real number of weights, not by the bytes that pack them.
-    """
+    """How many parameters are trained in each tower, its adapters included; 4-bit matrices count by their weights."""
     tower_of, counts = family_of(model).tower_of, {tower: [0, 0] for tower in TOWERS}
     for name, parameter in model.named_parameters():
         quantized = getattr(parameter, "quant_state", None)
@@ -101,10 +92,9 @@ def describe_trainable(model: torch.nn.Module) -> Trainable:
 
 
 def fingerprint(model: torch.nn.Module, *towers: str) -> str:
-    """A digest (hex) of every weight of some towers ("vision", "projector", ...), adapters in them included.
+    """A digest (hex) of every bit of the weights of some towers ("vision", "projector", ...), adapters included.
 
-    Equal before and after training only if not one bit of these towers has changed. Raises ValueError for a tower that
-    the model does not have.
+    Raises ValueError for a tower that the model does not have.
     """
     tower_of = family_of(model).tower_of
     weights = {name: weight for name, weight in model.named_parameters() if tower_of(name) in towers}
@@ -114,10 +104,9 @@ def fingerprint(model: torch.nn.Module, *towers: str) -> str:
 
 
 def keep_adapters_float32(model: torch.nn.Module) -> None:
-    """Makes every trained parameter float32 again: TRL turns the adapters of a 4-bit model into bfloat16.
+    """Makes every trained parameter float32 again, once the trainer is built: TRL makes them bfloat16 with 4 bits.
 
-    A T4 has no bfloat16 and its gradient scaler stops there; on a CPU small steps are lost. Call it once the trainer is
-    built, on `trainer.model`.
+    A T4 has no bfloat16, and its gradient scaler stops there; on a CPU small steps are lost.
     """
     for parameter in model.parameters():
         if parameter.requires_grad:

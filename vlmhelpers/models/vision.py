@@ -18,9 +18,8 @@ from vlmhelpers.families.towers import is_frozen, no_grad_if_frozen
 def stop_gradients_at_frozen_vision(model: PreTrainedModel) -> None:
     """Makes the vision tower of `model` compute without gradients for as long as nothing in it is trained.
 
-    For gradient checkpointing trainers ask for gradients of all that embeddings give (`enable_input_require_grads`), in
-    Qwen2.5-VL also the pixels': its frozen tower is then computed twice and differentiated for nothing. Losses and the
-    adapters' gradients stay the same; adapters that are put into the tower later are trained.
+    Gradient checkpointing asks for gradients of all embeddings (`enable_input_require_grads`), of Qwen2.5-VL's pixels,
+    too: its frozen tower would be computed twice and differentiated for nothing.
     """
     tower_of = family_of(model).tower_of
     towers = [m for n, m in model.named_modules() if isinstance(m, PreTrainedModel) and tower_of(n) == "vision"]
@@ -31,7 +30,7 @@ def stop_gradients_at_frozen_vision(model: PreTrainedModel) -> None:
 
 
 class _NoGradIfFrozen:
-    """Stands in for the `forward` of a tower. An object, so that a deep copy of the model has a tower of its own."""
+    """Stands in for a tower's `forward`; an object, so that a deep copy of the model has a tower of its own."""
 
     def __init__(self, tower):
         self.tower, self.compute = tower, tower.forward
@@ -44,11 +43,9 @@ class _NoGradIfFrozen:
 def cache_vision_features(model: torch.nn.Module, folder: str | Path) -> None:
     """Makes the frozen vision tower of `model` compute an image's features once, in training and inference.
 
-    From the second epoch on, a step costs what the language model costs; the features are the same to rounding. model:
-    of a family that `caches_features`, with or without adapters, with DDP but not sharded. folder: takes a file per
-    image, of tokens x hidden size numbers for each layer that hands features on. Images are told apart by their pixels,
-    towers by their weights: whatever changes is computed again. Raises ValueError, also in a later step, for a tower
-    that is trained.
+    model: of a family that `caches_features`, with or without adapters, with DDP but not sharded. folder: takes a file
+    per image, named by pixels and weights, of tokens x hidden size numbers for each layer that hands features on.
+    Raises ValueError, also in a later step, for a tower that is trained.
     """
     stop_caching_vision_features(model)
     tower = _tower(model)
@@ -88,10 +85,7 @@ class _CachedFeatures:
             )
 
     def __call__(self, hidden_states, grid_thw, **options):
-        """The tower's output, without the fields that only the tower itself needs.
-
-        `hidden_states` (patches of all images, numbers per patch), `grid_thw` (images, 3) in patches.
-        """
+        """The tower's output for (patches of all images, numbers per patch) and (images, 3) in patches."""
         self.check_frozen()
         files = [self._file(*image) for image in self.family.split_pixels(hidden_states, grid_thw)]
         stored = [_load(file) for file in files]
@@ -112,7 +106,6 @@ class _CachedFeatures:
 
 
 def _load(file):
-    """The features in a file, or None where no whole file is."""
     try:
         return load_file(file)
     except (OSError, SafetensorError):

@@ -9,12 +9,19 @@ from transformers.image_utils import make_flat_list_of_images
 from vlmhelpers.families.family import Family, ImageProcessorStandIn
 
 
+class _Tokens(ImageProcessorStandIn):
+    """Computes no pixels, only how many tokens images take."""
+
+    def __call__(self, images, **_):
+        own = self.image_processor
+        return {"num_img_tokens": [own.count_tokens(*image.size) for image in make_flat_list_of_images(images)]}
+
+
 @dataclass(frozen=True)
 class Phi3Vision(Family):
     """An image is cut into tiles, and each tile takes as many tokens as any other."""
 
-    def size_reader(self, image_processor):
-        return _Tokens(image_processor)
+    size_reader = _Tokens
 
     def set_max_pixels(self, image_processor, max_pixels):
         """`num_crops` becomes as many tiles as `max_pixels` can fill. Raises ValueError for less than one."""
@@ -50,14 +57,6 @@ def _tile_pixels(image_processor):
     return image_processor.size["height"] * image_processor.size["width"]
 
 
-class _Tokens(ImageProcessorStandIn):
-    """Says by the image processor's own rule how many tokens images take; no pixels."""
-
-    def __call__(self, images, **_):
-        own = self.image_processor
-        return {"num_img_tokens": [own.count_tokens(*image.size) for image in make_flat_list_of_images(images)]}
-
-
 PHI_3_VISION = Phi3Vision(
     name="phi-3-vision",
     model_type="phi3_v",
@@ -72,5 +71,5 @@ PHI_3_VISION = Phi3Vision(
     unsloth=False,
     same_shape={"phi-3.5-vision": "phi-3-vision"},
     loading_import="import vlmhelpers.families.phi3_vision  # makes the model known to transformers",
-    licenses=((("phi-3",), {"license": "mit"}, "MIT License"),),
+    licenses=(("phi-3", {"license": "mit"}, "MIT License"),),
 )

@@ -1,4 +1,4 @@
-"""Pictures as Phi-3-Vision sees them: square tiles of the picture as it lies, and one overview of all of it."""
+"""Images as Phi-3-Vision gets them: square tiles of the image as it lies, and one overview of all of it."""
 
 import math
 
@@ -12,9 +12,8 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, make_fla
 
 
 class Phi3VImageProcessor(BaseImageProcessor):
-    """Cuts each picture into at most `num_crops` tiles, after resizing it so that they are well used.
+    """Resizes each image and cuts it into at most `num_crops` tiles; published are 16 (Phi-3) and 4 (Phi-3.5).
 
-    num_crops: more tiles show finer detail and cost more tokens; published are 16 (Phi-3) and 4 (Phi-3.5).
     size: height and width of a tile in pixels, equal. num_img_tokens: tokens of one tile, a square number.
     image_mean, image_std: per channel, of pixels in 0..1.
     """
@@ -37,12 +36,11 @@ class Phi3VImageProcessor(BaseImageProcessor):
         self.image_mean, self.image_std = list(image_mean), list(image_std)
 
     def tile_grid(self, width, height, num_crops=None):
-        """(rows, columns) of tiles for a picture of this size in pixels.
+        """(rows, columns) of tiles for an image of this size in pixels; ValueError for a `num_crops` below 1.
 
-        The longer side takes the largest number of tiles s with s * ceil(s / ratio) <= num_crops, where ratio is the
-        longer side by the shorter one.
+        The longer side has the most tiles s with s * ceil(s / ratio) <= num_crops; ratio is longer by shorter side.
         """
-        num_crops = _checked(self.num_crops if num_crops is None else num_crops)
+        num_crops = self._most_tiles(num_crops)
         ratio = max(width, height) / min(width, height)
         long = max(s for s in range(1, num_crops + 1) if s * math.ceil(s / ratio) <= num_crops)
         short = math.ceil(self._shorter_side(long, ratio) / self.size["height"])
@@ -53,34 +51,34 @@ class Phi3VImageProcessor(BaseImageProcessor):
         return max(1, int(tiles * self.size["height"] / ratio))
 
     def count_tokens(self, width, height, num_crops=None):
-        """Tokens of a picture: (rows * columns + 1) * 144 + 1 + (rows + 1) * 12 at the published tile size.
+        """Tokens of an image: its tiles and the overview, one between them, and one after each line of tokens.
 
-        That is every tile and the overview, a separator between the two, and a line break after each line of tokens.
+        At the published tile size: (rows * columns + 1) * 144 + 1 + (rows + 1) * 12.
         """
         rows, columns = self.tile_grid(width, height, num_crops)
-        return self._tokens(rows, columns)
-
-    def _tokens(self, rows, columns):
-        lines = math.isqrt(self.num_img_tokens)
-        return (rows * columns + 1) * self.num_img_tokens + 1 + (rows + 1) * lines
+        return (rows * columns + 1) * self.num_img_tokens + 1 + (rows + 1) * math.isqrt(self.num_img_tokens)
 
     def preprocess(self, images, num_crops=None, return_tensors=None, **kwargs):
-        """A BatchFeature of n pictures (PIL, arrays or tensors).
+        """A BatchFeature of n images (PIL, arrays or tensors), with `num_img_tokens`: n numbers.
 
         `pixel_values`: (n, 1 + num_crops, 3, height, width) float32: the overview, the tiles row by row, then zeros.
         `image_sizes`: (n, 2), height and width in pixels that the tiles cover together.
-        `num_img_tokens`: n numbers. Raises ValueError for a `num_crops` below 1.
         """
-        num_crops = _checked(self.num_crops if num_crops is None else num_crops)
+        num_crops = self._most_tiles(num_crops)
         images = [to_pil_image(image).convert("RGB") for image in make_flat_list_of_images(self.fetch_images(images))]
         pixels, sizes = zip(*(self._tiles(image, num_crops) for image in images), strict=True)
-        side = self.size["height"]
-        tokens = [self._tokens(height // side, width // side) for height, width in sizes]
+        tokens = [self.count_tokens(*image.size, num_crops) for image in images]
         data = {"pixel_values": torch.stack(pixels), "image_sizes": torch.tensor(sizes), "num_img_tokens": tokens}
         return BatchFeature(data, tensor_type=return_tensors)
 
+    def _most_tiles(self, num_crops):
+        num_crops = self.num_crops if num_crops is None else num_crops
+        if not isinstance(num_crops, int) or num_crops < 1:
+            raise ValueError(f"num_crops={num_crops!r}: a whole number of tiles, 1 or more")
+        return num_crops
+
     def arrange(self, image, num_crops=None):
-        """The picture as the tiles cover it: resized, with white bars where it does not fill them. PIL to PIL."""
+        """The image as the tiles cover it: resized, with white bars where it does not fill them. PIL to PIL."""
         side = self.size["height"]
         grid = self.tile_grid(*image.size, num_crops)
         portrait = image.width < image.height
@@ -104,9 +102,3 @@ class Phi3VImageProcessor(BaseImageProcessor):
         pixels = torch.zeros(1 + num_crops, 3, side, side)
         pixels[: 1 + len(tiles)] = torch.cat([overview, tiles])
         return pixels, tuple(whole.shape[1:])
-
-
-def _checked(num_crops):
-    if not isinstance(num_crops, int) or num_crops < 1:
-        raise ValueError(f"num_crops={num_crops!r}: a whole number of tiles, 1 or more")
-    return num_crops

@@ -1,24 +1,55 @@
-"""The model: transformers' own Phi-3, with images in place of their tokens and position factors for each row."""
+"""The model: transformers' own Phi-3, with a CLIP tower for images and position factors for each row."""
 
 import torch
 from torch import nn
-from transformers import CLIPVisionModel
+from transformers import CLIPVisionConfig, CLIPVisionModel, Phi3Config
 from transformers import initialization as init
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.phi3.modeling_phi3 import Phi3ForCausalLM, Phi3Model, Phi3PreTrainedModel, Phi3RotaryEmbedding
 
-from vlmhelpers.families.phi3_vision.configuration import Phi3VConfig
 from vlmhelpers.families.towers import no_grad_if_frozen
 
 _ENDS_OF_ANSWER = [32007, 32000]  # <|end|> and <|endoftext|> of the published vocabulary
+# CLIP ViT-L/14 at 336 pixels. The published config.json only names it.
+_CLIP_L_14_336 = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+    "projection_dim": 768,
+}
+
+
+class Phi3VConfig(Phi3Config):
+    """As `Phi3Config`, with a `vision_config` and the `image_token_id` that stands for each token of an image.
+
+    Published files load unchanged: rope scaling `su` becomes transformers' `longrope`, and flash attention is dropped.
+    """
+
+    model_type = "phi3_v"
+    sub_configs = {"vision_config": CLIPVisionConfig}
+
+    vision_config: dict | CLIPVisionConfig | None = None
+    image_token_id: int = 32044  # <|image|>: in the vocabulary, and unused by the original
+
+    def __post_init__(self, **kwargs):
+        vision = _CLIP_L_14_336 if self.vision_config is None else self.vision_config
+        self.vision_config = CLIPVisionConfig(**vision) if isinstance(vision, dict) else vision
+        for name in ("rope_scaling", "rope_parameters"):
+            rope = kwargs.get(name) or getattr(self, name, None)
+            if isinstance(rope, dict) and "su" in (rope.get("type"), rope.get("rope_type")):
+                factor = self.max_position_embeddings / self.original_max_position_embeddings
+                rope = {k: v for k, v in rope.items() if k != "type"} | {"rope_type": "longrope", "factor": factor}
+                kwargs["rope_scaling"] = rope
+        kwargs.pop("_attn_implementation", None)
+        super().__post_init__(**kwargs)
 
 
 class Phi3VRotaryEmbedding(Phi3RotaryEmbedding):
-    """LongRoPE that chooses between short and long factors for each row, by the row's own largest position.
-
-    transformers chooses once for a whole batch, so that a row's answer would depend on its neighbours' lengths.
-    """
+    """LongRoPE that chooses between short and long factors for each row; transformers does for a whole batch."""
 
     @torch.no_grad()
     def forward(self, x, position_ids):
@@ -51,35 +82,27 @@ class Phi3VImageEmbedding(nn.Module):
         )
 
     def forward(self, pixel_values, image_sizes):
-        """The tokens of all pictures, one after the other: (tokens, hidden size of the language model).
-
-        pixel_values: (n, 1 + tiles, 3, side, side), image_sizes: (n, 2), as the image processor gives them.
-        """
+        """What the image processor gives of n images -> their tokens: (tokens, hidden size of the language model)."""
         side = pixel_values.shape[-1]
         grids = [(height // side, width // side) for height, width in image_sizes.tolist()]
         used = [tiles[: 1 + rows * columns] for tiles, (rows, columns) in zip(pixel_values, grids, strict=True)]
         patches = self._merged_patches(torch.cat(used)).split([len(tiles) for tiles in used])
-        pictures = [self._lines(of_one, *grid) for of_one, grid in zip(patches, grids, strict=True)]
-        return self.img_projection(torch.cat(pictures))
+        lines = [self._lines(of_one, *grid) for of_one, grid in zip(patches, grids, strict=True)]
+        return self.img_projection(torch.cat(lines))
 
     def _merged_patches(self, tiles):
-        """(n, 3, side, side) pixels -> (n, m, m, 4 * width of CLIP): neighbours beside each other, row by row."""
-        hidden = self._clip(tiles.to(self.glb_GN.dtype))[:, 1:]  # without the class token
-        m = int(hidden.shape[1] ** 0.5) // 2
-        hidden = hidden.view(len(hidden), m, 2, m, 2, -1).transpose(2, 3)
-        return hidden.reshape(len(hidden), m, m, -1)
-
-    def _clip(self, pixels):
-        """CLIP's hidden states before its last layer; no graph is kept where nothing in it is trained."""
+        """(n, 3, side, side) pixels -> (n, m, m, 4 * width of CLIP): neighbors beside each other, row by row."""
         clip = self.img_processor
         with no_grad_if_frozen(clip):
-            hidden = clip.pre_layrnorm(clip.embeddings(pixels))
+            hidden = clip.pre_layrnorm(clip.embeddings(tiles.to(self.glb_GN.dtype)))
             for layer in clip.encoder.layers[:-1]:
                 hidden = layer(hidden, attention_mask=None)
-        return hidden
+        hidden = hidden[:, 1:]  # without the class token
+        m = int(hidden.shape[1] ** 0.5) // 2
+        return hidden.view(len(hidden), m, 2, m, 2, -1).transpose(2, 3).reshape(len(hidden), m, m, -1)
 
     def _lines(self, patches, rows, columns):
-        """The overview and the tiles of one picture -> its tokens before the projection, (tokens, width)."""
+        """The overview and the tiles of one image -> its tokens before the projection, (tokens, width)."""
         overview, tiles = patches[0], patches[1:]
         m, width = overview.shape[1:]
         whole = tiles.view(rows, columns, m, m, width).transpose(1, 2).reshape(rows * m, columns * m, width)
@@ -114,50 +137,35 @@ class Phi3VModel(Phi3VPreTrainedModel, Phi3Model):
         self.post_init()
 
     def get_encoder(self, modality=None):
-        """The image encoder, for transformers and peft, which know other names for it."""
         return self.vision_embed_tokens if modality == "image" else super().get_encoder(modality)
 
     def get_image_features(self, pixel_values, image_sizes):
-        """The tokens of all images as the language model reads them: (tokens, hidden size)."""
+        """As `Phi3VImageEmbedding.forward`."""
         if image_sizes is None:
             raise ValueError("pixel_values came without image_sizes: pass on all that the processor gives")
         return self.vision_embed_tokens(pixel_values, image_sizes)
 
-    def forward(
-        self,
-        input_ids=None,
-        pixel_values=None,
-        image_sizes=None,
-        attention_mask=None,
-        position_ids=None,
-        past_key_values=None,
-        inputs_embeds=None,
-        **kwargs,
-    ):
+    def forward(self, input_ids=None, pixel_values=None, image_sizes=None, attention_mask=None, **kwargs):
+        inputs_embeds = kwargs.pop("inputs_embeds", None)
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
             if pixel_values is not None:
                 inputs_embeds = self._put_images(input_ids, inputs_embeds, pixel_values, image_sizes)
-        if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
+        if kwargs.get("position_ids") is None and attention_mask is not None and attention_mask.ndim == 2:
             # Counted without padding, so that a row is the same on either side of it, and alone.
-            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
-        return super().forward(
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            **kwargs,
-        )
+            positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+            kwargs["position_ids"] = positions[:, -inputs_embeds.shape[1] :]
+        return super().forward(attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs)
 
     def _put_images(self, input_ids, inputs_embeds, pixel_values, image_sizes):
         features = self.get_image_features(pixel_values, image_sizes).to(inputs_embeds)
-        places = input_ids == self.config.image_token_id
-        if places.sum() != len(features):
+        is_image = input_ids == self.config.image_token_id
+        if is_image.sum() != len(features):
             raise ValueError(
-                f"{places.sum()} image tokens in input_ids for images of {len(features)} tokens together: make both "
+                f"{is_image.sum()} image tokens in input_ids for images of {len(features)} tokens together: make both "
                 "with one call of the processor, and do not cut the text afterwards"
             )
-        return inputs_embeds.masked_scatter(places[:, :, None], features)
+        return inputs_embeds.masked_scatter(is_image[:, :, None], features)
 
 
 class Phi3VForCausalLM(Phi3VPreTrainedModel, Phi3ForCausalLM):
@@ -172,14 +180,12 @@ class Phi3VForCausalLM(Phi3VPreTrainedModel, Phi3ForCausalLM):
         self._end_with_answer()
 
     def adjust_generation_fn(self, *args, **kwargs):
-        """transformers' reading of generation_config.json on loading, with the ends of an answer put right."""
         super().adjust_generation_fn(*args, **kwargs)
         self._end_with_answer()
 
     def _end_with_answer(self):
-        """The published files name </s> (2) as the end, which the model never writes."""
         if self.generation_config.eos_token_id in (2, [2]) and self.vocab_size > max(_ENDS_OF_ANSWER):
-            self.generation_config.eos_token_id = _ENDS_OF_ANSWER
+            self.generation_config.eos_token_id = _ENDS_OF_ANSWER  # not </s> (2), which the model never writes
             self.generation_config.pad_token_id = _ENDS_OF_ANSWER[-1]
 
     def save_pretrained(self, *args, **kwargs):
@@ -189,7 +195,7 @@ class Phi3VForCausalLM(Phi3VPreTrainedModel, Phi3ForCausalLM):
         super().save_pretrained(*args, **kwargs)
 
     def get_image_features(self, pixel_values, image_sizes):
-        """The tokens of all images as the language model reads them: (tokens, hidden size)."""
+        """As `Phi3VImageEmbedding.forward`."""
         return self.model.get_image_features(pixel_values, image_sizes)
 
     def forward(
@@ -199,61 +205,39 @@ class Phi3VForCausalLM(Phi3VPreTrainedModel, Phi3ForCausalLM):
         image_sizes=None,
         attention_mask=None,
         position_ids=None,
-        past_key_values=None,
         inputs_embeds=None,
         labels=None,
-        use_cache=None,
         logits_to_keep=0,
         **kwargs,
     ):
-        """As `Phi3ForCausalLM`, with `pixel_values` (n, 1 + tiles, 3, side, side) and `image_sizes` (n, 2) for the n
-        images that stand in `input_ids` as `config.image_token_id`, in reading order.
+        """As `Phi3ForCausalLM`, with what the processor gives of the images in `input_ids`, in reading order.
+
+        Generation and trainers read off the signature what they may pass.
         """
-        return super().forward(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            labels=labels,
-            use_cache=use_cache,
-            logits_to_keep=logits_to_keep,
-            pixel_values=pixel_values,
-            image_sizes=image_sizes,
-            **kwargs,
-        )
+        kwargs |= {"pixel_values": pixel_values, "image_sizes": image_sizes}
+        kwargs |= {"inputs_embeds": inputs_embeds, "labels": labels, "logits_to_keep": logits_to_keep}
+        return super().forward(input_ids, attention_mask, position_ids, **kwargs)
 
     def prepare_inputs_for_generation(
         self, input_ids, past_key_values=None, attention_mask=None, inputs_embeds=None, **kwargs
     ):
-        """Drops the cache when a row grows beyond the short factors: its keys were turned by other angles.
+        """Drops the cache when a row grows beyond the short factors, since its keys were turned by other angles.
 
-        Everything is then computed anew once, images included, and answers are those that no cache would give. Raises
-        ValueError where the images of a conversation that is continued from its cache were not passed again.
+        Everything is then computed anew once. Raises ValueError where the images were not passed again for that.
         """
         if past_key_values is not None and self._crosses(input_ids, attention_mask, past_key_values):
             past_key_values = None
             kwargs |= {"next_sequence_length": None, "is_first_iteration": True, "position_ids": None}
             if inputs_embeds is not None:
-                inputs_embeds = self._with_written(inputs_embeds, input_ids, attention_mask)
+                written = input_ids[:, input_ids.shape[1] + inputs_embeds.shape[1] - attention_mask.shape[1] :]
+                inputs_embeds = torch.cat([inputs_embeds, self.get_input_embeddings()(written)], dim=1)
             elif kwargs.get("pixel_values") is None and (input_ids == self.config.image_token_id).any():
                 raise ValueError(
                     "the conversation outgrows the short factors of its positions, so its cache is of no use any more "
                     "and its images are needed again: pass pixel_values and image_sizes, and no past_key_values"
                 )
-        return super(Phi3ForCausalLM, self).prepare_inputs_for_generation(
-            input_ids,
-            past_key_values=past_key_values,
-            attention_mask=attention_mask,
-            inputs_embeds=inputs_embeds,
-            **kwargs,
-        )
-
-    def _with_written(self, inputs_embeds, input_ids, attention_mask):
-        """The embeddings of a prompt and of the tokens written since, which are the last ones of `input_ids`."""
-        count = attention_mask.shape[1] - inputs_embeds.shape[1]
-        written = input_ids[:, input_ids.shape[1] - count :]
-        return torch.cat([inputs_embeds, self.get_input_embeddings()(written)], dim=1)
+        kwargs |= {"past_key_values": past_key_values, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
+        return super(Phi3ForCausalLM, self).prepare_inputs_for_generation(input_ids, **kwargs)
 
     def _crosses(self, input_ids, attention_mask, past_key_values):
         """Whether some row was within the reach of the short factors when it was cached, and no longer is."""
