@@ -1,7 +1,4 @@
-"""The command line: `python -m vlmhelpers` converts files to JSONL, checks them, makes a sample, and trains.
-
-Exit codes: 0 for success, 1 where rows were found that cannot be used, 2 where the command could not do its work.
-"""
+"""The command line, `python -m vlmhelpers`: exit code 1 means unusable rows, 2 that the command could not work."""
 
 import argparse
 import inspect
@@ -84,7 +81,6 @@ def _parser():
 
 
 def _settings():
-    """Every setting of RunConfig with its type or choices, its default and its meaning."""
     lines = ["settings, in CONFIG or by --set, whose paths start at the working directory:"]
     for name, field in vlm.RunConfig.__pydantic_fields__.items():
         default = "required" if field.is_required() else f"default {field.default}"
@@ -118,7 +114,7 @@ def _convert(reader, input, output, rejected=None, **arguments):
 
 
 def _report(dataset):
-    """What the reader and the messages alone say of the rows, as a Report; no image is opened."""
+    """A Report by the reader and the messages alone; no image is opened."""
     from vlmhelpers.data.report import Finding, Report
     from vlmhelpers.data.rows import stream_plain_rows
     from vlmhelpers.data.rules import merge_problems, row_problems
@@ -149,15 +145,12 @@ def _check(file, image_root=None, rejected=None):
 
 
 def _read_any(path, image_root):
-    """The file's Dataset, by the reader that fits its first object."""
     from vlmhelpers.data.readers.json_file import read_objects
 
-    suffix = Path(path).suffix.lower()
-    if suffix in (".csv", ".parquet"):
-        return (vlm.read_csv if suffix == ".csv" else vlm.read_products)(path, image_root)
-    first = next((row.fields for row in read_objects(path) if row.fields), {})
-    only_in_jsonl = {"messages", "conversations", "image", "images"}
-    if {"instruction", "output"} <= first.keys() and not only_in_jsonl & first.keys():
+    if reader := {".csv": vlm.read_csv, ".parquet": vlm.read_products}.get(Path(path).suffix.lower()):
+        return reader(path, image_root)
+    first = next((row.fields for row in read_objects(path) if row.fields), {}).keys()
+    if {"instruction", "output"} <= first and not {"messages", "conversations", "image", "images"} & first:
         return vlm.read_alpaca(path)
     return vlm.read_jsonl(path, image_root)
 

@@ -14,8 +14,8 @@ from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.common.images import repair
 from vlmhelpers.data.schema import FEATURES, make_row
 from vlmhelpers.estimation import planning
-from vlmhelpers.estimation.counting import count_rows
-from vlmhelpers.estimation.planning import estimate_time, preflight, propose_cap, with_cap
+from vlmhelpers.estimation.memory import estimate_time
+from vlmhelpers.estimation.planning import count_rows, preflight, propose_cap, with_cap
 from vlmhelpers.families import FAMILIES, family_of, tiny_model
 
 LLAMA, PHI, QWENS = "llama-3.2-vision", "phi-3-vision", ("qwen2.5-vl", "qwen3-vl")

@@ -12,7 +12,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from vlmhelpers.batches import VisionCollator, precompute, tokenize_rows
 from vlmhelpers.batches.chat_template import IGNORED
 from vlmhelpers.data.schema import FEATURES, assistant, make_row, message_text, text_part, user
-from vlmhelpers.estimation.counting import count_rows
+from vlmhelpers.estimation.planning import count_rows
 from vlmhelpers.families import FAMILIES
 from vlmhelpers.models import set_max_pixels
 

@@ -5,7 +5,7 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
-        "memory": ["estimate_memory", "memory_table", "smallest_gpu"],
-        "planning": ["estimate_time", "preflight"],
+        "memory": ["estimate_memory", "estimate_time", "memory_table", "smallest_gpu"],
+        "planning": ["preflight"],
     },
 )

@@ -1,62 +1,163 @@
-"""A training step on the meta device: what it would allocate and compute, before any weights are loaded.
+"""A training step on the meta device, on shapes and types without values: the model, a batch, and what they take."""
 
-A tensor of PyTorch's meta device has a shape, a type and a lifetime but no values, so a model of any size takes a step
-in seconds and a few megabytes. What the step runs is the real code of transformers, peft and autograd.
-"""
-
+import copy
+import math
 import weakref
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import contextmanager, nullcontext
 from operator import methodcaller
+from unittest.mock import patch
 
 import torch
+from bitsandbytes.nn import Linear4bit, Params4bit
+from peft import LoraConfig, get_peft_model
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
+from transformers import AutoModelForImageTextToText
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from vlmhelpers.families import family_of
+from vlmhelpers.models.lora import lora_targets
+from vlmhelpers.models.vision import stop_gradients_at_frozen_vision
 
 _aten = torch.ops.aten
 _INDEXING = (_aten.index, _aten.index_put, _aten.index_put_)
-_ATTENTION = (_aten._scaled_dot_product_flash_attention, _aten._scaled_dot_product_flash_attention_backward)
+_FLASH = (_aten._scaled_dot_product_flash_attention, _aten._scaled_dot_product_flash_attention_backward)
+# Names of the attention below. "flash" is how Qwen's vision towers are asked to hand over all windows at once.
+_ATTENTION, _ATTENTION_OF_WINDOWS = "shapes_only", "shapes_only_like_flash"
+
+
+def make_meta_model(
+    config, bits=4, lora_r=16, vision=False, gradient_checkpointing=True, full=False, dtype=torch.bfloat16
+):
+    """The model of `config` as `load_model` makes it, with adapters or `full`. Raises ValueError for full in 4 bits."""
+    if full and bits == 4:
+        raise ValueError("4-bit weights cannot be trained themselves: choose bits=None with full=True")
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(copy.deepcopy(config), dtype=dtype)
+    tower_of = family_of(model).tower_of
+    _choose_attention(model, tower_of)
+    stop_gradients_at_frozen_vision(model)  # as load_model does
+    if bits == 4:
+        _quantize(model, tower_of, dtype)
+    if not full:
+        targets = lora_targets(model, vision=vision)
+        model = get_peft_model(model, LoraConfig(r=lora_r, target_modules=targets, task_type="CAUSAL_LM"))
+    model.train()
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if not full:
+            model.enable_input_require_grads()  # as SFTTrainer does
+    return model
+
+
+def _choose_attention(model, tower_of):
+    for name in (_ATTENTION, _ATTENTION_OF_WINDOWS):
+        ALL_ATTENTION_FUNCTIONS.register(name, _attend)
+        ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    for name, module in model.named_modules():
+        if hasattr(module, "config"):
+            in_vision = tower_of(name) == "vision"
+            module.config._attn_implementation = _ATTENTION_OF_WINDOWS if in_vision else _ATTENTION
+
+
+def _attend(module, query, key, value, attention_mask=None, cu_seq_lens_q=None, max_length_q=None, **_):
+    """(output, None) of FlashAttention's operators, which the meta device has, too.
+
+    Kept are query, key, value, output and one float32 per query and head (Dao et al. 2022, arXiv:2205.14135), as by the
+    memory-efficient kernel for batches with padding.
+    """
+    if attention_mask is not None and key.shape[1] < query.shape[1]:  # as transformers does before a masked kernel
+        key, value = (states.repeat_interleave(query.shape[1] // key.shape[1], 1) for states in (key, value))
+    if cu_seq_lens_q is None:
+        return _aten._scaled_dot_product_flash_attention(query, key, value)[0].transpose(1, 2), None
+    states = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    borders, longest = (cu_seq_lens_q, cu_seq_lens_q), int(cu_seq_lens_q.diff().max())
+    output = _aten._flash_attention_forward(*states, *borders, longest, longest, 0.0, False, False)[0]
+    return output[None], None
+
+
+def _quantize(model, tower_of, dtype):
+    linear = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and tower_of(n) == "language"]
+    for name, module in linear:
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, _MetaLinear4bit(module, dtype))
+    model.is_loaded_in_4bit = True  # so that peft takes its own layer for these
+
+
+class _MetaLinear4bit(Linear4bit):
+    """bitsandbytes' layer on the meta device: packed weights, and a matrix in `dtype` at each use, as on a GPU."""
+
+    def __init__(self, linear, dtype):
+        size = (linear.in_features, linear.out_features)
+        super().__init__(*size, linear.bias is not None, dtype, True, "nf4", device="meta")
+        self.bias = linear.bias
+        packed = torch.empty(math.ceil(math.prod(size) / 2), 1, dtype=torch.uint8, device="meta")
+        self.weight = Params4bit(packed, requires_grad=False, compress_statistics=True, quant_type="nf4")
+
+    @property
+    def constants(self):
+        """Bytes of the scales, of the two code books and of the offset."""
+        blocks = math.ceil(self.in_features * self.out_features / 64)  # weights that share a scale of 8 bits
+        return blocks + 4 * math.ceil(blocks / 256) + 4 * (16 + 256 + 1)  # 256 of which share one of 32
+
+    def forward(self, x):
+        """Keeps nothing: the matrix is dequantized once more in the backward pass."""
+        matrix = x.new_empty(self.out_features, self.in_features, dtype=self.compute_dtype)
+        with saved_tensors_hooks(lambda t: (t.shape, t.dtype), lambda s: torch.empty(s[0], dtype=s[1], device="meta")):
+            return nn.functional.linear(x.to(self.compute_dtype), matrix, self.bias).to(x.dtype)
+
+
+def make_batch(config, tokens, image_tokens, batch_size=1, labeled_tokens=None):
+    """The model's inputs for equal rows: see `estimate_memory`. Raises ValueError for tokens that do not fit a row."""
+    if labeled_tokens is not None and not 0 < labeled_tokens < tokens:
+        raise ValueError(f"labeled_tokens={labeled_tokens}: from 1 to {tokens - 1}, as the first has none before it")
+    ids = torch.zeros(batch_size, tokens, dtype=torch.long)
+    images = family_of(config).dry_run_inputs(config, ids, image_tokens) if image_tokens else {}
+    if ids.all(dim=1).any():
+        raise ValueError(f"{image_tokens} image tokens do not fit into {tokens} tokens: a row has text as well")
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone(), **images}
+    if labeled_tokens is not None:
+        before = torch.arange(tokens - labeled_tokens - 1, tokens - 1)
+        batch |= {"logits_to_keep": before, "shift_labels": ids[:, before]}
+    return batch
 
 
 def dry_run(model: nn.Module, batch: dict[str, torch.Tensor], half: torch.dtype | None = torch.bfloat16) -> dict:
-    """What one training step, as TRL takes it, allocates at its peak beside weights, gradients and AdamW's states.
+    """Bytes that one step of TRL's trainer takes at its peak beside weights, gradients and AdamW's states.
 
-    `model`: on the meta device, its trained parameters set; the step leaves gradients and a hook on it. `batch`: what
-    it is called with; integers are real tensors, as lengths and indices are read from them, everything else is on the
-    meta device. `half`: what autocast computes in, None for training without it.
-
-    Bytes of "kept": of the forward pass, for the backward pass; of "logits": logits, loss and their gradients; of
-    "temporary": a recomputed layer, a dequantized matrix, the vision tower at work. And "flops", the floating-point
-    operations of all matrix products, a multiplication and an addition being two.
+    "kept" is kept for the backward pass, "logits" are those, the loss and their gradients, "temporary" a recomputed
+    layer, a dequantized matrix, the vision tower at work. "flops" are the operations of all matrix products, two for a
+    multiplication and an addition. `model` and `batch` are on the meta device, but integers are real: lengths and
+    indices are read from them. The model keeps gradients and a hook. `half` is autocast's dtype, None for none.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:  # gradients of the steps before, as in accumulation
         parameter.grad = torch.empty_like(parameter)
-    ignored = [*model.parameters(), *model.buffers(), *(parameter.grad for parameter in trained)]
-    tracker = MemoryTracker(ignored)
+    tracker = MemoryTracker([*model.parameters(), *model.buffers(), *(parameter.grad for parameter in trained)])
     for tensor in batch.values():
         tracker.enter(tensor)
     model.get_output_embeddings().register_forward_pre_hook(tracker.at_head)
     with tracker, _autocast(half) if half else nullcontext():
         output = model(**batch, use_cache=False)
-        output.logits.float()  # accelerate's copy, which TRL's metrics are made from
+        output.logits.float()  # accelerate's copy, for TRL's metrics
         loss = output.loss
         del output
         loss.backward()
-    temporary = tracker.at_peak["forward"] + tracker.at_peak["backward"]
-    kept, logits = tracker.at_peak["kept"], tracker.at_peak["logits"]
-    return {"kept": kept, "logits": logits, "temporary": temporary, "flops": tracker.flops}
+    peak = tracker.at_peak
+    temporary = peak["forward"] + peak["backward"]
+    return {"kept": peak["kept"], "logits": peak["logits"], "temporary": temporary, "flops": tracker.flops}
 
 
 class MemoryTracker(TorchDispatchMode):
-    """Counts the storages on the meta device while they exist; `at_peak` is bytes by phase, when they were the most.
+    """Counts meta storages while they exist: `at_peak` is bytes by phase, when they were the most.
 
-    A storage belongs to the phase that it was made in: "forward", "logits" or "backward"; what is left of "forward"
-    when the logits begin is "kept". `flops` counts the operations of matrix products. The `ignored` tensors are
-    counted elsewhere, and have to stay until the step is done.
+    What is left of "forward" when "logits" begins is "kept". The `ignored` tensors have to stay until the step is done.
     """
 
     def __init__(self, ignored: Iterable[torch.Tensor]):
@@ -66,7 +167,7 @@ class MemoryTracker(TorchDispatchMode):
         self.entries = {tensor.untyped_storage()._cdata: (0, "ignored") for tensor in ignored}
 
     def at_head(self, module: nn.Module, arguments: tuple[torch.Tensor]) -> None:
-        """For a forward pre-hook of lm_head: what is live now has been kept for the backward pass."""
+        """A forward pre-hook of lm_head: what is live now has been kept for the backward pass."""
         if self.phase == "forward":
             self.entries = {key: (size, "kept") for key, (size, _) in self.entries.items()}
             self.live = Counter(kept=self.live["forward"])
@@ -86,7 +187,7 @@ class MemoryTracker(TorchDispatchMode):
             self.enter(tensor)
         packet = function._overloadpacket
         if packet in flop_registry:
-            given = _with_equal_heads(given) if packet in _ATTENTION else given
+            given = _with_equal_heads(given) if packet in _FLASH else given
             self.flops += flop_registry[packet](*given, **kwargs, out_val=output)
         return output
 
@@ -112,7 +213,7 @@ def _tensors(tree):
 
 
 def _without_masks(function, args):
-    """Indexing by a real mask gives as many rows as it has ones: the mask as indices, since meta cannot count."""
+    """Real masks become indices: meta cannot count the rows that indexing gives."""
     if function._overloadpacket not in _INDEXING:
         return args
     indices = []
@@ -123,16 +224,9 @@ def _without_masks(function, args):
 
 
 def _with_equal_heads(args):
-    """Attention's arguments with keys and values for every head of the queries, each (rows, heads, tokens, head size).
-
-    So many products are computed, and torch 2.11's formula refuses the shapes of grouped queries.
-    """
-    heads = max(tensor.shape[1] for tensor in _tensors(args) if tensor.dim() == 4)
-
-    def repeated(tensor):
-        return tensor.new_empty(len(tensor), heads, *tensor.shape[2:]) if tensor.dim() == 4 else tensor
-
-    return tree_map_only(torch.Tensor, repeated, args)
+    """Keys and values for every head of the queries: torch 2.11's formula refuses the shapes of grouped ones."""
+    heads = max(tensor.shape[1] for tensor in _tensors(args) if tensor.dim() == 4)  # rows, heads, tokens, head size
+    return tree_map_only(torch.Tensor, lambda t: t[:, :1].expand(-1, heads, -1, -1) if t.dim() == 4 else t, args)
 
 
 @contextmanager
@@ -143,12 +237,11 @@ def _autocast(half):
     """
     linear, is_enabled = nn.functional.linear, torch.is_autocast_enabled
 
-    def cast(tensor):
-        return tensor.to(half) if tensor is not None and tensor.dtype == torch.float32 else tensor
+    def in_half(*tensors):
+        return linear(*(t.to(half) if t is not None and t.dtype == torch.float32 else t for t in tensors))
 
-    nn.functional.linear = lambda *tensors: linear(*map(cast, tensors))
-    torch.is_autocast_enabled = lambda *device: is_enabled(*device) if device else True
-    try:
+    with (
+        patch.object(nn.functional, "linear", in_half),
+        patch.object(torch, "is_autocast_enabled", lambda *device: is_enabled(*device) if device else True),
+    ):
         yield
-    finally:
-        nn.functional.linear, torch.is_autocast_enabled = linear, is_enabled

@@ -1,4 +1,4 @@
-"""What a tuned model becomes: an adapter with its card, a merged model and its check, GGUF, vLLM, the Hub."""
+"""Adapters and their cards, merged models and their check, files and commands for servers, and the Hub."""
 
 import lazy_loader as lazy
 

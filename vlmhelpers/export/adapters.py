@@ -40,11 +40,9 @@ def save_adapter(
 ) -> Path:
     """Writes the adapter of a model, the processor's files and a model card to `folder`, and returns that Path.
 
-    adapter_config.json names the base by its hub id, or a tiny base by its family, so that it can be found elsewhere;
-    of another local folder by the last name only: `merge` then needs `base=`. The card (README.md) reports `dataset`,
-    the rows trained on (or a sentence), `source`, the path of their file, `evaluations`, such as {"base": Evaluation,
-    "tuned": Evaluation}, `comparison`, what `compare` returned, and `notes`, a text for its beginning. Replaces files
-    that are there. Raises TypeError for a model without adapters.
+    The base is named by its hub id or family, another folder by its last name: `merge` then needs `base=`. The card
+    reports `dataset`, the rows trained on (or a sentence), `source`, their file, `evaluations`, such as {"base":
+    Evaluation, "tuned": Evaluation}, a `comparison` and, first, `notes`. Raises TypeError for a model without adapters.
     """
     if not isinstance(model, PeftModel):
         raise TypeError(f"a {type(model).__name__} has no adapters: pass the model that add_lora or the trainer gave")
@@ -82,19 +80,14 @@ def read_adapter_config(adapter: str | Path) -> dict:
 
 
 def find_base(adapter: str | Path, base: str | Path | None = None) -> str:
-    """The folder or hub id of `base`, else of the base that the adapter names.
-
-    Raises FileNotFoundError for a base that cannot be read here, ValueError for one that is stored quantized.
-    """
+    """The folder or hub id of `base`, else of the adapter's; FileNotFoundError or, where quantized, ValueError."""
     name = str(base or read_adapter_config(adapter).get("base_model_name_or_path"))
     name = str(tiny_model(name)) if name in FAMILIES else name
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, HFValidationError) as error:
-        raise FileNotFoundError(
-            f"the base {name!r} of {adapter} is neither a folder here nor a model of the hub that can be read now. "
-            "Name the folder or the hub id of its 16-bit weights: base=..."
-        ) from error
+        what = f"the base {name!r} of {adapter} is neither a folder here nor a model of the hub that can be read now"
+        raise FileNotFoundError(f"{what}. Name the folder or the hub id of its 16-bit weights: base=...") from error
     if getattr(config, "quantization_config", None):
         plain = re.sub(r"(-unsloth)?-bnb-4bit$", "", name)
         better = repr(plain) if plain != name else "..."
@@ -113,10 +106,8 @@ def attach(model: PreTrainedModel, adapter: str | Path) -> PeftModel:
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"the adapter in {adapter} does not fit its base: {error}. {_OTHER_BASE}") from error
     if wrong := [*found.unexpected_keys, *found.missing_keys]:
-        raise ValueError(
-            f"the adapter in {adapter} does not fit its base: {len(found.unexpected_keys)} of its tensors fit no "
-            f"module and {len(found.missing_keys)} modules got no tensor, such as {wrong[0]}. {_OTHER_BASE}"
-        )
+        counts = f"{len(found.unexpected_keys)} tensors fit no module, {len(found.missing_keys)} modules got no tensor"
+        raise ValueError(f"the adapter in {adapter} does not fit its base: {counts}, as {wrong[0]}. {_OTHER_BASE}")
     return tuned
 
 
@@ -133,14 +124,12 @@ def merge(
     dtype: torch.dtype = torch.bfloat16,
     max_shard_size: str = "5GB",
 ) -> Path:
-    """Merges the adapter in the folder `adapter` into its base, writes a complete model to `out`, returns that Path.
+    """Merges the adapter in a folder into its base, writes model, processor and card to `out`, returns that Path.
 
-    `base` (a folder, hub id or family; None: what adapter_config.json names) is loaded in `dtype` on the CPU, never
-    quantized. With the weights, in files of at most `max_shard_size`, go the processor and a card made from the
-    adapter's. An adapter trained over 4 bits can answer otherwise on 16: `check_export(..., four_bit=True)` counts.
-
-    Raises FileNotFoundError for an adapter or a base that cannot be read, ValueError for an adapter that does not fit
-    its base, FileExistsError for an `out` that is not empty, OSError where the disk is too small. The write is atomic.
+    `base` (a folder, hub id or family; None: the adapter's) is loaded in `dtype` on the CPU, never quantized; adapters
+    trained over 4 bits can answer otherwise on 16: see `check_export(..., four_bit=True)`. Raises FileNotFoundError for
+    what cannot be read, ValueError for an adapter that does not fit its base, FileExistsError for an `out` that is not
+    empty, OSError where the disk is too small. The write is atomic.
     """
     with atomic_folder(out) as folder:
         base = find_base(adapter, base)
@@ -152,10 +141,8 @@ def merge(
         tuned = attach(model, adapter)
         ends = tuned.get_input_embeddings(), tuned.get_output_embeddings()
         if any(isinstance(end, BaseTunerLayer) for end in ends) and ends[0].weight is ends[1].weight:
-            raise ValueError(
-                f"{adapter} changes the embeddings or the head, and its base has one matrix for embeddings and head, "
-                "so merging changes both: train without this target, or serve the adapter unmerged"
-            )
+            why = f"{adapter} changes the embeddings or the head, and its base has one matrix for embeddings and head"
+            raise ValueError(f"{why}: train without this target, or serve the adapter unmerged")
         tuned.merge_and_unload(safe_merge=True).save_pretrained(folder, max_shard_size=max_shard_size)
         processor = load_processor(adapter, base)
         processor.save_pretrained(folder)

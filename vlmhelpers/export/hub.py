@@ -1,4 +1,4 @@
-"""What the Hugging Face Hub shows and takes: model cards, and uploads, which are a dry run unless asked for."""
+"""What the Hugging Face Hub shows and takes: model cards and uploads."""
 
 import json
 import re
@@ -33,12 +33,9 @@ def adapter_card(
     scores = [(name, model, score) for model, found in evaluations for name, score in found.scores.items()]
     names = [name for name, _, _ in scores]
     scores.sort(key=lambda entry: names.index(entry[0]))
-    rows = Path(source).name if source else "rows held out from training"
-    results = [
-        EvalResult("image-text-to-text", "custom", rows, "accuracy", round(score.value, 4), metric_name=name)
-        for name, model, score in scores
-        if model == "tuned"
-    ]
+    fixed = "image-text-to-text", "custom", Path(source).name if source else "rows held out from training", "accuracy"
+    of_tuned = [(name, round(score.value, 4)) for name, model, score in scores if model == "tuned"]
+    results = [EvalResult(*fixed, value, metric_name=name) for name, value in of_tuned]
     metadata = {"library_name": "peft", "tags": ["vision-language", "lora", "vlmhelpers"]}
     if results:
         metadata |= {"model_name": f"Adapter for {base}", "eval_results": results}
@@ -98,12 +95,8 @@ def push(
 ) -> Upload:
     """Shows what an upload of an adapter's or merged model's `folder` would hold, without network, or sends it.
 
-    `repo_id`: "owner/name" of a model repository, made `private` where it is new. `token`: one that may write; None
-    takes that of `hf auth login`.
-
-    Raises FileNotFoundError for a folder without card, ValueError for a card without base_model, library_name and
-    license, a name without owner, and files that should stay here: secrets, and leftovers of training (optimizer
-    states, pickled arguments).
+    `repo_id`: "owner/name"; a new one is `private`. `token`: None takes that of `hf auth login`. Raises ValueError for
+    another name, secrets, leftovers of training, and a card without base_model, library_name and license.
     """
     folder = Path(folder)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):

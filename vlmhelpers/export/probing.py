@@ -26,7 +26,7 @@ from vlmhelpers.models.loading import load_model
 
 @dataclass(frozen=True)
 class Probe:
-    """What is compared of two models; lists have an entry per row."""
+    """What is compared of two models, per row."""
 
     answers: list[str]
     probabilities: list[list[float]]  # of the tokens of the reference answers
@@ -52,7 +52,7 @@ def probe(
     max_new_tokens: int,
     references: list | None = None,
 ) -> Probe:
-    """The `Probe` of a model. `references`: the answers whose tokens get probabilities; None takes the model's own."""
+    """The `Probe` of a model. `references`: the answers whose tokens get probabilities, by default the model's."""
     answers = generate(model, processor, rows, batch_size=1, max_new_tokens=max_new_tokens, progress=False)
     collator, probabilities, inputs = VisionCollator(processor, train_on="last"), [], []
     with eval_mode(model), torch.inference_mode():
@@ -87,9 +87,9 @@ def probe_in_fresh_process(folder: Path, rows: Dataset, max_new_tokens: int, ref
 
 def _main(folder, rows, exchange, max_new_tokens):
     quiet()
+    loaded = load_model(folder, bits=None, backend="transformers")
     references = json.loads(Path(exchange).read_text(encoding="utf-8"))
-    model, processor = load_model(folder, bits=None, backend="transformers")
-    found = probe(model, processor, load_from_disk(rows), int(max_new_tokens), references)
+    found = probe(*loaded, load_from_disk(rows), int(max_new_tokens), references)
     Path(exchange).write_text(json.dumps(asdict(found)), encoding="utf-8")
 
 

@@ -21,7 +21,7 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # for --max-lora-rank: MaxLoRARa
 
 @dataclass(frozen=True)
 class GgufFiles:
-    """The two files of a converted model: the language model, and `mmproj`, which turns images into its tokens."""
+    """The language model, and `mmproj`, which turns images into its tokens."""
 
     model: Path
     mmproj: Path
@@ -35,14 +35,11 @@ def to_gguf(
 ) -> GgufFiles:
     """Converts the merged model in the folder `merged` with llama.cpp's own converter, into files in `out`.
 
-    The language model gets `outtype` ("f32", "f16", "bf16" or "q8_0"), vision tower and projector f16. `llama_cpp`: a
-    checkout of llama.cpp or the script itself; else LLAMA_CPP, a folder llama.cpp here or one level up, and PATH are
-    searched. The script runs on the Python that LLAMA_CPP_PYTHON names, else on this one. Take a checkout of 2026:
-    those of 2025 fail on transformers 5 (KeyError: 'rope_scaling'). The tiny bases' tokenizers are refused ("BPE
-    pre-tokenizer was not recognized"). Whether the files answer as they should is for llama-mtmd-cli to show.
-
-    Raises ValueError for an architecture that the converter does not have and another `outtype`, FileNotFoundError
-    without a merged model or a converter, RuntimeError with the converter's last words.
+    The language model gets `outtype`, one of `OUTTYPES`, vision tower and projector f16. `llama_cpp`: a checkout from
+    2026 on (those of 2025 fail on transformers 5) or its script; else LLAMA_CPP, a folder llama.cpp here or one level
+    up, and PATH are searched. LLAMA_CPP_PYTHON names the Python for it. The tiny bases' tokenizers are refused. Raises
+    ValueError for another architecture or `outtype`, FileNotFoundError without a merged model or a converter,
+    RuntimeError with the converter's last words.
     """
     if outtype not in OUTTYPES:
         raise ValueError(f"outtype={outtype!r}: choose one of {', '.join(OUTTYPES)}")
@@ -52,10 +49,8 @@ def to_gguf(
     (architecture,) = json.loads((merged / "config.json").read_text(encoding="utf-8"))["architectures"]
     convertible = [name for family in FAMILIES.values() for name in family.gguf_architectures]
     if architecture not in convertible:
-        raise ValueError(
-            f"llama.cpp's converter does not have {architecture}, only {' and '.join(convertible)} of the families "
-            "here: serve the merged model with transformers or vLLM"
-        )
+        known = f"does not have {architecture}, only {' and '.join(convertible)}"
+        raise ValueError(f"llama.cpp's converter {known}: serve the merged model with transformers or vLLM")
     script = find_converter(llama_cpp)
     out.mkdir(parents=True, exist_ok=True)
     files = GgufFiles(out / f"{merged.name}-{outtype}.gguf", out / f"mmproj-{merged.name}-f16.gguf")
@@ -65,7 +60,7 @@ def to_gguf(
 
 
 def find_converter(llama_cpp: str | Path | None = None) -> Path:
-    """The path of llama.cpp's convert_hf_to_gguf.py. Raises FileNotFoundError, with how to get it."""
+    """The path of llama.cpp's converter. Raises FileNotFoundError, with how to get it."""
     named = llama_cpp or os.environ.get("LLAMA_CPP")
     paths = list(map(Path, [named] if named else filter(None, ["llama.cpp", "../llama.cpp", shutil.which(SCRIPT)])))
     for script in (path if path.is_file() else path / SCRIPT for path in paths):
@@ -79,7 +74,6 @@ def find_converter(llama_cpp: str | Path | None = None) -> Path:
 
 
 def _convert(script, merged, file, outtype, *options):
-    """Runs the converter, some versions of which put `mmproj-` before the name that they are given."""
     python = os.environ.get("LLAMA_CPP_PYTHON", sys.executable)
     command = [python, str(script), str(merged), "--outfile", str(file.resolve()), "--outtype", outtype, *options]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -87,7 +81,7 @@ def _convert(script, merged, file, outtype, *options):
         last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-3:])
         raise RuntimeError(f"{' '.join(command)} failed: {last}")
     prefixed = file.with_name(f"mmproj-{file.name}")
-    if prefixed.is_file() and not file.is_file():
+    if prefixed.is_file() and not file.is_file():  # some versions put `mmproj-` before the name
         prefixed.rename(file)
     if not file.is_file():
         raise RuntimeError(f"{script} ended without an error and without {file}: its version has other options")
@@ -98,9 +92,8 @@ def ollama_modelfile(
 ) -> str:
     """The text of a Modelfile, from which `ollama create NAME -f Modelfile` makes a model.
 
-    `model`: the folder of a merged model, which Ollama converts itself, or a GGUF file with its `mmproj`. The folder is
-    safer: Ollama's engine does not take every model in two files (ollama/ollama issue 14575). The chat template comes
-    from the model's files. Raises FileNotFoundError for a missing file, ValueError for a GGUF file without `mmproj`.
+    `model`: a GGUF file with its `mmproj`, or, safer (ollama/ollama issue 14575), the folder of a merged model. Raises
+    FileNotFoundError or, without `mmproj`, ValueError.
     """
     model = Path(model)
     if model.is_file() and mmproj is None:
@@ -124,9 +117,8 @@ def vllm_command(
 ) -> str:
     """The shell command that serves a base with an adapter, or a merged model, through vLLM's OpenAI interface.
 
-    Either `base_model` (a hub id or folder) and `adapter` (a folder), or `merged` (a folder). `images`: how many a
-    prompt may have. `name`: what requests call the tuned model. Raises ValueError for an adapter that only `merge`
-    serves: vLLM ignores or rejects tensors outside the language model, DoRA, trained biases, whole layers, ranks > 512.
+    `images`: how many a prompt may have. `name`: what requests call the tuned model. Raises ValueError for an adapter
+    that vLLM ignores or rejects: tensors outside the language model, DoRA, trained biases, whole layers, ranks > 512.
     """
     if (merged is None) == (adapter is None) or (adapter is not None and base_model is None):
         raise ValueError("pass base_model and adapter, or merged alone")
@@ -139,7 +131,6 @@ def vllm_command(
 
 
 def _served_rank(adapter, base):
-    """The smallest rank of vLLM's that holds the adapter. Raises ValueError where vLLM does not take it."""
     config, family = read_adapter_config(adapter), family_of(base)
     families = [family] if family.name in FAMILIES else FAMILIES.values()  # an unknown one may use any known name
     with safe_open(Path(adapter) / ADAPTER_WEIGHTS_FILE, "pt") as weights:

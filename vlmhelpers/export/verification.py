@@ -35,26 +35,26 @@ class ExportCheck:
         return self.ok
 
     def raise_if_wrong(self) -> "ExportCheck":
-        """The check itself. Raises ValueError with all problems, where there are any."""
+        """The check itself. Raises ValueError with all problems, if any."""
         if self.problems:
             raise ValueError("the export is not what it should be: " + "; ".join(self.problems))
         return self
 
     @property
     def agreement(self) -> Score:
-        """The share of rows that export and adapter answer alike."""
+        """Of rows that export and adapter answer alike."""
         return share(_same(self.answers["export"], self.answers["adapter"]))
 
     def __repr__(self):
         counts = {name: sum(_same(self.answers["export"], other)) for name, other in self.answers.items()}
         alike = [f"as the {name} on {n} of {len(self.rows)} rows" for name, n in counts.items() if name != "export"]
-        lines = [
-            f"{'ok' if self.ok else 'NOT ok'}: the export answers {', '.join(alike)}",
-            f"answers alike: {self.agreement}",
+        text = (
+            f"{'ok' if self.ok else 'NOT ok'}: the export answers {', '.join(alike)}\nanswers alike: {self.agreement}\n"
+        )
+        text += (
             f"probabilities of the adapter's tokens: {self.distance:.4f} from the adapter's on average; the base's are "
-            f"{self.base_distance:.4f} from them",
-        ]
-        return "\n".join([*lines, *(f"- {problem}" for problem in self.problems)])
+        )
+        return "\n- ".join([f"{text}{self.base_distance:.4f} from them", *self.problems])
 
     def _repr_html_(self):
         rows = zip(self.rows, self.prompts, *self.answers.values(), strict=True)
@@ -72,18 +72,14 @@ def check_export(
     max_distance: float = 0.05,
     four_bit: bool = False,
 ) -> ExportCheck:
-    """Whether the model in the folder `exported` answers, greedily, as the adapter on its 16-bit base.
+    """Whether the model in the folder `exported` answers, greedily, as the adapter on its 16-bit `base`.
 
-    A fresh Python process loads the export from its own folder alone; base and adapter answer in this one: free memory
-    before. `rows`: how many, spread evenly over the dataset, or a list of indices. `base`: as in `merge`.
-
-    Problems are a missing file, an export that does not load, other tensors from its processor, a share of the
-    adapter's answers below `min_agreement` (0..1), probabilities of their tokens further from the adapter's than
-    `max_distance` on average, the base's answer to every row, and rows that base and adapter answer alike. Weights
-    rounded to 16 bits can turn nearly tied tokens: ask for less agreement on long answers. `four_bit=True` also counts
-    the answers of the adapter on its base in 4 bits, without judging them.
-
-    Raises the errors of `merge` for the adapter and its base, and ValueError for a dataset without rows.
+    A fresh process loads the export; base and adapter answer in this one: free memory before. `rows`: how many, spread
+    over the dataset, or indices. Problems are missing files, an export that does not load, other tensors from its
+    processor, fewer equal answers than `min_agreement` (0..1; rounding can turn nearly tied tokens of long ones),
+    probabilities further away than `max_distance` on average, and rows where base and adapter, or base and export, all
+    answer alike. `four_bit` also counts the adapter's answers on 4 bits. Raises the errors of `merge`, and ValueError
+    without rows.
     """
     indices = _spread(rows, len(dataset))
     chosen, base = fixed_rows(dataset, indices), find_base(adapter, base)
@@ -109,7 +105,6 @@ def check_export(
 
 
 def _spread(rows, total):
-    """`rows` indices spread over a dataset of `total` rows; a list of indices is taken as it is."""
     if isinstance(rows, int):
         rows = [i * total // min(rows, total) for i in range(min(rows, total))]
     if not rows:
@@ -123,7 +118,6 @@ def _load(adapter, base, bits):
 
 
 def _problems(export, adapter, base, indices, min_agreement, max_distance):
-    """What is wrong with an export, as sentences; takes a `Probe` of each model."""
     problems, same = [], _same(export.answers, adapter.answers)
     if export.inputs != adapter.inputs:
         row = indices[_same(export.inputs, adapter.inputs).index(False)]
@@ -132,10 +126,9 @@ def _problems(export, adapter, base, indices, min_agreement, max_distance):
         problems.append(f"its processor makes other tensors than the adapter's of row {row}{where}")
     if sum(same) < min_agreement * len(same):
         first = same.index(False)
-        problems.append(
-            f"{same.count(False)} of {len(same)} answers are not the adapter's, such as row {indices[first]}: "
-            f"{export.answers[first]!r} instead of {adapter.answers[first]!r}"
-        )
+        instead = f"{export.answers[first]!r} instead of {adapter.answers[first]!r}"
+        count = f"{same.count(False)} of {len(same)} answers are not the adapter's"
+        problems.append(f"{count}, such as row {indices[first]}: {instead}")
     if adapter.answers == base.answers:
         problems.append("adapter and base answer all these rows alike, which proves nothing: choose other rows")
     elif export.answers == base.answers:

@@ -1,8 +1,4 @@
-"""Draws the product images of this project, so that nothing has to be downloaded and every answer is known.
-
-A product is a category, a color, a pattern and a price band (one coin below it for every 10 dollars). Position, size,
-angle, shades and background vary, so that an image cannot be learned by heart.
-"""
+"""Draws products of varied position, size, angle, shade and background, with a coin for every 10 dollars."""
 
 import colorsys
 import itertools
@@ -20,7 +16,6 @@ SILHOUETTES = _PRODUCTS["silhouettes"]
 CATEGORIES = tuple(SILHOUETTES)
 PATTERNS = ("plain", "striped", "dotted", "checked")
 PRICES = (10, 20, 30, 40)
-SUPERSAMPLING = 3  # drawn larger and averaged down: smooth edges
 
 
 @dataclass(frozen=True)
@@ -47,8 +42,7 @@ def is_novel(product: Product) -> bool:
 def sample_products(n: int, seed: int | str, size: int = 96, novel: bool | None = False) -> list[tuple]:
     """`n` pairs of a random Product and a new PIL image of it, of `size` x `size` pixels.
 
-    `novel=False` draws from the combinations the tiny bases were pretrained on (the images are new whenever the seed
-    is), `novel=True` from those held out, `novel=None` from all. The same arguments give the same pixels.
+    Of the combinations that the tiny bases were pretrained on, with `novel=True` of the others, with None of all.
     """
     rng = random.Random(f"{seed}-{novel}")
     pool = [product for product in all_products() if novel in (None, is_novel(product))]
@@ -57,8 +51,7 @@ def sample_products(n: int, seed: int | str, size: int = 96, novel: bool | None 
 
 def draw(product: Product, rng: random.Random, size: int = 96) -> Image.Image:
     """One image of `product`, `size` x `size` pixels RGB, varied by `rng`."""
-    side = size * SUPERSAMPLING
-    image = _background(rng, side)
+    image = _background(rng, size * 3)  # averaged down for smooth edges
     _paste_product(image, product, rng)
     _draw_coins(image, product.price // 10, rng)
     return image.resize((size, size), Image.Resampling.BOX)
@@ -70,7 +63,6 @@ def _rgb(hue, saturation, value):
 
 
 def _background(rng, side):
-    """A pale wall over a slightly darker table."""
     hue, saturation, value = rng.random(), rng.uniform(0.02, 0.16), rng.uniform(0.90, 1.0)
     image = Image.new("RGB", (side, side), _rgb(hue, saturation, value))
     table = _rgb(hue, saturation * 1.5, value - 0.07)
@@ -79,7 +71,6 @@ def _background(rng, side):
 
 
 def _paste_product(image, product, rng):
-    """Pastes the fabric through the silhouette, at a random position, size and angle, over its soft shadow."""
     side = image.width
     body = round(side * 0.82 * rng.uniform(0.82, 1.0))
     mask = _silhouette(product.category, body)
@@ -110,15 +101,13 @@ def _silhouette(category, side):
 
 
 def _fabric(product, rng, side):
-    """A square of the product's color with its pattern, in shades that vary a little."""
     hue, saturation, value = COLORS[product.color]
     shade = (hue + rng.uniform(-0.012, 0.012), saturation * rng.uniform(0.9, 1.1), value * rng.uniform(0.92, 1.06))
     base = _rgb(*shade)
     light = value < 0.3 or rng.random() < 0.7  # the ink keeps a tint of the fabric, so the color stays readable
     ink = tuple(round(0.28 * channel + 0.72 * (250 if light else 30)) for channel in base)
     fabric = Image.new("RGB", (side, side), base)
-    pen = ImageDraw.Draw(fabric)
-    step = side / rng.uniform(6.5, 8.5)
+    pen, step = ImageDraw.Draw(fabric), side / rng.uniform(6.5, 8.5)
     first = -rng.random() * step
     starts = [first + i * step for i in range(11)]
     for row, start in enumerate(starts):
@@ -132,9 +121,7 @@ def _fabric(product, rng, side):
 
 
 def _draw_coins(image, count, rng):
-    """The price band: `count` gold coins along the lower edge."""
-    side = image.width
-    pen = ImageDraw.Draw(image)
+    pen, side = ImageDraw.Draw(image), image.width
     left, gap, y, radius = rng.uniform(0.09, 0.36) * side, 0.16 * side, 0.925 * side, 0.058 * side
     for x in (left + i * gap for i in range(count)):
         pen.circle((x, y), radius, fill=(222, 176, 52), outline=(120, 84, 14), width=max(1, side // 70))
@@ -142,7 +129,7 @@ def _draw_coins(image, count, rng):
 
 
 def caption(product: Product) -> str:
-    """What every tiny base can say about an image: `A red striped scarf for $20.`"""
+    """Such as `A red striped scarf for $20.`"""
     return _with_article(f"{product.color} {product.pattern} {product.category} for ${product.price}.")
 
 

@@ -1,4 +1,4 @@
-"""A local file server for a folder of images, so that what downloads them can be run without a network."""
+"""A local file server for a folder of images, to try downloads without a network."""
 
 import os
 from functools import partial
@@ -7,12 +7,7 @@ from threading import Thread
 
 
 def serve_folder(folder: str | os.PathLike) -> "FolderServer":
-    """Serves the files of a folder over HTTP on 127.0.0.1, from a thread of this process, until it is closed.
-
-    Returns a `FolderServer`: its `url` is "http://127.0.0.1:PORT", `close()` ends it, and `with` closes it too. No
-    folder is listed, and no file outside of `folder` is served, not even through a link. Raises NotADirectoryError
-    where there is no such folder.
-    """
+    """Serves the files in a folder at `url`, on 127.0.0.1, until `close()`. Raises NotADirectoryError without it."""
     if not os.path.isdir(folder):
         raise NotADirectoryError(f"there is no folder {folder} to serve. Pass the one that holds the images.")
     return FolderServer(os.path.realpath(folder))

@@ -13,14 +13,9 @@ def write_sample(
 ) -> None:
     """Writes a JSONL file of `text`, `image` and `response` that read_jsonl reads, and its images beside it.
 
-    The images are `size` x `size` pixels and lie in the folder `images` next to `path`, named after it. `answers`:
-    "words" for several questions in turn, which the tiny models can answer, or "json" for one question whose answer
-    is a line of JSON, which they have to learn. The same seed gives the same files, and more examples begin with those
-    of fewer. The JSONL file comes last, so that an interrupted run leaves none without its images.
-
-    Raises ValueError for num_examples below 1 or other answers, OSError where a file cannot be written. Raises
-    FileExistsError, before anything is written, where one of the files is there with other content, unless `force` is
-    set.
+    Images of `size` x `size` pixels lie in the folder `images` beside `path`. `answers`: "words" for questions that the
+    tiny models can answer, or "json" for lines of JSON, which they have to learn. Raises ValueError for num_examples
+    below 1 or other answers, FileExistsError where a file has other content, unless `force` is set.
     """
     if num_examples < 1:
         raise ValueError(f"num_examples is {num_examples}. Ask for 1 or more.")
@@ -40,10 +35,9 @@ def write_sample(
     others = [file for file, content in files.items() if file.exists() and file.read_bytes() != content]
     if others and not force:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-        raise FileExistsError(
-            f"{others[0]}{more} would be overwritten. Write to another file, or overwrite with force=True (--force)."
-        )
-    for file, content in files.items():
+        remedy = "Write to another file, or overwrite with force=True (--force)."
+        raise FileExistsError(f"{others[0]}{more} would be overwritten. {remedy}")
+    for file, content in files.items():  # the JSONL file last, so that it never lacks images
         with atomic_file(file, "wb") as sink:
             sink.write(content)
 

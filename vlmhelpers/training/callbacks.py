@@ -1,4 +1,4 @@
-"""What is seen of a trainer at work: its loss, as a chart in a notebook or lines of text, and experiment trackers."""
+"""The loss of a trainer at work, as a chart or lines of text, and experiment trackers."""
 
 import importlib.util
 import os
@@ -22,8 +22,7 @@ _OFFLINE = "Weights & Biases: recorded offline in ./wandb; `wandb login` and `wa
 def report_to(name: str) -> str:
     """`name` for `SFTConfig(report_to=...)`: "none", "tensorboard", "trackio" or "wandb"; prints where the run is seen.
 
-    None of them asks for a login: without a key, Weights & Biases records offline (WANDB_MODE). Installing Trackio
-    (0.43) takes Pillow back below 13. Raises ValueError for another name and one whose package is not installed.
+    Without a key, Weights & Biases records offline. Raises ValueError for another name and for a missing package.
     """
     if name == "none":
         return name
@@ -42,14 +41,10 @@ def report_to(name: str) -> str:
 
 
 def watch(trainer: Trainer) -> None:
-    """Lets the trainer draw its loss, with the time left, in place of its progress bar and printed dictionaries.
-
-    Raises ValueError for a collator and a loss that do not go together: the first step would fail without a reason.
-    """
+    """Lets the trainer draw its loss. Raises ValueError for a collator and a loss that do not go together."""
     if getattr(trainer.data_collator, "logits", "all") == "labeled" and trainer.args.loss_type != "nll":
-        raise ValueError(
-            f'VisionCollator(logits="labeled") needs SFTConfig(loss_type="nll"), not {trainer.args.loss_type!r}'
-        )
+        found = trainer.args.loss_type
+        raise ValueError(f'VisionCollator(logits="labeled") needs SFTConfig(loss_type="nll"), not {found!r}')
     for callback in (PrinterCallback, ProgressCallback, NotebookProgressCallback, LossPlot):
         trainer.remove_callback(callback)
     trainer.add_callback(LossPlot())
@@ -81,18 +76,17 @@ class LossPlot(TrainerCallback):
         line += f"{spent:.0f} s so far, {left:.0f} s left"
         if self.display is None:
             print(line, flush=True)
-        else:
-            chart = Chart(figsize=(6, 2.6), dpi=80, layout="constrained")
-            axes = chart.add_subplot()
-            axes.plot(losses.keys(), losses.values(), marker="." if len(losses) < 40 else None)
-            axes.set(xlim=(0, state.max_steps), ylim=(0, None), xlabel="step", ylabel="loss")
-            axes.set_title(line, fontsize=9, loc="left")
-            axes.grid(alpha=0.3)
-            self.display.update(chart)
+            return
+        chart = Chart(figsize=(6, 2.6), dpi=80, layout="constrained")
+        axes = chart.add_subplot()
+        axes.plot(losses.keys(), losses.values(), marker="." if len(losses) < 40 else None)
+        axes.set(xlim=(0, state.max_steps), ylim=(0, None), xlabel="step", ylabel="loss")
+        axes.set_title(line, fontsize=9, loc="left")
+        axes.grid(alpha=0.3)
+        self.display.update(chart)
 
 
 def _open_display():
-    """A notebook's output that can be drawn again, or None outside a notebook."""
     if not in_notebook():
         return None
     from IPython.display import Markdown, display

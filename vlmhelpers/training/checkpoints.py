@@ -13,19 +13,17 @@ from vlmhelpers.common.files import atomic_file
 STAMP = "complete.json"  # written last into a checkpoint: what it was trained with, and the size of each file
 
 # How training arguments begin that change where and how often something is written, not what is learned.
-_IRRELEVANT = "output_dir run_name report_to logging log_ save eval disable_tqdm hub push_ dataloader_num ddp_timeout "
-_IRRELEVANT += (
-    "dataloader_pin dataloader_pre dataloader_per resume project trackio include_ metric load_best greater_is"
+_IRRELEVANT = tuple(
+    "output_dir run_name report_to logging log_ save eval disable_tqdm hub push_ dataloader_num ddp_timeout resume "
+    "dataloader_pin dataloader_pre dataloader_per project trackio include_ metric load_best greater_is".split()
 )
 
 
 def resume_from(trainer: Trainer) -> str | None:
     """The newest complete checkpoint of this run, for `trainer.train(resume_from_checkpoint=...)`, or None.
 
-    Searches the trainer's `output_dir` for one that was written to its end by the same settings (arguments, adapters,
-    data, base model), and prints why it skips others. Also makes this trainer stamp its checkpoints. Raises
-    RuntimeError without a checkpoint when the model in memory is already partly trained, so that a fresh start would
-    not be one. All processes have to call it; the main one decides.
+    It was written to its end with the same arguments, adapters, data and base. Makes the trainer stamp its checkpoints.
+    Raises RuntimeError without one for a model that is partly trained. All processes have to call it.
     """
     settings = _settings(trainer)
     trainer.remove_callback(_StampCheckpoints)
@@ -40,10 +38,8 @@ def _newest_complete(trainer, settings):
         if not flaw:
             return str(folder)
     if trainer.state.global_step > 0:
-        raise RuntimeError(
-            f"the model in memory has trained {trainer.state.global_step} steps, and {trainer.args.output_dir} has no "
-            "checkpoint of them: run the cells that load the model and make the trainer again"
-        )
+        trained = f"the model in memory has trained {trainer.state.global_step} steps without a checkpoint"
+        raise RuntimeError(f"{trained} in {trainer.args.output_dir}: load the model and make the trainer again")
     return None
 
 
@@ -77,7 +73,7 @@ def _flaw(folder, settings):
 
 def _settings(trainer):
     """What decides the weights that a run ends with, as JSON values by name."""
-    settings = {k: v for k, v in trainer.args.to_dict().items() if not k.startswith(tuple(_IRRELEVANT.split()))}
+    settings = {k: v for k, v in trainer.args.to_dict().items() if not k.startswith(_IRRELEVANT)}
     model, data = trainer.model, trainer.train_dataset
     if trainer.args.world_size > 1:
         settings["number of processes"] = trainer.args.world_size
@@ -89,6 +85,4 @@ def _settings(trainer):
     texts = data.with_format(None).select_columns([name for name in data.column_names if name != "images"])
     some = range(0, len(data), max(1, len(data) // 64))  # evenly spread
     settings["training data"] = f"{len(data)} rows, {digest(*(texts[index] for index in some))}"
-    return json.loads(
-        json.dumps(settings, default=lambda value: sorted(value) if isinstance(value, set) else str(value))
-    )
+    return json.loads(json.dumps(settings, default=lambda v: sorted(v) if isinstance(v, set) else str(v)))

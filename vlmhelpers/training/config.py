@@ -25,11 +25,7 @@ _SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False,
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
 class RunConfig:
-    """The settings of one training run, a table in a notebook; the defaults suit a real model on a GPU.
-
-    A value of another type is converted where it can mean one thing only: "1e-4" for a number, as YAML reads it, or
-    "none" for None. Raises ValueError for any other. Files, the command line and its help are made from this list.
-    """
+    """The settings of one training run; a text such as "1e-4" or "none" is converted, others raise ValueError."""
 
     model_id: str = Field(min_length=1, description="a hub id, a folder, or a family, which stands for its tiny base")
     dataset: str = Field(min_length=1, description="a JSONL file, as read_jsonl takes it")
@@ -73,7 +69,6 @@ class RunConfig:
     @field_validator("*", mode="before")
     @classmethod
     def _convert(cls, value: Any, info: ValidationInfo) -> Any:
-        """`value` in the setting's type where its text spells one; pydantic refuses everything else."""
         annotation = cls.__pydantic_fields__[info.field_name].annotation
         kinds = {kind if isinstance(kind, type) else type(kind) for kind in get_args(annotation) or (annotation,)}
         if isinstance(value, os.PathLike):
@@ -97,11 +92,7 @@ class RunConfig:
 
     @classmethod
     def read(cls, path: str | os.PathLike, **changes: Any) -> "RunConfig":
-        """The settings in a .json, .yaml or .yml file, with `changes` in place of some of them.
-
-        Relative paths in the file start at its folder, those in `changes` at the working directory. Raises ValueError,
-        with the file's name, for an unknown or missing setting and for a value that is refused.
-        """
+        """The settings in a .json or .yaml file, whose paths start at its folder, with `changes`. Raises ValueError."""
         path = Path(path)
         settings = {str(name): value for name, value in _load(path).items()}
         for name, value in settings.items():
@@ -130,7 +121,6 @@ class RunConfig:
 
 
 def _sentence(problem):
-    """One of pydantic's errors in words that name the setting, its value and what it should be."""
     name, message = "".join(problem["loc"]), re.sub("^(Input|String)", "it", problem["msg"])
     if problem["type"] == "unexpected_keyword_argument":
         known = [field.name for field in fields(RunConfig)]

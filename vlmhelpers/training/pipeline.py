@@ -33,10 +33,8 @@ def training_arguments(config: RunConfig) -> SFTConfig:
         raise ValueError('cache="features" is for models that are whole on each GPU: with FSDP choose cache="pixels"')
     # peft 0.21 finds no adapter inside the layers that accelerate wraps for this.
     if is_sharded() and os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "false") == "true":
-        raise ValueError(
-            "with accelerate's fsdp_activation_checkpointing the adapter would be saved empty: turn it off there, and "
-            "gradient_checkpointing on in the run's settings"
-        )
+        remedy = "turn it off there, and gradient_checkpointing on in the run's settings"
+        raise ValueError(f"with fsdp_activation_checkpointing the adapter would be saved empty: {remedy}")
     dtype, gpu = compute_dtype(), torch.cuda.is_available()
     if not gpu:
         os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")  # else "cpu:0", where torch loads no checkpoint to
@@ -61,10 +59,7 @@ def training_arguments(config: RunConfig) -> SFTConfig:
 
 
 def load_rows(config: RunConfig) -> tuple[dict[str, Dataset], dict[str, int]]:
-    """The rows of a run as "train" and, with `test_rows`, "test"; and how many were read, rejected, trained, test.
-
-    The main process checks the rows for all, and lists rejected ones in rejected.csv. Raises ValueError without a row.
-    """
+    """The rows of a run as "train" and, with `test_rows`, "test", and counts of them. Raises ValueError without any."""
     fields = config.text_field, config.image_field, config.response_field
     dataset = read_jsonl(config.dataset, config.image_root, *fields)
     rejected = on_main(lambda: _reject(dataset, config))
@@ -75,7 +70,6 @@ def load_rows(config: RunConfig) -> tuple[dict[str, Dataset], dict[str, int]]:
 
 
 def _reject(dataset, config):
-    """The indices of the rows that cannot be used."""
     report, folder = check_dataset(dataset), Path(config.output_dir)
     (folder / REJECTED).unlink(missing_ok=True)  # of an earlier run
     shutil.rmtree(folder / HELD_OUT, ignore_errors=True)
@@ -92,11 +86,9 @@ def make_trainer(config: RunConfig, args: SFTConfig, rows: Dataset) -> SFTTraine
     model, processor = load_model(choose_model(config.model_id), config.bits, config.max_pixels, config.backend)
     unsloth = choose_backend(config.backend) == "unsloth"  # it has a loss of its own
     set_seed(config.seed)  # the adapters start at random, before the trainer sets its own seed
-    towers = {name: getattr(config, name) for name in ("language", "vision", "attention", "mlp")}
-    targets = lora_targets(model, **towers)
+    targets = lora_targets(model, config.language, config.vision, attention=config.attention, mlp=config.mlp)
     lora = LoraConfig(r=config.lora_r, lora_alpha=config.lora_alpha, target_modules=targets, task_type="CAUSAL_LM")
-    # DDP has to search for adapters outside a step: those that only images reach, in a row without any, and the layers
-    # of a vision encoder after the one whose output is used (Phi-3-Vision).
+    # DDP has to search for adapters outside a step: those that only images reach, and a vision encoder's unused layers.
     args.ddp_find_unused_parameters = config.vision or not all(rows.with_format("arrow")["images"].to_pylist())
     if config.cache != "none":
         with PartialState().main_process_first():  # the other processes find all pixels on disk
@@ -109,8 +101,7 @@ def make_trainer(config: RunConfig, args: SFTConfig, rows: Dataset) -> SFTTraine
         processing_class=processor,
     )
     if not unsloth:
-        # Each trained token of a step counts the same, in any batch of any process. The Qwen families say that they
-        # cannot (accepts_loss_kwargs), though they hand the count on to transformers' own loss, which can.
+        # Each trained token of a step counts the same. Qwen models deny that they can, though transformers' loss does.
         trainer.model_accepts_loss_kwargs = True
     keep_adapters_float32(trainer.model)
     if config.cache == "features":

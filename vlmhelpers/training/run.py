@@ -1,8 +1,6 @@
-"""One training run as a function, from a JSONL file to an adapter, and what it leaves behind.
+"""One training run, from a JSONL file to an adapter, and what it leaves behind."""
 
-Nothing heavy is imported before `train` runs: notebook_launcher does not fork once bitsandbytes is loaded, and Unsloth
-has to come before transformers.
-"""
+# Imports nothing heavy: notebook_launcher does not fork after bitsandbytes, and Unsloth has to precede transformers.
 
 import json
 import os
@@ -27,9 +25,9 @@ if TYPE_CHECKING:
 class RunResult:
     """What a run ended with."""
 
-    adapter: str  # the folder of the adapter and of the processor's files
+    adapter: str  # its folder
     steps: int  # optimizer steps, all in all
-    seconds: float  # of training, since the last time that the run was started
+    seconds: float  # of training, since the run was last started
     rows: dict  # how many were read, rejected, trained on, and held out as test
     history: list  # what was logged: dicts with `step`, `epoch`, `loss` and more
 
@@ -48,15 +46,10 @@ class RunResult:
 def train(config: RunConfig) -> RunResult:
     """Trains adapters as a `RunConfig` says; after an interruption, goes on from the last complete checkpoint.
 
-    Rows that cannot be used are left out and listed in rejected.csv. Writes to `config.output_dir` the folders adapter
-    (with the processor's files) and held_out (with `test_rows`), run_config.yaml, results.json and checkpoints.
-
-    Works on several processes: `accelerate.notebook_launcher(train, (config,), num_processes=2)` in a notebook that
-    has not used the GPU yet, or `accelerate launch --num_processes 2 -m vlmhelpers train CONFIG`. A step then has the
-    rows of all processes, and the loss and adapters of one batch as large, up to rounding. With configs/ddp.yaml each
-    GPU holds the model, with configs/fsdp.yaml a part of it (FSDP2). Both were run on CPU processes, not on GPUs.
-
-    Raises ValueError for what is wrong with the settings or the data, such as no row that can be used.
+    Writes to `config.output_dir` the folders adapter and held_out (with `test_rows`), rejected.csv, run_config.yaml,
+    results.json and checkpoints. Works on several processes, by `accelerate.notebook_launcher(train, (config,))` or
+    `accelerate launch -m vlmhelpers train CONFIG`: with configs/ddp.yaml each GPU holds the model, with
+    configs/fsdp.yaml a part (FSDP2); both ran on CPUs only. Raises ValueError for wrong settings and without rows.
     """
     with only_main_prints():
         if _may_use_unsloth(config.backend):
@@ -73,13 +66,12 @@ def train(config: RunConfig) -> RunResult:
 
 
 def _may_use_unsloth(backend):
-    """Whether to import Unsloth: with "auto" on one process only, and only while it is not too late for it."""
+    """With "auto" on one process only, and before transformers."""
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1
     return backend == "unsloth" or (backend == "auto" and not several and "transformers" not in sys.modules)
 
 
 def _save(config, trainer, seconds, rows, counts):
-    """Writes what a run leaves: the main process does, all have to call it."""
     folder, state = Path(config.output_dir), trainer.state
     if trainer.is_fsdp_enabled:  # the checkpoints are in pieces, the adapter is whole
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
@@ -98,10 +90,7 @@ def _save(config, trainer, seconds, rows, counts):
 
 
 def save_held_out(test: "Dataset", train: "Dataset", output_dir: str | os.PathLike) -> None:
-    """Writes the held-out rows, and the first 8 of `train` as examples for prompts, with their images.
-
-    The folder, in `output_dir`, can be moved; that of an earlier run is replaced.
-    """
+    """Writes the held-out rows, and the first 8 of `train` as examples for prompts, with their images."""
     from datasets import DatasetDict
 
     folder = Path(output_dir) / HELD_OUT
