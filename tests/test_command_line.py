@@ -12,9 +12,8 @@ from misbehaving_server import GOOD, misbehaving_server
 
 from vlmhelpers.__main__ import main
 from vlmhelpers.data.readers import jsonl_reader as jsonl
-from vlmhelpers.data.readers.alpaca_reader import read_alpaca
 from vlmhelpers.data.readers.csv_reader import read_csv
-from vlmhelpers.data.readers.jsonl_reader import read_jsonl
+from vlmhelpers.data.readers.jsonl_reader import read_alpaca, read_jsonl
 from vlmhelpers.data.validation import check_dataset
 from vlmhelpers.training.config import RunConfig
 

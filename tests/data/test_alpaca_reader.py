@@ -6,7 +6,7 @@ import json
 import pytest
 from datasets import Dataset, Value
 
-from vlmhelpers.data.readers.alpaca_reader import read_alpaca
+from vlmhelpers.data.readers.jsonl_reader import read_alpaca
 from vlmhelpers.data.rows import READER_FEATURES
 from vlmhelpers.data.rules import split_problem
 from vlmhelpers.data.schema import FEATURES, assistant, text_part, user

@@ -207,7 +207,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
         file.write("[" + json.dumps(row))
         file.writelines(f",\n{json.dumps(row)}" for _ in range(50_000 - 1))
         file.write("]")
-    reader = "import datasets, tqdm.auto; from vlmhelpers.data.readers.alpaca_reader import read_alpaca"
+    reader = "import datasets, tqdm.auto; from vlmhelpers.data.readers.jsonl_reader import read_alpaca"
     assert growth(reader, "read_alpaca(sys.argv[1])", path) < 60
     assert growth("import json", "json.load(open(sys.argv[1]))", path) > 90  # so the other can fail
 

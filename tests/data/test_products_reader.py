@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict, Image, List, Value
 from misbehaving_server import misbehaving_server, picture_bytes
 
 from vlmhelpers import check_dataset, read_products, split
-from vlmhelpers.data.readers.tables import open_table
+from vlmhelpers.data.readers.products_reader import open_table
 from vlmhelpers.data.rows import READER_FEATURES
 from vlmhelpers.data.rules import split_problem
 from vlmhelpers.data.schema import FEATURES, assistant, user
@@ -221,7 +221,8 @@ def test_the_same_rows_from_every_kind_of_table(read, folder, monkeypatch):
     pd.DataFrame(rows).to_csv(folder / "table.csv", index=False)
     dataset = Dataset(table_of(*rows))
     monkeypatch.setattr(
-        "vlmhelpers.data.readers.tables.load_dataset", lambda name, split: {(HUB, "train"): dataset}[name, split]
+        "vlmhelpers.data.readers.products_reader.load_dataset",
+        lambda name, split: {(HUB, "train"): dataset}[name, split],
     )
     sources = [folder / "table.csv", str(folder / "table.csv"), dataset, DatasetDict(train=dataset)]
     for source in [*sources, pd.DataFrame(rows), pd.DataFrame(rows, index=[5, 3]), HUB]:
@@ -354,7 +355,9 @@ def test_what_is_no_table_by_its_name_is_an_error(folder, monkeypatch, source):
 
 @pytest.mark.parametrize("source", ["gone.parquet", "data/gone.parquet", "data/gone.csv"])
 def test_a_file_that_is_not_there_is_an_error_and_no_name_on_the_hub(folder, monkeypatch, source):
-    monkeypatch.setattr("vlmhelpers.data.readers.tables.load_dataset", lambda *_, **__: pytest.fail("asked the hub"))
+    monkeypatch.setattr(
+        "vlmhelpers.data.readers.products_reader.load_dataset", lambda *_, **__: pytest.fail("asked the hub")
+    )
     with pytest.raises(FileNotFoundError):
         read_products(source)
 
@@ -374,7 +377,7 @@ def test_a_table_without_rows_is_an_error(read):
 @pytest.mark.parametrize("source", [7, None, [scarf()]])
 def test_what_is_no_table_is_an_error(source):
     with pytest.raises(TypeError, match="is no table"):
-        open_table(source, {})
+        open_table(source)
 
 
 # Train and test

@@ -7,9 +7,8 @@ __getattr__, __dir__, __all__ = lazy.attach(
     submod_attrs={
         "report": ["show_rows"],
         "download.downloader": ["download_images"],
-        "readers.alpaca_reader": ["read_alpaca"],
         "readers.csv_reader": ["read_csv"],
-        "readers.jsonl_reader": ["read_jsonl", "write_jsonl"],
+        "readers.jsonl_reader": ["read_alpaca", "read_jsonl", "write_jsonl"],
         "readers.products_reader": ["read_products"],
         "schema": ["FEATURES", "answer_of", "assistant", "make_row", "message_text", "user"],
         "splitting": ["split"],

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import threading
 import time
 from collections.abc import Iterable
@@ -21,17 +22,17 @@ _MAX_SCANS = 500  # of a JPEG; progressive ones have about ten
 _SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif", "JPEG2000": "jp2"}  # the others are named like their format
 
 
-def download_images(urls: Iterable[str], cache_dir: str | os.PathLike | None = None, **rules) -> dict[str, str | tuple]:
+def download_images(
+    urls: Iterable[str], cache_dir: str | os.PathLike | None = None, **rules: object
+) -> dict[str, str | tuple]:
     """Downloads images into a folder, each distinct URL once, unless they are there from an earlier call.
 
-    urls: http and https addresses. cache_dir: the folder, by default `vlmhelpers/pictures` in the user's cache.
+    cache_dir: the folder, by default `vlmhelpers/pictures` in the user's cache; several processes may share it.
     rules: fields of safe_http.DownloadRules, such as private_hosts, attempts, connections or total_timeout.
 
-    Returns a dict from each URL to the path of its file, or to the (reason, remedy) pair why there is none. Kept is
-    what `open_image` decodes to its end, whatever type the server claims. The next call tries all failures again.
-
-    An interruption (Ctrl-C) ends it at once, with all finished files in place; several processes may share the
-    folder. Raises OSError where the folder cannot be written, TypeError for an unknown rule or a lone URL.
+    Returns a dict from each URL to the path of its file, or to the (reason, remedy) pair why there is none; the next
+    call tries these again. Ctrl-C ends it at once, with all finished files in place. Raises OSError where the folder
+    cannot be written, TypeError for an unknown rule or a lone URL.
     """
     if isinstance(urls, str):
         raise TypeError(f"urls is a list of URLs: [{urls!r}]")
@@ -53,8 +54,12 @@ def cached_images(urls: Iterable[str], cache_dir: str | os.PathLike | None = Non
         return {url: cache.find(url) or absent for url in dict.fromkeys(urls)}
 
 
+def is_link(written: str) -> bool:
+    """Whether an image is named by an http or https URL, well formed or not; all others are paths."""
+    return re.match("https?:", written, re.IGNORECASE) is not None
+
+
 def _download(urls, cache, rules):
-    """Downloads in parallel: a dict from each URL to its result."""
     client, pausing, stopped = ImageClient(rules), threading.Lock(), threading.Event()
 
     def download(url):
@@ -81,7 +86,7 @@ def _download(urls, cache, rules):
 
 
 class _Cache:
-    """A folder of images, each under a hash of its URL, that several processes may share. It need not exist."""
+    """A folder of images, each under a hash of its URL. It need not exist."""
 
     def __init__(self, folder):
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -93,8 +98,7 @@ class _Cache:
 
     def find(self, url):
         """The path of the URL's image, or None. A file that no longer begins as an image is removed."""
-        path = self.paths.get(_key(url))
-        if path:
+        if path := self.paths.get(_key(url)):
             with suppress(Exception), Image.open(path, formats=FORMATS):  # decoders raise OSError, SyntaxError and more
                 return path
             with suppress(OSError):
@@ -102,7 +106,6 @@ class _Cache:
         return None
 
     def store(self, url, data, image_format):
-        """Writes the encoded image of a URL, atomically, and returns its path. Raises OSError."""
         path = os.path.join(self.folder, f"{_key(url)}.{_SUFFIXES.get(image_format, image_format.lower())}")
         with atomic_file(path, "wb") as file:
             file.write(data)

@@ -1,8 +1,4 @@
-"""JSON files as rows: a list of objects, or one object per line (JSONL), in the memory that one row takes.
-
-What is wrong with one line or one item is a problem of that row alone. Broken syntax inside a list makes the rest
-of it unreadable, and is an error that names the row.
-"""
+"""JSON files as rows: a list of objects, or one object per line (JSONL), in the memory that one row takes."""
 
 import itertools
 import json
@@ -22,16 +18,12 @@ _ROWS_AHEAD = 1000  # of which the fields become columns
 
 
 def read_json(
-    path: str | os.PathLike,
-    wanted: dict[str, str],
-    reader: str,
-    build: Callable[[SourceRow], dict],
-    also: Collection[str] = (),
+    path: str | os.PathLike, wanted: dict[str, str], build: Callable, also: Collection[str], reader: str
 ) -> Dataset:
-    """The rows of the schema that `build` makes of a JSON or JSONL file's rows, with the file's own fields as strings.
+    """The Dataset of the rows that `build` makes of a JSON or JSONL file's.
 
-    `wanted` maps the arguments of `reader` (its name) to names of fields. Raises ValueError where the first object has
-    none of them, nor one of `also`, and what read_objects raises.
+    `wanted` maps arguments of `reader` (its name) to fields. Raises ValueError where the first object has none of
+    them, nor one of `also`, and what read_objects raises.
     """
     rows = read_objects(path)
     ahead = list(itertools.islice(rows, _ROWS_AHEAD))
@@ -40,32 +32,27 @@ def read_json(
         reason, remedy = ahead[0].problems[0]
         raise ValueError(f"{path}, row 1: {reason}; nor are the next rows. {_EXPECTED} Remedy: {remedy}.")
     if not {*wanted.values(), *also} & objects[0].keys():
-        raise ValueError(_other_form(path, objects[0]) or explain_missing(path, "field", wanted, objects[0], reader))
+        for name, value in objects[0].items():
+            if isinstance(value, list) and value and isinstance(value[0], dict):
+                held = f"{path} holds its rows inside an object, under {name!r}"
+                raise ValueError(f"{held}. {_EXPECTED} Save that list as a file.")
+        raise ValueError(explain_missing(path, "field", wanted, objects[0], reader))
     columns = {name: Value("string") for fields in objects for name in fields}
 
-    def noted():
-        for row in itertools.chain(ahead, rows):
-            if late := [name for name in row.fields if name not in columns]:
-                row.notes.append(f"not kept as a column, being new after row {_ROWS_AHEAD}: {', '.join(late)}")
-            yield row
+    def build_noted(row):
+        if late := [name for name in row.fields if name not in columns]:
+            row.notes.append(f"not kept as a column, being new after row {_ROWS_AHEAD}: {', '.join(late)}")
+        return build(row)
 
-    return to_dataset(noted(), build, columns, path)
-
-
-def _other_form(path, first):
-    """The text of an error for a file whose one object holds the rows, else None."""
-    for name, value in first.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            return f"{path} holds its rows inside an object, under {name!r}. {_EXPECTED} Save that list as a file."
-    return None
+    return to_dataset(itertools.chain(ahead, rows), build_noted, columns, path)
 
 
 def read_objects(path: str | os.PathLike) -> Iterator[SourceRow]:
-    """Yields each row of the JSON or JSONL file at `path`; its first character tells which it is.
+    """Yields each row of a JSON or JSONL file; its first character tells which it is.
 
     A line that is not JSON, not UTF-8 or no object, and an item that is no object, become rows with a problem and
     their text; blank lines do not count. Raises ValueError, with the row and a remedy, for broken syntax inside a list
-    and for an object spread over several lines; also for another encoding and for a file without rows.
+    and an object spread over several lines, and for another encoding and a file without rows.
     """
     check_encoding(path, "Unpack it, or save it as UTF-8 text, and read that.", _EXPECTED)
     with open(path, "rb") as file:
@@ -74,12 +61,7 @@ def read_objects(path: str | os.PathLike) -> Iterator[SourceRow]:
         while (character := file.read(1)).isspace():
             pass
         file.seek(start)
-        rows = _items(file, path) if character == b"[" else _lines(file, path)
-        first = next(rows, None)
-        if first is None:
-            raise ValueError(f"{path} holds no rows. {_EXPECTED}")
-        yield first
-        yield from rows
+        yield from (_items if character == b"[" else _lines)(file, path)
 
 
 def _items(file, path):
@@ -101,10 +83,11 @@ def _items(file, path):
                 "cut off, is there a comma too few or too many?), or write one object per line (JSONL), where a "
                 "broken line costs that row alone."
             )
+    if not number:
+        raise ValueError(f"{path} holds no rows. {_EXPECTED}")
 
 
 def _lines(file, path):
-    """The rows of a JSONL file."""
     numbered = ((number, line) for number, line in enumerate(file, 1) if line.strip())
     ahead = list(itertools.islice(numbered, 2))
     if len(ahead) == 2 and _is_spread(*ahead):
@@ -112,8 +95,7 @@ def _lines(file, path):
             f"{path}, line {ahead[0][0]}: an object that is spread over several lines. {_EXPECTED} Write each object "
             "on one line; where one object holds all the rows, save the list inside it as a file of its own."
         )
-    for number, line in itertools.chain(ahead, numbered):
-        yield _row_of_line(number, line)
+    yield from itertools.starmap(_row_of_line, itertools.chain(ahead, numbered))
 
 
 def _is_spread(first, second):
@@ -128,19 +110,18 @@ def _is_spread(first, second):
 
 
 def _row_of_line(number, line):
+    text = line.decode(errors="replace").strip()
     try:
-        text = line.decode().rstrip()
-        value = json.loads(text)
+        value = json.loads(line.decode().rstrip())
     except UnicodeDecodeError as error:
         reason = f"not UTF-8: byte 0x{line[error.start]:02x} at position {error.start + 1} of line {number}"
-        remedy, text = "save the file as UTF-8 and correct the text", line.decode(errors="replace")
-        return SourceRow({}, [(reason, remedy)], text.strip())
+        return SourceRow({}, [(reason, "save the file as UTF-8 and correct the text")], text)
     except (ValueError, RecursionError) as error:
         why = "nested too deeply, or a number with too many digits, somewhere"
         if isinstance(error, json.JSONDecodeError):
             why = f"{error.msg} at character {error.pos + 1}"
-        remedy = 'write one whole object on the line: {"name": value, ...}'
-        return SourceRow({}, [(f"not JSON: {why} of line {number}", remedy)], text.strip())
+        problem = (f"not JSON: {why} of line {number}", 'write one whole object on the line: {"name": value, ...}')
+        return SourceRow({}, [problem], text)
     if not _HALF_PAIR.search(text):
         return _row(value)
     storable = json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))

@@ -1,19 +1,19 @@
-"""JSONL in and out: rows of fields, of messages or of conversations, with the paths or URLs of their images."""
+"""JSON and JSONL in and out: rows of fields, of messages, of conversations or in the Alpaca form."""
 
 import json
 import os
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path
 
 from datasets import Dataset
 
 from vlmhelpers.common.files import atomic_file
+from vlmhelpers.data.download.downloader import download_images, is_link
 from vlmhelpers.data.download.safe_http import DownloadRules
 from vlmhelpers.data.readers.conversations import read_turns
 from vlmhelpers.data.readers.json_file import read_json, read_objects
-from vlmhelpers.data.readers.links import LinkedRoot, is_link
 from vlmhelpers.data.rows import ImageRoot, stream_plain_rows
-from vlmhelpers.data.schema import FEATURES
+from vlmhelpers.data.schema import FEATURES, assistant, text_part, user
 
 
 def read_jsonl(
@@ -24,11 +24,10 @@ def read_jsonl(
     response_field: str = "response",
     download: bool = False,
     cache_dir: str | os.PathLike | None = None,
-    **rules,
+    **rules: object,
 ) -> Dataset:
-    """Reads JSONL, or a JSON list of the same rows, into a `datasets.Dataset`.
+    """Reads JSONL, or a JSON list of the same rows, into a `datasets.Dataset`. Rows of three forms may mix:
 
-    Each row has one of three forms, and rows of all three may mix:
     - A text, a response and, in `image_field`, a path, a list of paths or nothing; the images come before the text.
     - `messages`: a content is a text or a list of parts, an image part names its path as `image` or stands for the
       next one of the row's list `images`.
@@ -36,23 +35,13 @@ def read_jsonl(
       `system` comes first.
     Where all contents are texts, each `<image>` in a text of the user stands for the next image of `image_field` or
     `images`; without any, the images come before the first text of the user. In a row without images it is text.
+    A preference row (`chosen` and `rejected`) has a problem unless it also has an answer.
 
-    Paths are relative to image_root (by default the file's own folder), absolute, or `file:` URLs; none may leave
-    image_root. With `download`, http and https URLs are got by download_images, into `cache_dir` and by its `rules`,
-    for the rows that have no other problem; a line is printed where there are any.
-
-    The Dataset has the schema's `messages` and `images` (paths, opened when a row is used), `row`, `problem` and
-    `note` (see rows.READER_FEATURES), and the file's own fields as strings; a name that is taken gets an
-    underscore (`messages_`). A row with a problem keeps its number, and so does a preference row (`chosen` and
-    `rejected`), which has one unless it also has an answer. Whether messages can be trained on, that is their
-    roles, their last turn and the number of their image parts, is for check_dataset to say.
-
-    Raises ValueError for what is wrong with the whole file: none of the forms in its first object, no rows, and what
-    json_file.read_objects names; FileNotFoundError or NotADirectoryError where there is no file or image_root;
-    TypeError for an unknown rule; OSError where cache_dir cannot be written.
+    A path may be a `file:` URL. With `download`, download_images gets http and https URLs, into `cache_dir` and by its
+    `rules`, for rows without another problem. For image_root, columns and errors, see vlmhelpers.data.readers.
     """
     DownloadRules(**rules)  # says what is wrong with them before the file is read
-    root = LinkedRoot(Path(path).parent if image_root is None else image_root)
+    root = _LinkedRoot(Path(path).parent if image_root is None else image_root)
     fields = text_field, image_field, response_field
 
     def build(row):
@@ -60,12 +49,33 @@ def read_jsonl(
         return {"messages": messages, "images": row.get_images(sources, root)}
 
     if download:
-        root.download(_links_of_sound_rows(path, root, fields), cache_dir, **rules)
+        root.downloaded = download_images(_links_of_sound_rows(path, root, fields), cache_dir, **rules)
+        failures = [found[0].partition(":")[0] for found in root.downloaded.values() if isinstance(found, tuple)]
+        counts = "".join(f", {count} {kind}" for kind, count in Counter(failures).most_common())
+        if total := len(root.downloaded):
+            print(f"{total} linked pictures: {total - len(failures)} there{counts}")
     wanted = {"text_field": text_field, "response_field": response_field}
-    return read_json(path, wanted, "read_jsonl", build, also={"messages", "conversations", "chosen"})
+    return read_json(path, wanted, build, {"messages", "conversations", "chosen"}, "read_jsonl")
 
 
-def _links_of_sound_rows(path, root: LinkedRoot, fields) -> Iterator[str]:
+class _LinkedRoot(ImageRoot):
+    """An ImageRoot that also resolves URLs, to what download_images returned for them."""
+
+    downloaded = None
+
+    def resolve(self, written):
+        if not is_link(written):
+            return super().resolve(written)
+        if self.downloaded is None:
+            remedy = "pass download=True (with the command jsonl: --download), or write the path of an image"
+            return None, [(f"not a local file: {written!r}", remedy)], ""
+        found = self.downloaded.get(written)  # None in a row with another problem
+        if isinstance(found, tuple):
+            return None, [(f"{found[0]} ({written[:80]!r})", found[1])], ""
+        return found, [], ""
+
+
+def _links_of_sound_rows(path, root, fields):
     for row in read_objects(path):
         _, sources = read_turns(row, *fields)
         links = [source for source in sources if source and is_link(source)]
@@ -74,12 +84,50 @@ def _links_of_sound_rows(path, root: LinkedRoot, fields) -> Iterator[str]:
             yield from links
 
 
+def read_alpaca(
+    path: str | os.PathLike,
+    instruction_field: str = "instruction",
+    input_field: str = "input",
+    output_field: str = "output",
+) -> Dataset:
+    """Reads an Alpaca file, a JSON list or one object per line, into a `datasets.Dataset` of text-only rows.
+
+    The user's turn is the instruction and, below a blank line, the input where there is one; the output is the
+    answer. A field `system` (a text) and a field `history` (a list of [question, answer] pairs) become turns
+    before that. The file may be larger than the memory. For the columns and errors, see vlmhelpers.data.readers.
+    """
+
+    def build(row):
+        question = row.get_text(instruction_field, "write what the model is to do")
+        context = row.get_text(input_field)
+        answer = row.get_text(output_field, "write the answer that the model should give")
+        last = user("\n\n".join(filter(None, [question, context]))), assistant(answer)
+        return {"messages": [*_earlier_turns(row), *last], "images": []}
+
+    wanted = {"instruction_field": instruction_field, "output_field": output_field}
+    return read_json(path, wanted, build, (), "read_alpaca")
+
+
+def _earlier_turns(row):
+    system = row.get_text("system")
+    turns = [{"role": "system", "content": [text_part(system)]}] if system else []
+    history = row.fields.get("history") or []
+    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
+        row.reject("history is no list of pairs", "write it as [[question, answer], ...], or remove it")
+        return turns
+    for pair in history:
+        question, answer = (row.as_text(text, "a text in history").strip() for text in pair)
+        if not (question and answer):
+            row.reject("empty text in history", "write both the question and its answer, or remove the pair")
+        turns += [user(question), assistant(answer)]
+    return turns
+
+
 def write_jsonl(dataset: Dataset, path: str | os.PathLike, image_root: str | os.PathLike | None = None) -> None:
-    """Writes the messages of a Dataset to a JSONL file that read_jsonl and other tools read; UTF-8, a row a line.
+    """Writes the messages of a Dataset to a JSONL file that read_jsonl and other tools read; an atomic write in UTF-8.
 
     A row with images also gets `images`: their paths as seen from image_root, by default the folder of `path`,
-    with slashes. An atomic write. Raises ValueError, with the row and a remedy, for an image without a path or outside
-    image_root.
+    with slashes. Raises ValueError, with the row and a remedy, for an image without a path or outside image_root.
     """
     with atomic_file(path, encoding="utf-8", newline="\n") as file:
         root = ImageRoot(Path(path).parent if image_root is None else image_root)
@@ -89,22 +137,15 @@ def write_jsonl(dataset: Dataset, path: str | os.PathLike, image_root: str | os.
 
 
 def _to_write(row, root, name):
-    messages = [
-        {"role": message["role"], "content": [_part_to_write(part) for part in message["content"]]}
-        for message in row["messages"]
-    ]
-    paths = [_path_to_write(image, root, name) for image in row["images"] or []]
+    messages = []
+    for message in row["messages"]:
+        content = [{key: value for key, value in part.items() if value is not None} for part in message["content"]]
+        messages.append({"role": message["role"], "content": content})
+    paths = []
+    for image in row["images"] or []:
+        if not image or not image["path"]:
+            raise ValueError(f"{name}: an image without a path cannot be written to JSONL. Save it as a file first.")
+        paths.append(root.relative(image["path"]))
+        if paths[-1] is None:
+            raise ValueError(f"{name}: {image['path']} is outside {root.folder}. Pass its folder as image_root.")
     return {"messages": messages} | ({"images": paths} if paths else {})
-
-
-def _part_to_write(part):
-    return {name: value for name, value in part.items() if value is not None}  # an image part has no text
-
-
-def _path_to_write(image, root, name):
-    if not image or not image["path"]:
-        raise ValueError(f"{name}: an image without a path cannot be written to JSONL. Save it as a file first.")
-    path = root.relative(image["path"])
-    if path is None:
-        raise ValueError(f"{name}: {image['path']} is outside {root.folder}. Pass its folder as image_root.")
-    return path

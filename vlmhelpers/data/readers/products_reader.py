@@ -1,17 +1,24 @@
 """A table of products with links to their images as rows to train on; the answer is written from the columns."""
 
+import math
 import os
 import re
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
-from datasets import Dataset, DatasetDict
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, DatasetDict, Value, load_dataset
+from datasets.table import InMemoryTable
 
-from vlmhelpers.common.images import UnusableImage, check_file, missing
-from vlmhelpers.data.download.downloader import cached_images, download_images
-from vlmhelpers.data.readers.links import is_link
-from vlmhelpers.data.readers.source import explain_missing, to_dataset
-from vlmhelpers.data.readers.tables import open_table
+from vlmhelpers.common.images import UnusableImage, check_file
+from vlmhelpers.data.download.downloader import cached_images, download_images, is_link
+from vlmhelpers.data.readers.csv_reader import read_table
+from vlmhelpers.data.readers.source import SourceRow, explain_missing, to_dataset
 from vlmhelpers.data.rows import ImageRoot
 from vlmhelpers.data.schema import make_row
 
@@ -29,34 +36,22 @@ def read_products(
     response: str = "Product: {title}, Category: {category3_code}, Full Price: {full_price}",
     image_field: str = "imageurl",
     download: bool = True,
-    **rules,
+    **rules: object,
 ) -> Dataset:
-    """Reads a table of products into a `datasets.Dataset`, and downloads their images.
+    """Reads a table of products into a `datasets.Dataset`, downloads their images, and prints one line.
 
-    table: the path of a CSV or parquet file, a Dataset, a DatasetDict with one split, a pandas DataFrame, or the
-        name of a dataset on the Hub, whose split "train" is taken (tables.open_table). In a CSV, the prices,
-        product_code and flg_discount are numbers.
-    image_root: the folder that paths in image_field start from and may not leave; by default the file's own.
-    cache_dir, rules: where downloaded images are kept, and how they are got; see download_images.
-    instruction: what the user says in every row.
-    response: the answer, with names of columns in braces, as `str.format` has them. Numbers are written as Python
-        prints them (2150.0).
-    image_field: the column with an http or https URL, or a path, in each row.
-    download: False takes only what is in cache_dir already.
+    table: see open_table; its columns keep their types. image_field: the column of http or https URLs, or of paths.
+    instruction: what the user says in every row. response: the answer, a template for `str.format` with names of
+        columns; in a row that lacks a value, that is a problem.
+    cache_dir, rules: see download_images, which gets the images of rows without another problem; without
+        `download`, only what is in cache_dir already is taken.
 
-    The Dataset has the schema's `messages` and `images` (paths), `row`, `problem` and `note` (see
-    rows.READER_FEATURES), and every column of the table with its own type; a name that is taken gets an underscore
-    (`row_`). A row whose answer lacks a value, or whose image cannot be had, keeps its number: `problem` says why,
-    and a missing image is None in `images`. Images of rows with another problem are not downloaded. One line is
-    printed.
-
-    Raises ValueError for missing columns, an image_field that holds no text, an empty instruction, a response that is
-    no such template, a table without rows, and what open_table names; OSError where a file cannot be read or written.
+    For image_root, columns and errors, see vlmhelpers.data.readers.
     """
     for name, text in (("instruction", instruction), ("response", response)):
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"{name}: {text!r} is no text for a row to hold. Leave it out, or write one.")
-    table = open_table(table, _NUMBERS)
+    table = open_table(table)
     columns = _columns_of(response)
     _check_columns(table, image_field, columns)
     folder = table.folder if image_root is None else image_root
@@ -76,25 +71,108 @@ def read_products(
     return dataset
 
 
+@dataclass(frozen=True)
+class Table:
+    """A table with types. `rows()` yields each row, as often as called; `folder` is None for no file."""
+
+    name: str
+    features: dict
+    rows: Callable[[], Iterator[SourceRow]]
+    folder: Path | None = None
+
+
+def open_table(source: str | os.PathLike | Dataset | DatasetDict | pd.DataFrame) -> Table:
+    """The Table in a .csv or .parquet file, a Dataset, a DatasetDict of one split, a DataFrame or, from the Hub, in the
+    split "train" of "owner/name".
+
+    In a CSV, the prices, product_code and flg_discount are numbers, or None; what is no number is a problem. Raises
+    ValueError for several splits or an unreadable file, TypeError for what is no table, and OSError.
+    """
+    if isinstance(source, dict):
+        if len(source) != 1:
+            splits = ", ".join(map(repr, source)) or "none"
+            raise ValueError(f"the table has the splits {splits}. Pass the one to read, such as table['train'].")
+        (source,) = source.values()
+    if isinstance(source, pd.DataFrame):
+        remedy = "Give each column a name of its own and one plain type, such as text or numbers, or leave it out"
+        with _explained("the DataFrame cannot be read", remedy):
+            source = Dataset.from_pandas(source, preserve_index=False)
+    if isinstance(source, Dataset):
+        return _from_dataset("the table", source)
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(f"a {type(source).__name__} is no table; pass a file, a Dataset or a DataFrame")
+    suffix = Path(source).suffix.lower()
+    if suffix == ".csv":
+        return _from_csv(source)
+    if suffix == ".parquet":
+        return _from_dataset(str(source), _read_parquet(source), Path(source).parent)
+    if isinstance(source, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not os.path.exists(source):
+        return _from_dataset(source, load_dataset(source, split="train"))
+    raise ValueError(f"{source} is no .csv or .parquet file, and no name of a dataset on the Hub (owner/name).")
+
+
+@contextmanager
+def _explained(text, remedy):
+    try:
+        yield
+    except (pa.ArrowException, ValueError) as error:
+        raise ValueError(f"{text}: {'; '.join(map(str, error.args)).rstrip('.')}. {remedy}.") from None
+
+
+def _read_parquet(path):
+    with _explained(f"{path} cannot be read as parquet", "Copy or download it again"), pq.ParquetFile(path) as file:
+        table = file.read()
+    if twice := sorted({name for name in table.column_names if table.column_names.count(name) > 1}):
+        raise ValueError(f"{path} has two columns named {twice[0]!r}. Rename or remove one of them.")
+    return Dataset(InMemoryTable(table))
+
+
+def _from_dataset(name, dataset, folder=None):
+    def rows():
+        for batch in dataset.with_format("arrow").iter(1000):
+            yield from map(SourceRow, batch.to_pylist())
+
+    return Table(name, dict(dataset.features), rows, folder)
+
+
+def _from_csv(path):
+    def rows():
+        for row in read_table(path)[1]:
+            for name in _NUMBERS.keys() & row.fields.keys():
+                row.fields[name] = _number(row, name, _NUMBERS[name])
+            yield row
+
+    features = {name: Value(_NUMBERS.get(name, "string")) for name in read_table(path)[0]}
+    return Table(str(path), features, rows, Path(path).parent)
+
+
+def _number(row, name, kind):
+    """The number in a field of text; None where it is empty or, which is a problem, no number."""
+    if not (text := row.fields[name]):
+        return None
+    with suppress(pa.ArrowInvalid):
+        if math.isfinite(number := pa.scalar(text).cast(kind).as_py()):
+            return number
+    form = "a whole number in digits" if kind == "int64" else "a number like 1234.5"
+    row.reject(f"no number in {name}: {text[:40]!r}", f"write {form}, or leave the cell empty")
+    return None
+
+
 def _columns_of(response):
     """The columns that the template names. Raises ValueError unless each pair of braces holds one, and only that."""
     unescaped = response.replace("{{", "").replace("}}", "")
     names = list(dict.fromkeys(_COLUMN.findall(unescaped)))
     if re.search("[{}]", _COLUMN.sub("", unescaped)) or any(map(str.isdigit, names)):
-        raise ValueError(
-            f"response: {response!r} has something else in braces than a column's name and a format. Write {{title}}, "
-            "and double a brace that is text: {{ or }}."
-        )
+        remedy = "Write {title}, and double a brace that is text: {{ or }}."
+        raise ValueError(f"response: {response!r} has other than a column's name and format in braces. {remedy}")
     return names
 
 
 def _check_columns(table, image_field, columns):
-    """Raises ValueError that names the columns which are not there, and what to pass."""
     there = list(table.features)
     if image_field not in there:
         raise ValueError(explain_missing(table.name, "column", {"image_field": image_field}, there, "read_products"))
-    unknown = [name for name in columns if name not in there]
-    if unknown:
+    if unknown := [name for name in columns if name not in there]:
         raise ValueError(
             f"{table.name} has no column {' and no column '.join(map(repr, unknown))}, which the response names. Its "
             f"columns: {', '.join(there)}. Name the right ones: read_products(..., response='... {{{there[0]}}} ...')."
@@ -113,14 +191,11 @@ def _links_of_sound_rows(table, response, columns, image_field):
 
 def _answer(row, response, columns):
     """The answer written from the row; "" where it cannot be, which is a problem."""
-    if row.problems:
-        return ""
-    if empty := [name for name in columns if _is_empty(row.fields[name])]:
-        for name in empty:
+    for name in [] if row.problems else columns:
+        if _is_empty(row.fields[name]):
             row.reject(f"empty {name}", "fill it in, or leave the row out")
-        return ""
     try:
-        return response.format_map(row.fields)
+        return "" if row.problems else response.format_map(row.fields)
     except (ValueError, TypeError) as error:
         row.reject(f"response does not fit the values: {error}", "change the response's format")
         return ""
@@ -138,34 +213,29 @@ def _source(row, image_field):
 
 def _image_path(row, source, root, downloaded):
     """The path of the row's image, or None; why there is none is a problem, but for a link that was not asked for."""
+    reason = f"neither a URL nor a file: {source[:80]!r}"
     if is_link(source):
         found = downloaded.get(source)
-        if not isinstance(found, tuple):
-            return found
-        row.reject(*found)
     elif not source:
-        row.reject("empty image path", "write the image's URL or path, or leave the row out")
+        found = ("empty image path", "write the image's URL or path, or leave the row out")
+    elif root is None:
+        found = (reason, "write an address that begins with http:// or https://, or pass image_root")
     else:
-        return _local_path(row, source, root)
-    return None
-
-
-def _local_path(row, source, root):
-    reason = f"neither a URL nor a file: {source[:80]!r}"
-    if root is None:
-        row.reject(reason, "write an address that begins with http:// or https://, or pass image_root")
+        found = _find_file(row, source, root, reason)
+    if isinstance(found, tuple):
+        row.reject(*found)
         return None
+    return found
+
+
+def _find_file(row, source, root, reason):
+    """The path of an image file, or the problem why there is none."""
     path, problems, note = root.resolve(source)
     row.notes.append(note)
-    if path and not os.path.exists(path):
-        problems = [(reason, missing(path).remedy)]
-    elif path:
-        try:
-            check_file(path)
-        except UnusableImage as error:
-            problems = [(error.reason, error.remedy)]
-    elif source.startswith("//"):
-        problems = [(reason, "if it is a URL, write https: in front of it")]
-    for problem in problems:
-        row.reject(*problem)
-    return None if problems else path
+    if problems:
+        return (reason, "if it is a URL, write https: in front of it") if source.startswith("//") else problems[0]
+    try:
+        check_file(path)
+    except UnusableImage as error:
+        return (error.reason if os.path.exists(path) else reason), error.remedy
+    return path
