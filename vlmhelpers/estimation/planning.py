@@ -103,7 +103,7 @@ def preflight(
     logits: str = "labeled",
     sample: int = 500,
     seed: int = 0,
-    **options,
+    **options: object,
 ) -> "Preflight":
     """A `Preflight` of training `model_id` on a Dataset of the schema: no weights are loaded, and no GPU is needed.
 

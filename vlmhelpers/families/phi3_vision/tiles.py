@@ -1,12 +1,16 @@
 """How an image becomes the tiles and tokens of Phi-3-Vision, drawn."""
 
+from collections.abc import Sequence
+
 from matplotlib.patches import Rectangle
+from PIL import Image
+from transformers import BaseImageProcessor
 
 from vlmhelpers.common.chart import Chart
 from vlmhelpers.common.images import repair
 
 
-def show_crops(image_processor, image, num_crops=(1, 4, 16)):
+def show_crops(image_processor: BaseImageProcessor, image: Image.Image, num_crops: Sequence[int] = (1, 4, 16)) -> Chart:
     """A figure of the tiles that a `Phi3VImageProcessor` cuts a PIL image into, a panel for each of `num_crops`.
 
     Each shows the image as the tiles cover it, their borders, the overview below, and the count of tokens.
