@@ -66,13 +66,14 @@ def images():
 
 @pytest.fixture(scope="session")
 def rows(images):
-    """Rows with one, no and two images, and with several answers."""
+    """Rows with one, no, two and three images, and with several answers."""
     talk = [user("What is it?", images=1), assistant("A bag."), user("Sure?"), assistant("Yes, a red one.")]
     return [
         make_row("What is this?", "A red striped scarf for $20.", images[:1]),
         make_row("Say é and 🙂.", "é🙂"),
         make_row("Compare.", "One is red,\n the other blue.", images[1:3]),
         {"messages": talk, "images": images[3:]},
+        make_row("Which is odd?", "The last one.", [images[0], images[0], images[3]]),
     ]
 
 

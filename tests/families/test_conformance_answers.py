@@ -21,7 +21,7 @@ KNOWN = {"What is the opposite of big?": "Small.", "Write 3 as a word.": "Three.
 def questions(rows, images):
     """Rows of every kind, with prompts of very different lengths and images of different shapes."""
     more = [make_row("Please. " * i**4 + "Describe this product.", "-", [image]) for i, image in enumerate(images)]
-    return Dataset.from_list([*rows, *starmap(make_row, KNOWN.items()), *more], features=FEATURES)
+    return Dataset.from_list([*starmap(make_row, KNOWN.items()), *rows, *more], features=FEATURES)
 
 
 def answers(model, processor, questions, max_new_tokens=16, **options):
@@ -33,19 +33,19 @@ def test_answers_are_the_same_and_in_order_in_any_batch_size(base, questions):
     assert all(answers(base.model, base.processor, questions, batch_size=size) == alone for size in (5, 32))
     assert len(set(alone)) > 6
     if base.name in FAMILIES:
-        assert alone[4:6] == list(KNOWN.values())
+        assert alone[:2] == list(KNOWN.values())
 
 
-def test_answers_beyond_their_end_are_the_same_in_any_batch_size(base, questions):
+def test_answers_beyond_their_end_are_the_same_in_any_batch_size(base, questions, capsys):
     """No end token is allowed, so that all rows go on to the limit, far from what the model knows."""
-    some, limits = questions.select([2, 6, 7, 8]), {"max_new_tokens": 48, "min_new_tokens": 48}
+    some, limits = questions.select([4, 8, 9, 10]), {"max_new_tokens": 48, "min_new_tokens": 48}
     alone = answers(base.model, base.processor, some, batch_size=1, **limits)
     assert alone == answers(base.model, base.processor, some, batch_size=4, **limits)
-    assert all(len(answer) > 60 for answer in alone)
+    assert capsys.readouterr().out.count("4 of 4 answers were cut off at max_new_tokens=48") == 2
 
 
 def test_a_streamed_answer_is_that_of_generate(base, questions):
-    for index in (1, 2):  # without images and with two
+    for index in (0, 4):  # without images and with two
         row, pieces = questions[index], []
         (expected,) = answers(base.model, base.processor, questions.select([index]))
         question, images = last_question(row["messages"]), row["images"]
@@ -64,6 +64,6 @@ def test_a_merged_model_answers_as_its_adapter(base, questions, tmp_path):
     expected = answers(tuned, base.processor, questions)
     assert answers(merged, processor, questions) == expected
     assert answers(base.model, base.processor, questions) != expected
-    batch = base.collator([questions[0], questions[2]])
+    batch = base.collator([questions[2], questions[4]])
     with torch.no_grad():
         torch.testing.assert_close(merged(**batch).logits, tuned(**batch).logits, atol=1e-3, rtol=1e-3)
