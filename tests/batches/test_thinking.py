@@ -196,14 +196,15 @@ DATE = (
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_a_thinking_template_that_changes_its_beginning_once_an_image_appears(with_template, answer):
     row = chat("What?", answer)
-    row["messages"].append(user("And this?", 1))
-    collator = with_template(DATE + OURS.read_text().replace("loop.index0 > asked.last", "true"))
-    assert trained_text(collator, row | {"images": [PICTURE]}) == ANSWERS[answer] + "<|im_end|>"
+    row["messages"].append(user("And this?", 1))  # the template alone: a row without an answer to that is refused
+    template = with_template(DATE + OURS.read_text().replace("loop.index0 > asked.last", "true")).template
+    text, ((start, end),) = template.to_train(row["messages"])
+    assert text[start:end] == ANSWERS[answer] + "<|im_end|>"
 
 
 def test_the_prompt_of_another_answer_is_not_taken_for_its_own(with_template):
     row = chat("What?", "A bag.", "Sure?", "Yes.")
-    row["messages"].append(user("And this?", 1))
+    row["messages"] += [user("And this?", 1), assistant("A cap.")]
     collator = with_template(DATE + OURS.read_text().replace("loop.index0 > asked.last", "loop.index0 == 1"))
     with pytest.raises(ValueError, match="^row 8: the answer of turn 4 is not written after the prompt"):
         collator([row | {"images": [PICTURE]}])
