@@ -45,14 +45,20 @@ class DownloadRules:
             raise ValueError("attempts, connections and per_host must be 1 or more")
 
 
+class _Retry(urllib3.Retry):
+    def get_retry_after(self, response):  # `retry_after_max` is not in urllib3 2.5, which Colab has
+        seconds = super().get_retry_after(response)
+        return seconds and min(seconds, _IMAGE.rules.max_wait)
+
+
 class ImageClient(urllib3.PoolManager):
     """Gets the images of one download; its threads share the connections."""
 
     def __init__(self, rules: DownloadRules):
         self.rules, again = rules, rules.attempts - 1
-        retries = urllib3.Retry(
+        retries = _Retry(
             None, connect=again, read=again, status=again, other=0, redirect=rules.max_redirects,
-            status_forcelist=_BUSY, raise_on_status=False, backoff_factor=rules.backoff, retry_after_max=rules.max_wait,
+            status_forcelist=_BUSY, raise_on_status=False, backoff_factor=rules.backoff,
         )  # fmt: skip
         pool = {"maxsize": rules.per_host, "block": True, "retries": retries, "ssl_context": _tls_context()}
         super().__init__(8 * rules.connections, _HEADERS, timeout=rules.read_timeout, **pool)  # so many hosts at most
