@@ -85,6 +85,9 @@ def test_a_truncated_checkpoint_is_skipped(finished, tmp_path, capsys):
     trainer = make_trainer(tmp_path)
     assert resume_from(trainer).endswith("checkpoint-9")
     assert "checkpoint-12: adapter_model.safetensors is incomplete" in capsys.readouterr().out
+    weights.write_bytes(bytes(1000) + (finished / "checkpoint-12" / weights.name).read_bytes()[1000:])
+    assert resume_from(trainer).endswith("checkpoint-9")
+    assert "checkpoint-12: it was not written to its end (SafetensorError)" in capsys.readouterr().out
     (tmp_path / "checkpoint-9" / STAMP).write_text("{")
     trainer.state.global_step = 5
     with pytest.raises(RuntimeError, match="has trained 5 steps"):

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import sort_checkpoints
 
@@ -65,7 +66,10 @@ def _flaw(folder, settings):
         for name, size in stamp["files"].items():
             if (folder / name).stat().st_size != size:
                 return f"{name} is incomplete"
-    except (OSError, ValueError, KeyError) as error:
+        for weights in folder.glob("*.safetensors"):  # a header of the right size may still be damaged
+            with safe_open(weights, "pt") as file:
+                file.keys()
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         return f"it was not written to its end ({type(error).__name__})"
     changed = changed_settings(stamp["settings"], settings)
     return f"it was trained with another {', '.join(changed)}" if changed else None
