@@ -304,6 +304,7 @@ def test_without_a_good_row_the_output_is_not_written(run, file, tmp_path):
         (["alpaca", "-i", "gone.json", "-o", "output.jsonl"], "gone.json"),
         (["alpaca", "-i", "input.json", "-o", "./input.json"], "are the same file"),
         (["alpaca", "-i", "input.json", "-o", "link.json"], "are the same file"),
+        (["alpaca", "-i", "input.json", "-o", "hard.json"], "are the same file"),
         (["alpaca", "-i", "input.json", "-o", "o.jsonl", "--rejected", "o.jsonl"], "are the same file"),
         (["alpaca", "-i", "input.json", "-o", "o.jsonl", "--rejected", "input.json"], "are the same file"),
         (["alpaca", "-i", "input.json", "-o", "folder"], "folder"),
@@ -322,6 +323,7 @@ def test_without_a_good_row_the_output_is_not_written(run, file, tmp_path):
 def test_an_error_is_one_line_and_exit_code_2(run, file, tmp_path, arguments, message):
     content = file(*ROWS).read_bytes()
     (tmp_path / "link.json").symlink_to("input.json")
+    (tmp_path / "hard.json").hardlink_to(tmp_path / "input.json")
     (tmp_path / "folder").mkdir()
     before = sorted(os.listdir(tmp_path))
     code, printed, errors = run(*arguments)

@@ -5,6 +5,7 @@ import inspect
 import os
 import sys
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import vlmhelpers as vlm
@@ -92,7 +93,8 @@ def _convert(reader, input, output, rejected=None, **arguments):
     from vlmhelpers.data.report import rejected_lines
 
     files = [file for file in (input, output, rejected) if file]
-    if len(set(map(os.path.realpath, files))) < len(files):
+    same = any(os.path.samefile(*pair) for pair in combinations(filter(os.path.exists, files), 2))  # hard links, case
+    if same or len(set(map(os.path.realpath, files))) < len(files):
         raise ValueError(f"two of {', '.join(files)} are the same file. Name another one to write to.")
     report = _report(getattr(vlm, f"read_{reader}")(input, **arguments))
     if report.rejected and not rejected:
