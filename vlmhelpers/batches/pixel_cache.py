@@ -15,14 +15,14 @@ import torch
 from datasets import Dataset, Features, List, Value
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import ProcessorMixin
 
 from vlmhelpers.common.digests import digest
-from vlmhelpers.common.files import atomic_file, remove_abandoned
+from vlmhelpers.common.files import remove_abandoned
 from vlmhelpers.common.images import UnusableImage, image_identity, open_image, repair, strict_pillow
+from vlmhelpers.common.tensor_files import load_tensors, save_tensors
 from vlmhelpers.common.version import VERSION
 from vlmhelpers.data.rows import store_rows
 from vlmhelpers.families import FAMILIES, family_of
@@ -148,8 +148,7 @@ class _PixelStore:
         if size is None:
             repaired = repair(open_image(image))
             size = repaired.size
-            with atomic_file(path, "wb") as file:
-                written = file.write(save(features_to_store(repaired, self.image_processor)))
+            written = save_tensors(features_to_store(repaired, self.image_processor), path)
         reference = {"path": image["path"], "pixels": str(path), "settings": self.settings}
         return {**reference, "width": size[0], "height": size[1]}, written
 
@@ -220,9 +219,9 @@ class _ReadsPixels(ImageProcessorStandIn):
 
 def _load(file):
     try:
-        return load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{file}: {error}; call precompute again, which makes what is missing") from error
+        return load_tensors(Path(file))
+    except FileNotFoundError as error:
+        raise ValueError(f"{error}; call precompute again, or start the run again, which makes it anew") from error
 
 
 def _one_after_another(rows, image_processor):

@@ -1,54 +1,210 @@
-"""Atomic writes: a file or a folder appears under its name whole, or what was there stays."""
+"""Atomic writes: a file or a folder appears under its name whole and on the disk, or what was there stays.
 
+Until then it has a temporary name beside its own that says which process writes it. What ended processes have left
+there is removed by the next process that writes.
+"""
+
+import errno
+import glob
 import os
+import platform
+import re
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO
 
+import psutil
+from filelock import FileLock, Timeout
 
-def _temporary(path):
-    return path.with_name(f"{path.name}-{uuid.uuid4().hex[:8]}.part")
+from vlmhelpers.common.digests import digest
+
+_PART, _OLD = ".part", ".old"  # endings: what is being written, and a folder that is being replaced
+_TEMPORARY = re.compile(r"(.*)-([0-9a-f]{8})-(\d+)-(\d+)-\w{8}\.(?:part|old)", re.DOTALL)
+_SECONDS = 5  # by which a process's time of creation may seem to have moved
+
+
+def user_cache() -> Path:
+    """The package's folder in the user's cache. It need not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlmhelpers"
+
+
+def temporary_folder() -> tempfile.TemporaryDirectory:
+    """A folder in the system's folder for such, which goes with the object and, at the latest, with the process."""
+    remove_abandoned(tempfile.gettempdir(), "vlmhelpers")
+    return tempfile.TemporaryDirectory(_PART, f"vlmhelpers-{_owner()}-", ignore_cleanup_errors=True)
+
+
+def temporary_name(name: str, ending: str = _PART) -> str:
+    """A name that no other call gives, and that says which process uses it."""
+    return f"{name}-{_owner()}-{uuid.uuid4().hex[:8]}{ending}"
+
+
+def _owner():
+    """This process: its machine, number and time of creation, as another may have the same number later."""
+    process = psutil.Process()
+    return f"{_machine()}-{process.pid}-{int(process.create_time())}"
+
+
+@cache
+def _machine():
+    """8 hex digits of the computer and, as in another container a number means another process, the namespace."""
+    with suppress(OSError):
+        return digest(platform.node(), os.readlink("/proc/self/ns/pid"))[:8]
+    return digest(platform.node())[:8]
+
+
+def remove_abandoned(folder: str | os.PathLike, name: str = "") -> None:
+    """Removes from `folder` the temporary files and folders of ended processes, of all or of one `name`.
+
+    A folder that was about to be replaced by one that is not there is put back. What another machine writes counts as
+    abandoned after a day without change.
+    """
+    for ending in (_PART, _OLD):
+        for path in map(Path, glob.glob(os.path.join(glob.escape(folder), f"{glob.escape(name)}*-*-*-*-*{ending}"))):
+            found = _TEMPORARY.fullmatch(path.name)
+            with suppress(OSError):  # another process may have been first
+                if found and (not name or found[1] == name) and _is_abandoned(path, *found.groups()[1:]):
+                    if ending == _OLD and not path.with_name(found[1]).exists():
+                        path.rename(path.with_name(found[1]))
+                    else:
+                        _remove(path)
+
+
+def _is_abandoned(path, machine, pid, created):
+    seconds = time.time() - path.stat().st_mtime
+    if machine != _machine():
+        return seconds > 24 * 3600
+    try:
+        process = psutil.Process(int(pid))
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return True
+        # Where the clock was set, the times differ for the very same process.
+        return abs(process.create_time() - int(created)) > _SECONDS and seconds > 3600
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:
+        return False
+
+
+def _remove(path):
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 @contextmanager
-def atomic_file(path: str | os.PathLike, mode: str = "w", **open_options) -> Iterator[IO]:
+def atomic_file(path: str | os.PathLike, mode: str = "w", durable: bool = True, **open_options: object) -> Iterator[IO]:
     """A file to write to, opened as by `open`, which replaces `path` in one step when the block ends. Makes folders.
 
-    Until then it has a name of its own, which ends in ".part". On any error it is removed, and `path` stays.
+    On any error it is removed, and `path` stays. `durable=False`, for caches that notice what a power cut has damaged,
+    neither waits for the disk nor looks for what ended processes have left.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
+    if durable:
+        remove_abandoned(path.parent, path.name)
+    temporary = path.with_name(temporary_name(path.name))
     try:
         with open(temporary, mode, **open_options) as file:
             yield file
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
+        if durable:
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
-    """As `atomic_file`, a temporary folder that becomes `folder`. Raises FileExistsError where that is not empty."""
+def atomic_folder(folder: str | os.PathLike, replace: bool = False) -> Iterator[Path]:
+    """As `atomic_file`, a temporary folder that becomes `folder`, which may be there and not empty with `replace`.
+
+    Raises FileExistsError otherwise, also where another process was first.
+    """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    remove_abandoned(folder.parent, folder.name)
+    if not replace and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is not empty: choose another folder, or remove what is there")
-    temporary = _temporary(folder)
+    temporary = folder.with_name(temporary_name(folder.name))
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        temporary.replace(folder)
+        for path in [*temporary.rglob("*"), temporary]:
+            sync(path)
+        done = _rename(temporary, folder)
+        while not done:
+            if not replace:
+                raise FileExistsError(f"{folder} was made by another process in the meantime")
+            done = _replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def remove_abandoned(folder: str | os.PathLike, hours: float = 24) -> None:
-    """Removes temporary files that killed processes left in `folder`: those not written to for so many hours."""
-    for path in Path(folder).glob("?*-" + 8 * "[0-9a-f]" + ".part"):
-        with suppress(OSError):  # another process may have been first
-            if time.time() - path.stat().st_mtime > 3600 * hours:
-                path.unlink()
+def _rename(temporary, folder):
+    """Whether the temporary folder has got its name: not where a folder with files has it."""
+    try:
+        temporary.replace(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        return False
+    sync(folder.parent)
+    return True
+
+
+def _replace(temporary, folder):
+    """Puts the temporary folder in the place of another, which comes back if that fails."""
+    old = folder.with_name(temporary_name(folder.name, _OLD))
+    with suppress(FileNotFoundError):  # another process has just put it away
+        folder.rename(old)
+    try:
+        return _rename(temporary, folder)
+    finally:
+        if not folder.exists() and old.exists():
+            old.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def sync(path: str | os.PathLike) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:  # a folder on Windows
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # this disk cannot say
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def one_process(path: str | os.PathLike, task: str) -> Iterator[None]:
+    """While it lasts, no other process enters it for the file or folder `path`: BlockingIOError says who is there.
+
+    The lock is a hidden file beside a file, or in a folder, and ends with the process. Disks without locks have none.
+    """
+    path = Path(path)
+    file = path / ".lock" if path.is_dir() else path.with_name(f".{path.name}.lock")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        try:
+            held.enter_context(FileLock(file, timeout=0))
+            file.write_text(f"process {os.getpid()} on {platform.node()} ({task}, since {time.strftime('%X')})")
+        except Timeout:
+            who = "another process"
+            with suppress(OSError):
+                who = file.read_text() or who
+            remedy = "Wait for it, stop it, or choose another place"
+            raise BlockingIOError(f"{path}: {who} writes there. {remedy}") from None
+        except NotImplementedError:  # a disk without locks
+            pass
+        yield

@@ -16,6 +16,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.ExifTags import Base
 
 from vlmhelpers.common.digests import digest
+from vlmhelpers.common.file_digests import file_digest
 
 MAX_PIXELS = 89_478_485  # from here on Pillow itself warns of a decompression bomb: a quarter of a GiB as RGB
 MAX_ASPECT = 200  # Qwen's image processors raise beyond this ratio of the sides, in the middle of a run
@@ -212,24 +213,24 @@ def strict_pillow() -> Iterator[None]:
 def image_identity(image: Image.Image | dict | None) -> str | None:
     """What tells one image from others, in the whole package: 32 hex digits, None for no image.
 
-    Of {"path", "bytes"} as in Arrow, by the bytes, else by the file's real path, size and time of change; of a PIL
-    image, by its pixels.
+    Of {"path", "bytes"} as in Arrow, it is the digest of the encoded bytes, in the file or not; of a PIL image, that of
+    its pixels; where there is no such file, that of the path.
     """
     if image is None:
         return None
     if isinstance(image, Image.Image):
         image = repair(image)
         return digest(image.size, image.tobytes())
+    if image.get("pixels"):  # the file of cached pixels has the name of the image that they were made of
+        return os.path.basename(image["pixels"]).partition(".")[0]
     if image.get("bytes") is not None:
         return digest(image["bytes"])
-    if image.get("path") is None:  # cached pixels of an embedded image lie in a file that is named by its digest
-        return digest(image["pixels"]) if image.get("pixels") else None
-    path = os.path.realpath(image["path"])
+    if image.get("path") is None:
+        return None
     try:
-        status = os.stat(path)
+        return file_digest(image["path"])
     except (OSError, ValueError):  # open_image says what is wrong with it
-        return digest(path)
-    return digest(path, status.st_size, status.st_mtime_ns)
+        return digest(image["path"])
 
 
 def short_path(path: str | os.PathLike) -> str:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, Value
 from tqdm.auto import tqdm
 
+from vlmhelpers.common.files import temporary_folder
 from vlmhelpers.data.rules import Problem
 from vlmhelpers.data.schema import FEATURES
 
@@ -79,7 +80,7 @@ def store_rows(rows: Iterable[dict], features: Features) -> Dataset:
 
 @functools.cache
 def _scratch():
-    return tempfile.TemporaryDirectory(prefix="vlmhelpers-", ignore_cleanup_errors=True)
+    return temporary_folder()
 
 
 def plain_rows(dataset: Dataset, indices: Sequence[int]) -> list[dict]:

@@ -4,12 +4,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from transformers import PreTrainedModel
 
 from vlmhelpers.common.digests import digest, tensors_digest
-from vlmhelpers.common.files import atomic_file
+from vlmhelpers.common.files import remove_abandoned
+from vlmhelpers.common.tensor_files import load_tensors, save_tensors
 from vlmhelpers.common.version import VERSION
 from vlmhelpers.families import FAMILIES, family_of
 from vlmhelpers.families.towers import is_frozen, no_grad_if_frozen
@@ -76,6 +75,8 @@ class _CachedFeatures:
         computed_by = (VERSION, version("torch"), version("transformers"), tower.config._attn_implementation)
         self.folder = Path(folder).absolute() / digest(*computed_by, tensors_digest(tower.state_dict().items()))
         self.folder.mkdir(parents=True, exist_ok=True)
+        for part in self.folder.iterdir():
+            remove_abandoned(part)
 
     def check_frozen(self):
         if not is_frozen(self.tower):
@@ -94,8 +95,7 @@ class _CachedFeatures:
                 output = self.compute(hidden_states, grid_thw=grid_thw, **options)
             stored = self.family.split_features(self.tower, output, grid_thw)
             for file, features in zip(files, stored, strict=True):
-                with atomic_file(file, "wb") as sink:
-                    sink.write(save({name: tensor.contiguous().cpu() for name, tensor in features.items()}))
+                save_tensors(features, file)
         return self.family.join_features(stored, hidden_states.device)
 
     def _file(self, pixels, shape):
@@ -107,6 +107,6 @@ class _CachedFeatures:
 
 def _load(file):
     try:
-        return load_file(file)
-    except (OSError, SafetensorError):
+        return load_tensors(file)
+    except FileNotFoundError:
         return None

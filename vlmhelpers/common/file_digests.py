@@ -1,0 +1,77 @@
+"""The digest of a file, read again only after a change."""
+
+import os
+import sqlite3
+import threading
+import time
+from contextlib import suppress
+
+import xxhash
+
+from vlmhelpers.common.files import user_cache
+
+_CHUNK = 2**20  # bytes
+_SETTLED = 2  # seconds after which a file system gives another time to another change
+_MOST = 2_000_000  # files that are remembered
+_LOCK = threading.Lock()
+
+
+def file_digest(path: str | os.PathLike) -> str:
+    """32 hex digits of all bytes of a file: `digest(its bytes)`. Raises OSError.
+
+    It is kept in the user's cache under inode, size and times, of which one differs in every file that was changed or
+    replaced, whatever `cp -p` or an archive pretends: other processes need not read the file again.
+    """
+    status = os.stat(path)
+    key = f"{status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+    with _LOCK:
+        known = _table().get(key)
+    if known is None:
+        found = xxhash.xxh3_128(status.st_size.to_bytes(8, "little"))
+        with open(path, "rb") as file:
+            while chunk := file.read(_CHUNK):
+                found.update(chunk)
+        known = found.hexdigest()
+        if time.time() - max(status.st_ctime, status.st_mtime) > _SETTLED:
+            with _LOCK:
+                _table().add(key, known)
+    return known
+
+
+class _Table:
+    """Digests by key: on disk where that can be, else in memory."""
+
+    def __init__(self):
+        self.process, self.known, self.disk = os.getpid(), {}, None
+        with suppress(OSError, RuntimeError, sqlite3.Error):  # RuntimeError: a user without a home
+            user_cache().mkdir(parents=True, exist_ok=True)
+            file = user_cache() / "file_digests.sqlite"
+            self.disk = sqlite3.connect(file, 10, isolation_level=None, check_same_thread=False)
+            self.disk.execute("PRAGMA journal_mode = WAL")
+            self.disk.execute("PRAGMA synchronous = OFF")  # what a power cut takes is only read again
+            self.disk.execute("CREATE TABLE IF NOT EXISTS files (key TEXT PRIMARY KEY, digest TEXT)")
+            self.disk.execute("DELETE FROM files WHERE rowid < (SELECT max(rowid) FROM files) - ?", (_MOST,))
+
+    def get(self, key):
+        if self.disk is not None:
+            with suppress(sqlite3.Error):
+                found = self.disk.execute("SELECT digest FROM files WHERE key = ?", (key,)).fetchone()
+                return found and found[0]
+        return self.known.get(key)
+
+    def add(self, key, digest):
+        if self.disk is not None:
+            with suppress(sqlite3.Error):
+                self.disk.execute("INSERT OR REPLACE INTO files VALUES (?, ?)", (key, digest))
+                return
+        self.known[key] = digest
+
+
+_TABLES = []
+
+
+def _table():
+    """The table of this process: a connection must not be used in a forked one."""
+    if not _TABLES or _TABLES[-1].process != os.getpid():
+        _TABLES[:] = [_Table()]
+    return _TABLES[-1]
