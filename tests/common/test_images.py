@@ -1,8 +1,11 @@
 """Opening, verifying and repairing single images."""
 
+import errno
 import io
 import os
 import random
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 from datasets import Dataset
 from make_broken import bomb
 from PIL import Image, ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from vlmhelpers.common import images
 from vlmhelpers.common.images import (
@@ -258,18 +262,124 @@ def test_a_sliver_is_refused():
     assert open_image(encoded(Image.new("RGB", (200, 1)), "PNG")).size == (200, 1)
 
 
-def test_forbidden_files(tmp_path, picture, monkeypatch):
-    picture.save(tmp_path / "bag.jpg")
+def fail(number):
+    def raise_it(*_, **__):
+        raise OSError(number, os.strerror(number))
 
-    def forbid(*_, **__):
-        raise PermissionError
+    return raise_it
 
-    with monkeypatch.context() as patch:
-        patch.setattr(images.Image, "open", forbid)
-        assert reason_of(tmp_path / "bag.jpg") == "not readable: permission denied"
-    with monkeypatch.context() as patch:
-        patch.setattr(images.os, "stat", forbid)
-        assert reason_of(tmp_path / "bag.jpg") == "not readable: permission denied"
+
+READERS = [open_image, inspect_image, lambda path: image_identity({"path": str(path), "bytes": None})]
+PLACES = ["builtins.open", "PIL.Image.open", "os.stat", "PIL.ImageFile.ImageFile.load"]
+OF_THE_MACHINE = [
+    "EMFILE",
+    "ENFILE",
+    "ENOMEM",
+    "EIO",
+    "ESTALE",
+    "ETIMEDOUT",
+    "ENOTCONN",
+    "EHOSTDOWN",
+    "EACCES",
+    "EPERM",
+]
+
+
+@pytest.mark.parametrize("name", OF_THE_MACHINE)
+@pytest.mark.parametrize("place", PLACES)
+def test_what_fails_in_the_machine_is_no_fault_of_the_image(tmp_path, picture, monkeypatch, place, name):
+    path, number = tmp_path / "bag.png", getattr(errno, name)
+    picture.save(path)
+    monkeypatch.setattr(place, fail(number))
+    for read in READERS[: 2 if place.startswith("PIL") else 3]:
+        with pytest.raises(OSError, match=r"(?s)not at fault; \w+.*bag\.png") as caught:
+            read(path)
+        assert caught.value.errno == (errno.EACCES if name == "EPERM" else number)
+
+
+def test_a_disk_that_fails_under_a_decoder_in_c_is_no_fault_of_the_image(tmp_path, picture, monkeypatch):
+    picture.save(tmp_path / "bag.tif", compression="tiff_lzw")
+
+    def undecodable(_):
+        monkeypatch.setattr("builtins.open", fail(errno.EIO))
+        raise OSError("decoder error -2")
+
+    monkeypatch.setattr(TiffImageFile, "load", undecodable)
+    with pytest.raises(OSError, match=r"not at fault.*bag\.tif"):
+        open_image(tmp_path / "bag.tif")
+
+
+@pytest.mark.parametrize("forbidden", ["bag.png", "."])
+def test_a_file_that_its_mode_forbids_is_a_problem_of_its_row(tmp_path, picture, monkeypatch, forbidden):
+    if not hasattr(os, "geteuid"):
+        pytest.skip("Windows has no modes")
+    path = tmp_path / "inner" / "bag.png"
+    path.parent.mkdir()
+    picture.save(path)
+    allowed = os.stat(path.parent / forbidden).st_mode
+    (path.parent / forbidden).chmod(0)
+    for place in ("builtins.open", "os.open"):  # root may read all
+        monkeypatch.setattr(place, fail(errno.EACCES))
+    monkeypatch.setattr("PIL.Image.open", fail(errno.EACCES))
+    assert reason_of(path) == "not readable: permission denied"
+    assert image_identity({"path": str(path), "bytes": None})
+    (path.parent / forbidden).chmod(allowed)
+    with pytest.raises(PermissionError, match="its mode lets you read it"):
+        open_image(path)
+
+
+@pytest.mark.parametrize("free", [True, False])
+@pytest.mark.parametrize("error", [MemoryError(), OSError("out of memory error when reading image file")])
+def test_memory_that_a_damaged_file_asks_for_is_told_from_memory_that_the_machine_lacks(
+    picture, monkeypatch, error, free
+):
+    def load(_):
+        raise error
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    if not free:
+        monkeypatch.setattr(images.np, "empty", lambda *_: load(None))
+        error = MemoryError()
+        with pytest.raises(OSError, match="Cannot allocate memory.*use fewer workers"):
+            open_image(encoded(picture, "BMP"))
+    else:
+        assert reason_of(encoded(picture, "BMP")).startswith("truncated or damaged image: ")
+
+
+FEW_DESCRIPTORS = """
+import os, resource, sys
+from vlmhelpers.common.images import UnusableImage, image_identity, inspect_image
+from vlmhelpers.common.file_digests import file_digest
+
+paths = sys.argv[1:]
+file_digest(paths[0])  # opens its table
+for taken in range(4):  # descriptors that are left, from none
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1 + taken, 4096))
+    for path in paths:
+        for read in (inspect_image, lambda path: image_identity({"path": path, "bytes": None})):
+            try:
+                read(path)
+                print("read", taken)
+            except UnusableImage as error:
+                sys.exit(f"{taken} left: {path}: {error}")
+            except OSError as error:
+                assert path in str(error) and "raise the limit" in str(error), error
+                print("error", taken)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+"""
+
+
+@pytest.mark.slow
+def test_without_descriptors_no_sound_image_is_called_damaged(tmp_path, picture):
+    if not os.path.exists("/proc/self/fd"):
+        pytest.skip("descriptors are counted in /proc")
+    paths = [str(tmp_path / f"bag.{ending}") for ending in ("png", "jpg", "webp", "gif", "bmp", "tif", "jp2", "avif")]
+    for path in paths:
+        picture.save(path)
+    done = subprocess.run([sys.executable, "-c", FEW_DESCRIPTORS, *paths], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines.count("error 0") == 2 * len(paths) == lines.count("read 3")
 
 
 def test_damaged_bytes_never_raise_anything_else(picture):

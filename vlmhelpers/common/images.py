@@ -1,8 +1,10 @@
 """One image at a time: opened safely, verified to the last byte, and repaired into plain RGB.
 
-Training, inference and validation call the one `repair`, so all three see the same pixels.
+Training, inference and validation call the one `repair`, so all three see the same pixels. An UnusableImage speaks of
+the image alone: where the machine, its disk or its network refuses to read one, that is an OSError.
 """
 
+import errno
 import io
 import os
 import stat
@@ -10,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
@@ -23,6 +26,8 @@ MAX_ASPECT = 200  # Qwen's image processors raise beyond this ratio of the sides
 THUMBNAIL = 8  # side of the thumbnail by which near-duplicates are found
 # Formats that Pillow decodes itself. EPS is left out on purpose: Pillow hands it to the program Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+
+Image.init()  # all plugins now: one that cannot be loaded later, for want of descriptors, would be left out silently
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 _SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF")
@@ -42,6 +47,15 @@ _REMEDIES = {
     "too narrow": f"crop it: one side may be {MAX_ASPECT} times the other at most",
     "truncated or damaged image": "copy or download the file again; it cannot be decoded to its end",
     "unusable colors or metadata": "save it again as PNG or JPEG",
+}
+# What the system says of a path where no image can be. All its other errors are the machine's.
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
+_OF_DECODERS = (None, errno.EINVAL, errno.EOVERFLOW)  # the latter for a place before or far beyond the file
+_MACHINE_REMEDIES = {
+    errno.EMFILE: "raise the limit of open files (ulimit -n 4096), or use fewer workers",
+    errno.ENFILE: "end other programs, or raise the system's limit of open files",
+    errno.ENOMEM: "end other programs, use fewer workers or a smaller max_pixels, or leave the image out",
+    errno.EACCES: "its mode lets you read it: renew your login to this disk, or ask for the right to read there",
 }
 
 
@@ -109,17 +123,20 @@ def _gray_to_8_bits(image):
 def open_image(source: str | os.PathLike | bytes | dict, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Fully decodes `source`: a path, encoded bytes, or a dict with "path" and "bytes" as in Arrow. Does not repair.
 
-    Raises UnusableImage, before anything is decoded where the header says more than `max_pixels` pixels.
+    Raises UnusableImage, before anything is decoded where the header says more than `max_pixels` pixels, and OSError
+    where the machine fails: out of file descriptors or memory, a disk or network that does not answer.
     """
     if not isinstance(source, dict):
         source = {"bytes": bytes(source)} if isinstance(source, (bytes, bytearray)) else {"path": os.fspath(source)}
     path, data = source.get("path"), source.get("bytes")
     if data is None:
         check_file(path)
+    pixels = 0  # that the header says
     try:
         image = Image.open(path if data is None else io.BytesIO(data), formats=FORMATS)
         width, height = image.size
-        if width * height > max_pixels:
+        pixels = width * height
+        if pixels > max_pixels:
             raise UnusableImage(f"too many pixels: the header says {width} x {height}, the limit is {max_pixels:,}")
         if max(width, height) > MAX_ASPECT * min(width, height):
             raise UnusableImage(f"too narrow: {width} x {height} pixels")
@@ -127,25 +144,88 @@ def open_image(source: str | os.PathLike | bytes | dict, max_pixels: int = MAX_P
         return image
     except UnusableImage:
         raise
-    except UnidentifiedImageError:
-        raise _not_an_image(path, data) from None
-    except PermissionError:
-        raise UnusableImage("not readable: permission denied") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnusableImage(f"too many pixels: {error}") from None
-    except MemoryError:
-        raise UnusableImage("too many pixels: it does not fit into memory") from None
     except Exception as error:  # decoders raise OSError, SyntaxError, EOFError, struct.error and more
-        raise UnusableImage(f"truncated or damaged image: {error}") from error
+        raise _unusable(error, path, data, pixels) from error
+
+
+def _unusable(error, path, data, pixels):
+    """The UnusableImage for what a decoder raised. Raises OSError where the machine is at fault."""
+    if getattr(error, "errno", None) not in _OF_DECODERS:
+        return unusable_path(error, path)
+    if isinstance(error, UnidentifiedImageError):
+        return _not_an_image(path, data)
+    if (isinstance(error, MemoryError) or "out of memory" in str(error)) and not _is_free(32 * pixels + 2**26):
+        raise _machine_error(errno.ENOMEM, path) from error
+    if data is None:  # decoders in C do not say that the disk failed
+        _read(path)
+    return UnusableImage(f"truncated or damaged image: {str(error) or type(error).__name__}")
+
+
+def _is_free(size):
+    """Whether so many bytes can be had: more than decoding and repairing take, unless a damaged file asks for more."""
+    try:
+        return np.empty(size, np.uint8).size == size
+    except MemoryError:
+        return False
+
+
+def _read(path, most=None):
+    """The first bytes of a file of which `most`, or all, can be read. Raises OSError as `unusable_path` does."""
+    try:
+        with open(path, "rb") as file:
+            first = file.read(2**20 if most is None else most)
+            while most is None and file.read(2**20):
+                pass
+        return first
+    except OSError as error:
+        raise unusable_path(error, path) from error
+
+
+def unusable_path(error: OSError, path: str | os.PathLike) -> UnusableImage:
+    """The UnusableImage for an error of a path. Raises OSError, with a remedy, for one that speaks of the machine."""
+    if error.errno in _NO_FILE:
+        return missing(path)
+    if error.errno in (errno.EACCES, errno.EPERM) and _is_forbidden(path):
+        return UnusableImage("not readable: permission denied")
+    raise _machine_error(error.errno, path) from error
+
+
+def _machine_error(number, path):
+    number = errno.EACCES if number == errno.EPERM else number
+    remedy = _MACHINE_REMEDIES.get(number, "look after the disk or the network that it lies on, and run this again")
+    text = f"{os.strerror(number)}. The image is not at fault; {remedy}"
+    return OSError(number, text, *([os.fspath(path)] if path else []))
+
+
+def _is_forbidden(path):
+    """Whether a file's mode, or that of a folder on the way, forbids this user to read it. Windows has no modes."""
+    if not hasattr(os, "geteuid"):
+        return True
+    path = Path(os.path.realpath(path))
+    return any(_lacks(part, 4 if part == path else 1) for part in [path, *path.parents])
+
+
+def _lacks(path, right):
+    try:
+        status = os.stat(path)
+    except OSError:  # a folder above it says why
+        return False
+    if status.st_uid == os.geteuid():
+        right <<= 6
+    elif status.st_gid in {os.getegid(), *os.getgroups()}:
+        right <<= 3
+    return not status.st_mode & right
 
 
 def check_file(path: str | os.PathLike) -> None:
-    """Raises UnusableImage unless `path` is a regular file that holds something."""
+    """Raises UnusableImage unless `path` is a regular file that holds something, and OSError as `unusable_path`."""
     try:
         status = os.stat(path)
-    except PermissionError:
-        raise UnusableImage("not readable: permission denied") from None
-    except (OSError, ValueError):  # ValueError: a NUL in the name
+    except OSError as error:
+        raise unusable_path(error, path) from None
+    except ValueError:  # a NUL in the name
         raise missing(path) from None
     if stat.S_ISDIR(status.st_mode):
         raise UnusableImage(f"not a file: {short_path(path)} is a folder", "name the image inside it")
@@ -168,9 +248,7 @@ def missing(path: str | os.PathLike) -> UnusableImage:
 
 def _not_an_image(path, data):
     """Says what a file is that Pillow does not take for an image, judged by its first bytes."""
-    if data is None:
-        with open(path, "rb") as file:
-            data = file.read(64)
+    data = _read(path, 64) if data is None else data
     if not data:
         return UnusableImage("empty file: 0 bytes")
     head = data[:64].lstrip(b"\xef\xbb\xbf \r\n\t")
@@ -193,9 +271,11 @@ def inspect_image(source: str | os.PathLike | bytes | dict, max_pixels: int = MA
         upright, repairs = _repair(image)
         thumbnail = upright.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX).tobytes()
         return ImageFacts(upright.size, image.mode, image.format, repairs, image_identity(upright), thumbnail)
-    except MemoryError:
-        raise UnusableImage("too many pixels: it does not fit into memory") from None
+    except MemoryError as error:
+        raise _machine_error(errno.ENOMEM, image.filename) from error
     except Exception as error:  # whatever broken metadata makes Pillow raise
+        if getattr(error, "errno", None) not in _OF_DECODERS:
+            raise unusable_path(error, image.filename) from error
         raise UnusableImage(f"unusable colors or metadata: {error}") from error
 
 
@@ -214,7 +294,7 @@ def image_identity(image: Image.Image | dict | None) -> str | None:
     """What tells one image from others, in the whole package: 32 hex digits, None for no image.
 
     Of {"path", "bytes"} as in Arrow, it is the digest of the encoded bytes, in the file or not; of a PIL image, that of
-    its pixels; where there is no such file, that of the path.
+    its pixels; where there is no such file, that of the path. Raises OSError as `open_image` does.
     """
     if image is None:
         return None
@@ -229,13 +309,16 @@ def image_identity(image: Image.Image | dict | None) -> str | None:
         return None
     try:
         return file_digest(image["path"])
-    except (OSError, ValueError):  # open_image says what is wrong with it
-        return digest(image["path"])
+    except OSError as error:
+        unusable_path(error, image["path"])
+    except ValueError:  # a NUL in the name
+        pass
+    return digest(image["path"])  # open_image says what is wrong with it
 
 
 def short_path(path: str | os.PathLike) -> str:
     """`path`, or the way to it from the current folder where that is shorter: for messages."""
     try:
         return min(os.path.relpath(path), os.fspath(path), key=len).replace(os.sep, "/")
-    except ValueError:  # another drive on Windows
+    except (ValueError, OSError):  # another drive on Windows; a current folder that was removed
         return os.fspath(path)
