@@ -50,14 +50,14 @@ def merged(adapter_of, tmp_path_factory):
 def in_this_process(monkeypatch):
     """Saves the time that a fresh process takes to start, where it is not what is tested."""
 
-    def run(command, **_):
+    def run(command, *_):
         try:
-            probing._main(*command[3:])
+            probing._main(*map(str, command[2:]))
         except Exception:
             return SimpleNamespace(returncode=1, stderr=traceback.format_exc())
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(probing, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(probing, "run_python", run)
     monkeypatch.setattr(probing, "quiet", lambda: None)
 
 

@@ -8,8 +8,6 @@ otherwise than the model has to write it, as those for thinking models do with e
 
 import re
 
-from jinja2 import TemplateError
-
 from vlmhelpers.batches.conversation import without_blank_lines
 from vlmhelpers.data.schema import message_text, text_part
 from vlmhelpers.data.turns import THINK_TAGS, split_thinking
@@ -50,7 +48,9 @@ class ChatTemplate:
         """The conversation as text, one placeholder per image; `prompt` adds the header of the next answer."""
         try:
             return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
-        except (TemplateError, TypeError) as error:  # TypeError: a template for plain strings, given parts
+        except MemoryError:
+            raise
+        except Exception as error:  # a template is a program of others, which may also be one for plain strings
             raise ValueError(f"the chat template refuses the conversation: {error}") from error
 
     def to_train(self, messages, train_on="assistant"):

@@ -2,8 +2,13 @@
 
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 # Its standard input is a pipe from this process, whose end it sees however this process dies.
 _TIED = """
@@ -20,17 +25,24 @@ else:
 
 
 def run_python(
-    arguments: Sequence[str | Path], python: str = sys.executable, env: dict[str, str] | None = None
+    arguments: Sequence[str | Path],
+    python: str = sys.executable,
+    env: dict[str, str] | None = None,
+    timeout: float | None = None,
 ) -> subprocess.CompletedProcess:
     """Runs `python SCRIPT ...` or `python -m MODULE ...` to its end, with the text that it printed in the result.
 
-    It is ended when this process is interrupted, terminated or killed.
+    It is ended when this process is interrupted, terminated or killed, and after `timeout` seconds: its return code is
+    then not 0.
     """
     command = [python, "-c", _TIED, *map(str, arguments)]
     options = {"text": True, "encoding": "utf-8", "errors": "replace", "env": env}
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen(command, **pipes, **options) as child:
+        clock = threading.Timer(timeout or 0, child.kill)
         try:
+            if timeout:
+                clock.start()
             # communicate() would close standard input at once.
             with child.stderr, child.stdout:
                 outputs = _read_both(child)
@@ -38,6 +50,22 @@ def run_python(
         except BaseException:
             child.kill()
             raise
+        finally:
+            clock.cancel()
+
+
+def limit_resources(seconds: int, gibibytes: int) -> None:
+    """Gives this process so much more CPU time (it is killed then) and memory (MemoryError then). Not on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return
+    used = int(time.process_time()) + 1
+    memory = psutil.Process().memory_info().vms + gibibytes * 2**30
+    for kind, most in ((resource.RLIMIT_CPU, used + seconds), (resource.RLIMIT_AS, memory)):
+        hard = resource.getrlimit(kind)[1]
+        with suppress(ValueError, OSError):  # macOS does not limit memory
+            resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def _read_both(child):

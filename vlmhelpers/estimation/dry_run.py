@@ -39,7 +39,7 @@ def make_meta_model(
     if full and bits == 4:
         raise ValueError("4-bit weights cannot be trained themselves: choose bits=None with full=True")
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(copy.deepcopy(config), dtype=dtype)
+        model = AutoModelForImageTextToText.from_config(copy.deepcopy(config), dtype=dtype, trust_remote_code=False)
     tower_of = family_of(model).tower_of
     _choose_attention(model, tower_of)
     stop_gradients_at_frozen_vision(model)  # as load_model does

@@ -5,6 +5,7 @@ import re
 import shutil
 import warnings
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,15 +13,29 @@ from datasets import Dataset
 from huggingface_hub.errors import HFValidationError
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from safetensors import SafetensorError
+from transformers import PreTrainedModel, ProcessorMixin
 
-from vlmhelpers.common.files import atomic_file, atomic_folder
+from vlmhelpers.common.files import atomic_folder
 from vlmhelpers.evaluation.comparison import Comparison
 from vlmhelpers.evaluation.scoring import Evaluation
+from vlmhelpers.export.adapter_files import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_WEIGHTS_FILE,
+    check_against,
+    read_adapter_config,
+)
 from vlmhelpers.export.hub import CARD, adapter_card, merged_card
 from vlmhelpers.families import FAMILIES, family_of, tiny_model
+from vlmhelpers.families.received import load_config
+from vlmhelpers.models import loading
 
-ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+# What save_adapter, a trainer's save_model and processors of any version write: nothing else in a folder is replaced.
+_ADAPTER_FILES = {ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, CARD, "training_args.bin", "chat_template.jinja"} | {
+    *("chat_template.json", "additional_chat_templates", "merges.txt", "vocab.json", "vocab.txt", "tokenizer.json"),
+    *("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", ".lock"),
+    *("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
+}
 # What a merged model needs besides weights; tools that do not know processor_config.json read preprocessor_config.json.
 _CONFIGS = "config processor_config preprocessor_config tokenizer tokenizer_config".split()
 _MERGED_FILES = [f"{name}.json" for name in _CONFIGS] + ["chat_template.jinja"]
@@ -46,21 +61,36 @@ def save_adapter(
     """
     if not isinstance(model, PeftModel):
         raise TypeError(f"a {type(model).__name__} has no adapters: pass the model that add_lora or the trainer gave")
-    folder, lora = Path(folder), model.peft_config[model.active_adapter]
-    model.save_pretrained(folder, selected_adapters=[model.active_adapter])
-    processor.save_pretrained(folder)
+    lora = model.peft_config[model.active_adapter]
     base = portable_name(lora.base_model_name_or_path or model.config._name_or_path)
-    config = read_adapter_config(folder) | {"base_model_name_or_path": base}
-    with atomic_file(folder / ADAPTER_CONFIG_FILE, encoding="utf-8") as file:
-        json.dump(config, file, indent=2, sort_keys=True)
     tower_of, sizes = family_of(model).tower_of, Counter()
     for name, parameter in model.named_parameters():
         if ".lora_" in name:
             sizes[tower_of(name)] += parameter.numel()
     card = adapter_card(base, lora, sizes, dataset, source, evaluations, comparison, notes)
-    with atomic_file(folder / CARD, encoding="utf-8") as file:
-        file.write(str(card))
+    folder = Path(folder)
+    if others := sorted({path.name for path in _entries(folder)} - _ADAPTER_FILES):
+        raise FileExistsError(f"{folder} holds {others[0]}, which is no adapter's: choose another folder, or remove it")
+    with _disk_errors(folder), atomic_folder(folder.resolve(), replace=True) as temporary:
+        model.save_pretrained(temporary, selected_adapters=[model.active_adapter])
+        processor.save_pretrained(temporary)
+        config = read_adapter_config(temporary) | {"base_model_name_or_path": base}
+        (temporary / ADAPTER_CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+        (temporary / CARD).write_text(str(card), encoding="utf-8")
     return folder
+
+
+def _entries(folder):
+    return folder.iterdir() if folder.is_dir() else ()
+
+
+@contextmanager
+def _disk_errors(folder):
+    """safetensors calls a full disk a SafetensorError."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(f"{folder} cannot be written: {error}") from error
 
 
 def portable_name(base: str | Path) -> str:
@@ -71,20 +101,15 @@ def portable_name(base: str | Path) -> str:
     return path.resolve().name if path.is_dir() or path.is_absolute() else str(base)
 
 
-def read_adapter_config(adapter: str | Path) -> dict:
-    """The adapter_config.json of the folder `adapter`. Raises FileNotFoundError without it, or without the weights."""
-    for name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE):
-        if not (Path(adapter) / name).is_file():
-            raise FileNotFoundError(f"{adapter} has no {name}: pass the folder that save_adapter or save_model wrote")
-    return json.loads((Path(adapter) / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
-
-
 def find_base(adapter: str | Path, base: str | Path | None = None) -> str:
-    """The folder or hub id of `base`, else of the adapter's; FileNotFoundError or, where quantized, ValueError."""
+    """The folder or hub id of `base`, else of the adapter's.
+
+    Raises FileNotFoundError and, for a quantized base and for what cannot be read, ValueError.
+    """
     name = str(base or read_adapter_config(adapter).get("base_model_name_or_path"))
     name = str(tiny_model(name)) if name in FAMILIES else name
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = load_config(name)
     except (OSError, HFValidationError) as error:
         what = f"the base {name!r} of {adapter} is neither a folder here nor a model of the hub that can be read now"
         raise FileNotFoundError(f"{what}. Name the folder or the hub id of its 16-bit weights: base=...") from error
@@ -97,14 +122,19 @@ def find_base(adapter: str | Path, base: str | Path | None = None) -> str:
 
 def attach(model: PreTrainedModel, adapter: str | Path) -> PeftModel:
     """`model` with all of the adapter on it, in eval mode. Raises ValueError for a tensor or a module without match."""
-    read_adapter_config(adapter)
+    check_against(adapter, model)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Found missing adapter keys")
         try:
-            tuned = PeftModel.from_pretrained(model, adapter)
-            found = tuned.load_adapter(adapter, "default")  # once more, for what it returns
-        except (ValueError, RuntimeError) as error:
-            raise ValueError(f"the adapter in {adapter} does not fit its base: {error}. {_OTHER_BASE}") from error
+            # Without memory for what its files do not hold.
+            tuned = PeftModel.from_pretrained(model, adapter, low_cpu_mem_usage=True)
+            # Once more, for what it returns.
+            found = tuned.load_adapter(adapter, "default", low_cpu_mem_usage=True)
+        except (MemoryError, OSError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # whatever a configuration of others brings about
+            what = " ".join(f"{error}".split())[:500]
+            raise ValueError(f"the adapter in {adapter} does not fit its base: {what}. {_OTHER_BASE}") from error
     if wrong := [*found.unexpected_keys, *found.missing_keys]:
         counts = f"{len(found.unexpected_keys)} tensors fit no module, {len(found.missing_keys)} modules got no tensor"
         raise ValueError(f"the adapter in {adapter} does not fit its base: {counts}, as {wrong[0]}. {_OTHER_BASE}")
@@ -114,7 +144,7 @@ def attach(model: PreTrainedModel, adapter: str | Path) -> PeftModel:
 def load_processor(adapter: str | Path, base: str) -> ProcessorMixin:
     """The processor in the adapter's folder, with its pixel cap; the base's where there is none."""
     has_own = any(Path(adapter).glob("*processor_config.json"))
-    return AutoProcessor.from_pretrained(adapter if has_own else base)
+    return loading.load_processor(adapter if has_own else base)
 
 
 def merge(
@@ -131,16 +161,18 @@ def merge(
     what cannot be read, ValueError for an adapter that does not fit its base, FileExistsError for an `out` that is not
     empty, OSError where the disk is too small. The write is atomic.
     """
-    with atomic_folder(out) as folder:
+    with _disk_errors(out), atomic_folder(out) as folder:
         base = find_base(adapter, base)
-        model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype)
+        model = loading.load_weights(base, dtype=dtype)
         needed, free = model.get_memory_footprint() * 1.05, shutil.disk_usage(folder).free
         if needed > free:
             sizes = f"{needed / 2**30:.1f} GiB and its disk has {free / 2**30:.1f} GiB left"
             raise OSError(f"{out} needs {sizes}: make room, or choose a folder on another disk")
+        ends = model.get_input_embeddings(), model.get_output_embeddings()
+        tied = all(ends) and ends[0].weight is ends[1].weight
         tuned = attach(model, adapter)
         ends = tuned.get_input_embeddings(), tuned.get_output_embeddings()
-        if any(isinstance(end, BaseTunerLayer) for end in ends) and ends[0].weight is ends[1].weight:
+        if tied and any(isinstance(end, BaseTunerLayer) for end in ends):
             why = f"{adapter} changes the embeddings or the head, and its base has one matrix for embeddings and head"
             raise ValueError(f"{why}: train without this target, or serve the adapter unmerged")
         tuned.merge_and_unload(safe_merge=True).save_pretrained(folder, max_shard_size=max_shard_size)

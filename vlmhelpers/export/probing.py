@@ -2,9 +2,7 @@
 
 import json
 import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +16,8 @@ from vlmhelpers.batches.chat_template import IGNORED
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.common.digests import tensors_digest
 from vlmhelpers.common.environment import quiet
+from vlmhelpers.common.files import temporary_folder
+from vlmhelpers.common.processes import run_python
 from vlmhelpers.data.schema import FEATURES, assistant
 from vlmhelpers.inference.generation import generate
 from vlmhelpers.models.backends import eval_mode
@@ -73,12 +73,12 @@ def probe(
 def probe_in_fresh_process(folder: Path, rows: Dataset, max_new_tokens: int, references: list[str]) -> Probe:
     """`probe` of the model in `folder`, by a Python of its own without the hub. Raises RuntimeError when that fails."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary_folder() as scratch:
         rows.save_to_disk(scratch)
         exchange = Path(scratch) / "probe.json"
         exchange.write_text(json.dumps(references), encoding="utf-8")
-        command = [sys.executable, "-m", __name__, str(folder), scratch, str(exchange), str(max_new_tokens)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        command = ["-m", __name__, folder, scratch, exchange, max_new_tokens]
+        done = run_python(command, sys.executable, environment)
         if done.returncode:
             last = "\n".join(done.stderr.strip().splitlines()[-3:])
             raise RuntimeError(f"{folder} does not load and answer in a fresh process: {last}")

@@ -4,15 +4,15 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import safe_open
-
-from vlmhelpers.export.adapters import ADAPTER_WEIGHTS_FILE, read_adapter_config
+from vlmhelpers.common.files import remove_abandoned, sync, temporary_name
+from vlmhelpers.common.processes import run_python
+from vlmhelpers.export.adapter_files import adapter_shapes, read_adapter_config
 from vlmhelpers.families import FAMILIES, family_of
+from vlmhelpers.families.received import read_object
 
 SCRIPT = "convert_hf_to_gguf.py"
 OUTTYPES = ("f32", "f16", "bf16", "q8_0")
@@ -37,25 +37,34 @@ def to_gguf(
 
     The language model gets `outtype`, one of `OUTTYPES`, vision tower and projector f16. `llama_cpp`: a checkout from
     2026 on (those of 2025 fail on transformers 5) or its script; else LLAMA_CPP, a folder llama.cpp here or one level
-    up, and PATH are searched. LLAMA_CPP_PYTHON names the Python for it. The tiny bases' tokenizers are refused. Raises
-    ValueError for another architecture or `outtype`, FileNotFoundError without a merged model or a converter,
-    RuntimeError with the converter's last words.
+    up, and PATH are searched. LLAMA_CPP_PYTHON names the Python for it. The tiny bases' tokenizers are refused. Earlier
+    files are replaced once both new ones are whole. Raises ValueError for another architecture or `outtype`,
+    FileNotFoundError without a merged model or a converter, RuntimeError with the converter's last words.
     """
     if outtype not in OUTTYPES:
         raise ValueError(f"outtype={outtype!r}: choose one of {', '.join(OUTTYPES)}")
     merged, out = Path(merged).resolve(), Path(out)
     if not (merged / "config.json").is_file():
         raise FileNotFoundError(f"{merged} has no config.json: pass the folder that merge has written")
-    (architecture,) = json.loads((merged / "config.json").read_text(encoding="utf-8"))["architectures"]
+    architectures = read_object(merged / "config.json").get("architectures")
     convertible = [name for family in FAMILIES.values() for name in family.gguf_architectures]
-    if architecture not in convertible:
-        known = f"does not have {architecture}, only {' and '.join(convertible)}"
+    if architectures not in [[name] for name in convertible]:
+        known = f"does not have {architectures}, only {' and '.join(convertible)}"
         raise ValueError(f"llama.cpp's converter {known}: serve the merged model with transformers or vLLM")
     script = find_converter(llama_cpp)
     out.mkdir(parents=True, exist_ok=True)
     files = GgufFiles(out / f"{merged.name}-{outtype}.gguf", out / f"mmproj-{merged.name}-f16.gguf")
-    _convert(script, merged, files.model, outtype)
-    _convert(script, merged, files.mmproj, "f16", "--mmproj")
+    remove_abandoned(out, "gguf")
+    temporary = out / temporary_name("gguf")
+    temporary.mkdir()
+    try:
+        _convert(script, merged, temporary / files.model.name, outtype)
+        _convert(script, merged, temporary / files.mmproj.name, "f16", "--mmproj")
+        for file in (files.model, files.mmproj):
+            os.replace(temporary / file.name, file)
+        sync(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return files
 
 
@@ -75,16 +84,17 @@ def find_converter(llama_cpp: str | Path | None = None) -> Path:
 
 def _convert(script, merged, file, outtype, *options):
     python = os.environ.get("LLAMA_CPP_PYTHON", sys.executable)
-    command = [python, str(script), str(merged), "--outfile", str(file.resolve()), "--outtype", outtype, *options]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [str(script), str(merged), "--outfile", str(file.resolve()), "--outtype", outtype, *options]
+    done = run_python(command, python)
     if done.returncode:
         last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-3:])
-        raise RuntimeError(f"{' '.join(command)} failed: {last}")
+        raise RuntimeError(f"{shlex.join([python, *command])} failed: {last}")
     prefixed = file.with_name(f"mmproj-{file.name}")
     if prefixed.is_file() and not file.is_file():  # some versions put `mmproj-` before the name
         prefixed.rename(file)
     if not file.is_file():
-        raise RuntimeError(f"{script} ended without an error and without {file}: its version has other options")
+        raise RuntimeError(f"{script} ended without an error and without {file.name}: its version has other options")
+    sync(file)
 
 
 def ollama_modelfile(
@@ -103,8 +113,23 @@ def ollama_modelfile(
         raise FileNotFoundError(f"{missing[0]} is not there: make it with merge or to_gguf")
     if '"""' in (system or ""):
         raise ValueError('system holds """, which ends a text in a Modelfile: write it with other quotes')
-    lines = [f"FROM {source.resolve()}" for source in sources] + [f"PARAMETER temperature {temperature}"]
-    return "\n".join(lines + [f'SYSTEM """{system}"""'] * bool(system)) + "\n"
+    end = "\n" * (system or "").endswith('"')  # else not every reader finds which quotes end the text
+    lines = [f"FROM {_from(source.resolve())}" for source in sources] + [
+        f"PARAMETER temperature {float(temperature):g}"
+    ]
+    return "\n".join(lines + [f'SYSTEM """{system}{end}"""'] * bool(system)) + "\n"
+
+
+def _from(path):
+    """A path as a Modelfile takes it: to the end of the line, without the spaces there unless quoted."""
+    text = _one_line(path)
+    return text if text == text.strip() else f'"{text}"'
+
+
+def _one_line(value):
+    if not str(value).isprintable():
+        raise ValueError(f"{str(value)!r} holds a line break or another character that is not printed: rename it")
+    return str(value)
 
 
 def vllm_command(
@@ -118,24 +143,36 @@ def vllm_command(
     """The shell command that serves a base with an adapter, or a merged model, through vLLM's OpenAI interface.
 
     `images`: how many a prompt may have. `name`: what requests call the tuned model. Raises ValueError for an adapter
-    that vLLM ignores or rejects: tensors outside the language model, DoRA, trained biases, whole layers, ranks > 512.
+    that vLLM ignores or rejects: tensors outside the language model, DoRA, trained biases, whole layers, ranks > 512;
+    also for names and paths that no command can hold.
     """
     if (merged is None) == (adapter is None) or (adapter is not None and base_model is None):
         raise ValueError("pass base_model and adapter, or merged alone")
     if merged is not None:
-        command = ["vllm", "serve", str(merged), "--served-model-name", name]
+        command = ["vllm", "serve", _value(merged), "--served-model-name", _value(name)]
     else:
-        command = ["vllm", "serve", str(base_model), "--enable-lora", "--lora-modules", f"{name}={adapter}"]
+        module = f"{_value(name)}={_one_line(adapter)}"
+        if module.count("=") > 1 or "," in module:  # vLLM reads these signs itself
+            module = json.dumps({"name": name, "path": str(adapter)})
+        command = ["vllm", "serve", _value(base_model), "--enable-lora", "--lora-modules", module]
         command += ["--max-lora-rank", str(_served_rank(adapter, base_model))]
     return shlex.join([*command, "--limit-mm-per-prompt", json.dumps({"image": images}), "--port", str(port)])
+
+
+def _value(value):
+    if str(value).startswith("-"):
+        raise ValueError(
+            f"{str(value)!r} would be read as an option: write a path as ./{value}, or choose another name"
+        )
+    return _one_line(value)
 
 
 def _served_rank(adapter, base):
     config, family = read_adapter_config(adapter), family_of(base)
     families = [family] if family.name in FAMILIES else FAMILIES.values()  # an unknown one may use any known name
-    with safe_open(Path(adapter) / ADAPTER_WEIGHTS_FILE, "pt") as weights:
-        outside = [name for name in weights.keys() if any(known.tower_of(name) != "language" for known in families)]
-    rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
+    names = adapter_shapes(adapter)
+    outside = [name for name in names if any(known.tower_of(name) != "language" for known in families)]
+    rank = max([config.get("r", 8), *(config.get("rank_pattern") or {}).values()])
     reasons = {
         f"{len(outside)} of its tensors are outside the language model (such as {outside[:1]})": outside,
         "it uses DoRA": config.get("use_dora"),

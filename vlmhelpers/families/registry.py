@@ -1,16 +1,16 @@
 """All families, and which of them a model, a processor, a configuration or a name belongs to."""
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from vlmhelpers.families.family import Family
 from vlmhelpers.families.llama_vision import LLAMA_3_2_VISION
 from vlmhelpers.families.phi3_vision import PHI_3_VISION
 from vlmhelpers.families.qwen_vl import QWEN2_5_VL, QWEN3_VL
+from vlmhelpers.families.received import load_config, read_object
 
 # A family that is added here is loaded, trained, evaluated and exported, and goes through the tests of all families.
 FAMILIES = {family.name: family for family in (LLAMA_3_2_VISION, QWEN2_5_VL, QWEN3_VL, PHI_3_VISION)}
@@ -35,7 +35,7 @@ def family_of(subject: str | Path | PreTrainedConfig | ProcessorMixin | PreTrain
 def _by_name(name: str) -> Family:
     config = Path(name) / "config.json"
     if name not in FAMILIES and config.is_file():
-        model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type", "")
+        model_type = read_object(config).get("model_type")
         return _first(lambda family: family.model_type == model_type)
     return FAMILIES.get(name) or _first(lambda family: family.is_meant_by(name.lower()))
 
@@ -57,7 +57,7 @@ def find_config(model_id: str | Path) -> PreTrainedConfig:
     Those are Thinking instead of Instruct, and Unsloth's copies. Raises ValueError for an id of another shape.
     """
     if Path(model_id).is_dir():
-        return AutoConfig.from_pretrained(model_id)
+        return load_config(model_id)
     name = str(model_id).lower()
     for family in FAMILIES.values():
         for alias, shape in family.same_shape.items():
@@ -65,7 +65,7 @@ def find_config(model_id: str | Path) -> PreTrainedConfig:
     for published in PUBLISHED:
         shape = re.sub("(-128k)?-instruct$", "", published.lower().rpartition("/")[2])  # such as qwen3-vl-2b
         if re.search(rf"(^|/){re.escape(shape)}(-|$)", name):
-            return AutoConfig.from_pretrained(_SHAPES / published)
+            return load_config(_SHAPES / published)
     raise ValueError(
         f"the shape of {model_id!r} is not known here; known are {', '.join(PUBLISHED)} and their variants. Otherwise "
         "pass a local folder with the model's config.json; its weights are not needed"

@@ -56,7 +56,7 @@ def load_with_unsloth(model_id: str | Path, bits: int | None, dtype: torch.dtype
     from unsloth import FastVisionModel
 
     model, _ = FastVisionModel.from_pretrained(
-        model_id, load_in_4bit=bits == 4, dtype=dtype, use_gradient_checkpointing="unsloth"
+        model_id, load_in_4bit=bits == 4, dtype=dtype, use_gradient_checkpointing="unsloth", trust_remote_code=False
     )
     setattr(model, _MARK, "unsloth")
     return model

@@ -4,19 +4,14 @@ import os
 from pathlib import Path
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    BitsAndBytesConfig,
-    PreTrainedModel,
-    ProcessorMixin,
-)
+from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, PreTrainedModel, ProcessorMixin
 
 from vlmhelpers.common.distributed import is_sharded
 from vlmhelpers.common.environment import compute_dtype, one_gpu
 from vlmhelpers.families import FAMILIES, family_of, tiny_model
+from vlmhelpers.families.received import check_weights, load_config, reading
 from vlmhelpers.models.backends import choose_backend, load_with_unsloth
+from vlmhelpers.models.template_trial import check_template
 from vlmhelpers.models.vision import stop_gradients_at_frozen_vision
 
 
@@ -50,17 +45,19 @@ def load_model(
     bits: 4 stores the language model's matrices as NF4 with double quantization (Dettmers et al. 2023,
     arXiv:2305.14314), on a CPU, too; a quantized vision tower can wreck the answers. None quantizes nothing.
     max_pixels: see `set_max_pixels`. backend: "unsloth", "transformers", or "auto" for Unsloth once imported and where
-    it has the family. Computes in `compute_dtype()`. Code from the hub is never executed.
+    it has the family. Computes in `compute_dtype()`. Raises ValueError for what cannot be read, such as a model that
+    brings code of its own: that is never executed. FileNotFoundError for weights that are not all there.
     """
     if bits not in (4, None):
         raise ValueError(f"bits={bits!r}: choose 4 (NF4) or None (no quantization)")
     one_gpu()
     dtype = compute_dtype()
-    processor = AutoProcessor.from_pretrained(model_id)
+    processor = load_processor(model_id)
     if max_pixels is not None:
         set_max_pixels(processor, max_pixels)
     if _runs_on_unsloth(backend, processor):
-        return load_with_unsloth(model_id, bits, dtype), processor
+        with reading(model_id):
+            return load_with_unsloth(model_id, bits, dtype), processor
     device = int(os.environ.get("LOCAL_RANK", 0)) if torch.cuda.is_available() else "cpu"
     options = {"dtype": dtype} if is_sharded() else {"dtype": dtype, "device_map": {"": device}}
     if bits == 4:
@@ -72,12 +69,38 @@ def load_model(
             bnb_4bit_quant_storage=dtype if is_sharded() else torch.uint8,  # only numbers can be sharded
             llm_int8_skip_modules=outside_language(model_id),
         )
-    model = AutoModelForImageTextToText.from_pretrained(model_id, **options)
+    model = load_weights(model_id, **options)
     family_of(model).prepare(model)
     stop_gradients_at_frozen_vision(model)
     if not torch.cuda.is_available():
         _keep_gradients_on_cpu(model)
     return model, processor
+
+
+def load_processor(name: str | Path) -> ProcessorMixin:
+    """The processor in a folder or on the hub, whose chat template was tried. Raises ValueError, OSError if missing."""
+    with reading(name):
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
+        if not isinstance(processor, ProcessorMixin):  # a tokenizer alone, where nothing else is found
+            raise ValueError(f"it has a {type(processor).__name__}, and no processor for images")
+    check_template(processor, name)
+    return processor
+
+
+def load_weights(name: str | Path, **options: object) -> PreTrainedModel:
+    """`AutoModelForImageTextToText.from_pretrained`, without code of others.
+
+    Raises ValueError, FileNotFoundError for a missing shard: also where transformers would fill in what is not there.
+    """
+    if Path(name).is_dir():
+        check_weights(name)
+    with reading(name):
+        model, found = AutoModelForImageTextToText.from_pretrained(
+            name, trust_remote_code=False, output_loading_info=True, **options
+        )
+        if missing := sorted(found["missing_keys"]):
+            raise ValueError(f"its weights lack {len(missing)} tensors of the model, such as {missing[0]}")
+    return model
 
 
 def _runs_on_unsloth(backend, processor):
@@ -97,7 +120,7 @@ def set_max_pixels(processor: ProcessorMixin, max_pixels: int) -> None:
 def outside_language(model_id: str | Path) -> list[str]:
     """Full names (bitsandbytes ignores short ones) of the topmost modules outside the language model."""
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(model_id))
+        model = AutoModelForImageTextToText.from_config(load_config(model_id), trust_remote_code=False)
     tower_of = family_of(model).tower_of
     names = [name for name, _ in model.named_modules() if name and tower_of(name) != "language"]
     return [name for name in names if tower_of(name.rpartition(".")[0]) == "language"]

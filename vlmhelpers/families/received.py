@@ -1,0 +1,110 @@
+"""Files of models from others: looked at before transformers reads them, whose errors become one sentence."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, PreTrainedConfig, __version__
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+_AGAIN = "copy or download it again"
+# What transformers reads of a model, processor or adapter, and the most bytes of it: the largest tokenizers have 35 MB.
+_CONFIGS = ("config", "*_config", "special_tokens_map", "added_tokens", "chat_template", "*.index")
+_SIZES = {f"{name}.json": 16 * 2**20 for name in _CONFIGS} | {"tokenizer.json": 128 * 2**20, "*.jinja": 2**20}
+# Of one model, by the names in its configuration: the deepest have some hundred layers, the widest a million words.
+_LARGEST = {re.compile(r"(.*_)?(layers|experts|depth)|n_layer"): 1000, re.compile(r"(.*_)?(size|dim)"): 2**24}
+
+
+def check_folder(folder: str | Path) -> None:
+    """Raises ValueError for a file of absurd size in `folder`, or one that holds no JSON object or absurd numbers."""
+    for pattern, most in _SIZES.items():
+        for path in sorted(Path(folder).glob(pattern)):
+            if not path.is_file():
+                raise ValueError(f"{path} is no file: {_AGAIN}")
+            if path.stat().st_size > most:
+                raise ValueError(f"{path} is larger than {most // 2**20} MiB, which no model needs: {_AGAIN}")
+            if path.suffix == ".json":
+                content = read_object(path)
+                if path.name == "config.json":
+                    _check_numbers(path, content)
+
+
+def read_object(path: str | Path) -> dict:
+    """The JSON object in a file. Raises ValueError, which names the file, for anything else."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON ({type(error).__name__}: {error}): {_AGAIN}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__} instead of a JSON object: {_AGAIN}")
+    return content
+
+
+def _check_numbers(path, content):
+    waiting = [content]
+    while waiting:
+        for name, value in waiting.pop().items():
+            if isinstance(value, dict):
+                waiting.append(value)
+            most = next((most for pattern, most in _LARGEST.items() if pattern.fullmatch(name)), None)
+            if most and isinstance(value, int | float) and not -1 <= value <= most:
+                raise ValueError(f"{path} says {name} = {value}, and models have 0 to {most:,}: {_AGAIN}")
+
+
+def tensor_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """The shapes in a safetensors file, whose header alone is read. Raises ValueError where that is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): {_AGAIN}") from error
+
+
+def check_weights(folder: str | Path) -> None:
+    """Whether the safetensors files of a model are all there and whole, as far as their headers tell.
+
+    Raises FileNotFoundError or ValueError, which name the file. Says nothing of folders with other files.
+    """
+    folder, names = Path(folder), [WEIGHTS]
+    if (folder / INDEX).is_file():
+        names = read_object(folder / INDEX).get("weight_map")
+        names = sorted(set(map(str, names.values()))) if isinstance(names, dict) else []
+        if not names or any(Path(name).name != name for name in names):
+            raise ValueError(f"{folder / INDEX} does not say which of its files has which tensor: {_AGAIN}")
+    elif not (folder / WEIGHTS).is_file():
+        return
+    for name in names:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} lacks {name}, which its {INDEX} names: copy or download that, too")
+        tensor_shapes(folder / name)
+
+
+@contextmanager
+def reading(name: str | Path) -> Iterator[None]:
+    """While transformers reads a folder or hub id: what it says of contents is a ValueError of one sentence.
+
+    OSError (what is not there) stays, and so do errors that speak of this machine.
+    """
+    if Path(name).is_dir():
+        check_folder(name)
+    try:
+        yield
+    except (OSError, ImportError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever the files of others bring about, bare Exceptions of tokenizers included
+        if "trust_remote_code" in str(error):
+            why = "brings code of its own, which is not executed, and transformers itself does not have that model"
+            raise ValueError(f"{name} {why}: choose one that it has") from error
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        where = f"{name}: transformers {__version__} cannot read what is there"
+        raise ValueError(f"{where} ({what}): get it again, or another version of transformers") from error
+
+
+def load_config(name: str | Path) -> PreTrainedConfig:
+    """The configuration of a model in a folder or on the hub. Raises OSError without it, ValueError for a wrong one."""
+    with reading(name):
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)

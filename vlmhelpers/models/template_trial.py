@@ -1,0 +1,85 @@
+"""A chat template of others, tried in a process with limits: it is a program, which may loop or multiply for ever."""
+
+import json
+import os
+import sys
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from vlmhelpers.common.files import temporary_folder
+from vlmhelpers.common.processes import limit_resources, run_python
+
+SECONDS, GIBIBYTES = 10, 2  # of CPU time and memory, for all conversations of the trial together
+_MOST_TEXT = 2**20  # characters that the trial's conversations may become: they have some thousand
+_TIMEOUT = 90  # seconds, with the start of Python: for systems without limits
+
+
+def check_template(processor, name: str | Path) -> None:
+    """Raises ValueError, which names the model, where a chat template of its processor cannot be rendered in bounds.
+
+    Each text is tried once per process, but for those of the tiny bases. Refused conversations are no fault here.
+    """
+    templates = processor.chat_template or {}
+    for template in templates.values() if isinstance(templates, dict) else [templates]:
+        if not isinstance(template, str):
+            raise ValueError(f"{name}: its chat template is a {type(template).__name__} instead of a text")
+        if template not in _own_templates() and (reason := _trial(template)):
+            raise ValueError(f"{name}: its chat template {reason}. Use another one: it is not rendered here")
+
+
+@cache
+def _own_templates():
+    from vlmhelpers.families import FAMILIES  # heavy, and not needed in the trial
+
+    found = set()
+    for family in FAMILIES.values():
+        with suppress(FileNotFoundError):
+            found.add((family.tiny_base() / "chat_template.jinja").read_text(encoding="utf-8"))
+    return found
+
+
+@cache
+def _trial(template):
+    """What is wrong with a template, or None."""
+    with temporary_folder() as folder:
+        file = Path(folder) / "template.json"
+        file.write_text(json.dumps(template), encoding="utf-8")
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        done = run_python(["-m", __name__, file], env=environment, timeout=_TIMEOUT)
+    if "Traceback" in done.stderr:
+        raise RuntimeError(f"the trial of a chat template failed: {done.stderr.strip().splitlines()[-1]}")
+    exceeds = f"cannot be rendered in {SECONDS} seconds and {GIBIBYTES} GiB for short conversations"
+    return exceeds if done.returncode else done.stdout.strip() or None
+
+
+def _conversations():
+    text, image = {"type": "text", "text": "What is it? " * 20}, {"type": "image"}
+    asked, answered = {"role": "user", "content": [text]}, {"role": "assistant", "content": [text]}
+    seen, system = {"role": "user", "content": [image, text]}, {"role": "system", "content": [text]}
+    yield from ([asked], [seen], [system, seen, answered, *[asked, answered] * 4])
+
+
+def _main(file):
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    template = json.loads(Path(file).read_text(encoding="utf-8"))
+    tokens = dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), "<token>")
+    limit_resources(SECONDS, GIBIBYTES)
+    for messages in _conversations():
+        for prompt in (False, True):
+            try:
+                ((text,), _) = render_jinja_template(
+                    [messages], chat_template=template, add_generation_prompt=prompt, **tokens
+                )
+            except MemoryError:
+                sys.exit(1)
+            except Exception:  # this conversation is refused, as it will be in a batch
+                continue
+            if len(text) > _MOST_TEXT:
+                print(f"makes {len(text):,} characters of a short conversation")
+                return
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])
