@@ -27,7 +27,7 @@ PIXELS_PER_TOKEN = 28 * 28
 def main(argv=None):
     options = parse(argv)
     quiet()
-    processor = AutoProcessor.from_pretrained(tiny_model("qwen2.5-vl"))
+    processor = AutoProcessor.from_pretrained(tiny_model("qwen2.5-vl"), trust_remote_code=False)
     size = {"shortest_edge": 56 * 56, "longest_edge": options.tokens * PIXELS_PER_TOKEN}
     processor.image_processor = Qwen2VLImageProcessor(size=size)  # the published one: patches of 14, CLIP's mean
     with tempfile.TemporaryDirectory() as folder:

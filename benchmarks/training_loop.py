@@ -161,7 +161,9 @@ def make_model(options):
     from vlmhelpers.families import tiny_model
 
     set_seed(0)
-    model = AutoModelForImageTextToText.from_pretrained(tiny_model("qwen2.5-vl"), dtype=torch.float32)
+    model = AutoModelForImageTextToText.from_pretrained(
+        tiny_model("qwen2.5-vl"), dtype=torch.float32, trust_remote_code=False
+    )
     if options.vocabulary:
         model.resize_token_embeddings(options.vocabulary, mean_resizing=False)
     return model
@@ -172,7 +174,7 @@ def make_processor(options):
 
     from vlmhelpers.families import tiny_model
 
-    processor = AutoProcessor.from_pretrained(tiny_model("qwen2.5-vl"))
+    processor = AutoProcessor.from_pretrained(tiny_model("qwen2.5-vl"), trust_remote_code=False)
     processor.image_processor.size = {"shortest_edge": options.side**2, "longest_edge": options.side**2}
     return processor
 
