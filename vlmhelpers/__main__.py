@@ -2,7 +2,10 @@
 
 import sys
 
-from vlmhelpers.cli import main
+from vlmhelpers.cli import Signals, main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signals = Signals()
+    code = main()
+    signals.finish()
+    sys.exit(code)

@@ -1,14 +1,22 @@
-"""The command line, `python -m vlmhelpers`: exit code 1 means unusable rows, 2 that the command could not work."""
+"""The command line, `python -m vlmhelpers`: exit code 1 means unusable rows, 2 that the command could not work.
+
+130 is Ctrl-C, 143 SIGTERM.
+"""
 
 import argparse
 import inspect
 import os
+import signal
 import sys
+import time
+import traceback
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from itertools import combinations
 from pathlib import Path
 
 import vlmhelpers as vlm
+from vlmhelpers.common.printable import PrintableStream, one_line
 
 _COMMANDS = {
     "alpaca": "convert Alpaca JSON or JSONL to JSONL of messages",
@@ -54,18 +62,59 @@ _ARGUMENTS = {  # for argparse's add_argument; the names of fields are not liste
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command, by default that of sys.argv, and returns its exit code."""
+    """Runs one command, by default that of sys.argv, and returns its exit code. All that it prints is printable."""
+    out, err = (stream and PrintableStream(stream) for stream in (sys.stdout, sys.stderr))
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            return _run(arguments)
+        except (ValueError, OSError) as error:
+            print(f"vlmhelpers: {one_line(str(error))}", file=sys.stderr)
+            return 2
+        except Exception:
+            traceback.print_exc()
+            return 2
+        except KeyboardInterrupt as stop:
+            terminated = isinstance(stop, Terminated)
+            print(f"vlmhelpers: {'terminated' if terminated else 'interrupted'}", file=sys.stderr)
+            return 143 if terminated else 130
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does."""
+
+
+class Signals:
+    """Handles SIGINT and SIGTERM while this process lives: the first one interrupts it, then it is left to clean up.
+
+    One that follows within two seconds is ignored, as launchers pass signals on; a later one ends the process at once.
+    """
+
+    def __init__(self):
+        self.process, self.first = os.getpid(), None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup and a shell's background jobs set it
+                signal.signal(number, self._handle)
+
+    def _handle(self, number, frame):
+        if os.getpid() != self.process:  # a forked worker
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif self.first is None:
+            self.first = time.monotonic()
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        elif time.monotonic() > self.first + 2:
+            os._exit(128 + number)
+
+    def finish(self) -> None:
+        """From now on nothing is interrupted: the process is about to end."""
+        self.first = self.first or time.monotonic()
+
+
+def _run(arguments):
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
     run = {"check": _check, "sample": _sample, "train": _train}.get(command) or partial(_convert, command)
-    try:
-        return int(run(**options) or 0)
-    except (ValueError, OSError) as error:
-        print(f"vlmhelpers: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("vlmhelpers: interrupted", file=sys.stderr)
-        return 130
+    return int(run(**options) or 0)
 
 
 def _parser():

@@ -119,7 +119,7 @@ def test_rejected_rows_are_listed_on_one_printable_line_each():
     assert len(lines) == 21 and lines[-1] == "... and 5 more"
     assert lines[0] == "rows.csv, row 1: empty answer -> write the answer that the model should give"
     record = {"row": 1, "reason": "unknown role: \x1b[31mbot\n", "remedy": "use another"}
-    assert rejected_lines([record], "rows.csv") == ["rows.csv, row 1: unknown role:  [31mbot  -> use another"]
+    assert rejected_lines([record], "rows.csv") == ["rows.csv, row 1: unknown role: \\x1b[31mbot -> use another"]
 
 
 class _Page(HTMLParser):

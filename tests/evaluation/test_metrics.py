@@ -134,28 +134,11 @@ def test_rouge_l_of_the_published_example():
 def random_texts(count):
     """Pairs of texts of few different pieces, some of which lower-case, split or fold in an odd way."""
     rng = random.Random(0)
-    pieces = [
-        "a",
-        "The",
-        "hat",
-        "red.",
-        "é",
-        "x1",
-        "_",
-        "ſ",
-        "\u212a",
-        "日本",
-        "I've",
-        "\n",
-        "\xa0",
-        "İ",
-        " ",
-        " ",
-        " ",
-    ]
+    pieces = [*"a The hat red. é x1 _ ſ \u212a 日本 İ".split(), "\n", "\xa0", *"   "]
     return [["".join(rng.choices(pieces, k=rng.randrange(40))) for _ in range(2)] for _ in range(count)]
 
 
+@pytest.mark.slow
 def test_rouge_l_is_that_of_rouge_score():
     from rouge_score.rouge_scorer import RougeScorer
 

@@ -9,6 +9,7 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from vlmhelpers.common.images import repair
+from vlmhelpers.common.printable import printable
 
 _CELL = "text-align:left;vertical-align:top;max-width:18em;overflow-wrap:anywhere"
 
@@ -20,15 +21,13 @@ def in_notebook() -> bool:
 
 
 def html_table(heads: Iterable[str], rows: Iterable[Sequence], style: str = _CELL) -> Markup:
-    """An HTML table; `style` is that of every cell below the heads. All cells but those of `Markup` are escaped."""
+    """An HTML table; `style` is that of every cell below the heads. All cells but those of `Markup` are escaped.
+
+    It is printable, whatever the cells hold.
+    """
     lines = ["".join(f"<th>{escape(head)}</th>" for head in heads)]
     lines += ["".join(f'<td style="{style}">{escape(value)}</td>' for value in row) for row in rows]
-    return Markup("<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>")
-
-
-def printable(text: str) -> str:
-    """`text` on one line, without line breaks or control characters, which a terminal would obey."""
-    return "".join(character if character.isprintable() else " " for character in text)
+    return printable(Markup("<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"))
 
 
 def thumbnail(image: Image.Image, side: int = 72) -> Markup:
@@ -41,10 +40,10 @@ def thumbnail(image: Image.Image, side: int = 72) -> Markup:
 
 
 class Html:
-    """HTML for a notebook, the same as plain text for a terminal."""
+    """HTML for a notebook, the same as plain text for a terminal; both printable."""
 
     def __init__(self, markup: str, text: str):
-        self.markup, self.text = markup, text
+        self.markup, self.text = printable(markup), printable(text)
 
     def _repr_html_(self) -> str:
         return self.markup

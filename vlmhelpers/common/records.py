@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmhelpers.common.display import in_notebook
+from vlmhelpers.common.printable import one_line
 
 MIMETYPE = "application/vnd.vlmhelpers.record+json"
 
@@ -19,7 +20,7 @@ def record(name: str, value: Any) -> None:
         raise TypeError(f"a record's name is a string that is not empty, not {name!r}")
     value = _plain(value, name)
     text = json.dumps(value, ensure_ascii=False)
-    line = f"{name} = {text if len(text) <= 120 else text[:119] + '…'}"
+    line = one_line(f"{name} = {text if len(text) <= 120 else text[:119] + '…'}")
     if in_notebook():
         from IPython.display import display
 

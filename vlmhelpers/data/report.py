@@ -10,9 +10,10 @@ from typing import NamedTuple
 from datasets import Dataset, DatasetDict
 from markupsafe import Markup, escape
 
-from vlmhelpers.common.display import Html, html_table, printable, thumbnail
+from vlmhelpers.common.display import Html, html_table, thumbnail
 from vlmhelpers.common.files import atomic_file
 from vlmhelpers.common.images import UnusableImage, open_image, short_path
+from vlmhelpers.common.printable import one_line, printable
 from vlmhelpers.data.rows import ENCODED_ROWS_PER_BATCH, READER_FEATURES, plain_rows, source_column
 from vlmhelpers.data.schema import FEATURES, answer_of, last_question
 
@@ -106,7 +107,7 @@ class Report:
             table.writerows(rows)
 
     def __repr__(self):
-        return "\n".join([self._summary(), *(_text_of(*section) for section in self._sections())])
+        return "\n".join([one_line(self._summary()), *(_text_of(*section) for section in self._sections())])
 
     def _repr_html_(self):
         found = [(title, record) for title, _, records in self._sections() for record in records]
@@ -114,12 +115,13 @@ class Report:
         more = f"... and {len(found) - len(rows)} more: report.rejected, report.warnings, report.repaired"
         kept = [cell for (cell,) in _within(_KEPT_BYTES, ([cell] for cell in self._kept_images()))]
         lines = [kept[i : i + _PER_LINE] for i in range(0, len(kept), _PER_LINE)]
-        return Markup("<div><p><b>{}</b></p>{}{}{}</div>").format(
+        page = Markup("<div><p><b>{}</b></p>{}{}{}</div>").format(
             self._summary(),
             html_table(["", "row", "image", "reason", "remedy"], rows) if found else "",
             Markup("<p>{}</p>").format(more) if len(rows) < len(found) else "",
             Markup("<p>{}</p>{}").format(_title("Kept"), html_table([], lines)) if kept else "",
         )
+        return printable(page)
 
     def _summary(self):
         c = self.counts
@@ -150,7 +152,7 @@ class Report:
 def rejected_lines(records: list[dict], source: str | os.PathLike) -> list[str]:
     """The first records of `Report.rejected`, a printable line each, and how many more there are."""
     texts = (f"{source}, row {record['row']}: {record['reason']} -> {record['remedy']}" for record in records[:_LINES])
-    return [*map(printable, texts), *([f"... and {len(records) - _LINES} more"] if len(records) > _LINES else [])]
+    return [*map(one_line, texts), *([f"... and {len(records) - _LINES} more"] if len(records) > _LINES else [])]
 
 
 def _records(splits, findings):
@@ -184,17 +186,17 @@ def _last_text(row, role):
 
 
 def _text_of(title, attribute, records):
-    names = [_row_name(**record) for record in records[:_LINES]]
+    names = [one_line(_row_name(**record)) for record in records[:_LINES]]
     width = max(map(len, names))
     lines = []
     for name, record in zip(names, records, strict=False):
-        image = f"  [{record['image']}]" if record["image"] not in record["reason"] else ""
-        lines.append(f"  {name:<{width}}  {record['reason']}{image}")
+        image = f"  [{one_line(record['image'])}]" if record["image"] not in record["reason"] else ""
+        lines.append(f"  {name:<{width}}  {one_line(record['reason'])}{image}")
         if record["remedy"]:
-            lines.append(f"  {'':<{width}}  -> {record['remedy']}")
+            lines.append(f"  {'':<{width}}  -> {one_line(record['remedy'])}")
     if len(records) > _LINES:
         lines.append(f"  ... and {len(records) - _LINES} more, in report.{attribute}")
-    return "\n".join([f"{title}:", *map(printable, lines)])
+    return "\n".join([f"{title}:", *lines])
 
 
 def _captioned(images, caption):
@@ -221,7 +223,7 @@ def _short(text):
 def _within(budget: int, rows: Iterable[list]) -> Iterator[list]:
     """The first rows of cells, as many as take up `budget` bytes of HTML."""
     for row in rows:
-        budget -= sum(len(escape(cell).encode()) + 100 for cell in row)  # 100 for the cell's style
+        budget -= sum(len(printable(escape(cell)).encode()) + 100 for cell in row)  # 100 for the cell's style
         if budget < 0:
             return
         yield row

@@ -14,7 +14,7 @@ from vlmhelpers.data.schema import last_question
 from vlmhelpers.evaluation.comparison import Comparison
 from vlmhelpers.evaluation.scoring import check_length, references_of, without_reasoning
 
-_PER_PAGE, _IMAGES = 4, 3  # rows of a page of the panel; images of a row
+_PER_PAGE, _IMAGES, _CHARACTERS = 4, 3, 4000  # rows of a page of the panel; images of a row; of a text
 _STATIC_ROWS, _STATIC_CHARACTERS, _STATIC_BYTES = 3, 400, 50_000  # of each kind; of a text; of all
 _VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -107,7 +107,7 @@ class Browser:
     def _table(self, rows):
         return html_table(("row", "image", "prompt", "expected", *self.names), rows)
 
-    def _cells(self, i, kind="", characters=None):
+    def _cells(self, i, kind="", characters=_CHARACTERS):
         images = Markup().join(map(thumbnail, self.dataset[i]["images"][:_IMAGES]))
         cut = (text if text == (start := text[:characters]) else f"{start}…" for text in self.texts[i])
         prompt, expected, *answers = cut

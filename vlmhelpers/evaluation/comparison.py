@@ -9,6 +9,7 @@ from markupsafe import Markup
 from vlmhelpers.common.chart import Chart
 from vlmhelpers.common.display import html_table
 from vlmhelpers.common.images import repair
+from vlmhelpers.common.printable import one_line, printable
 from vlmhelpers.evaluation.scoring import EXACT, Evaluation
 from vlmhelpers.evaluation.statistics import Score, mcnemar_test, paired_mean, permutation_test
 
@@ -48,7 +49,7 @@ class Comparison(Score):
         return f"{self.names[1]} minus {self.names[0]}"
 
     def __str__(self):
-        return "\n".join(map(_sentence, self.pairs))
+        return "\n".join(map(one_line, map(_sentence, self.pairs)))
 
     __repr__ = __str__
 
@@ -61,7 +62,7 @@ class Comparison(Score):
         heads = ("difference", "points", "95% interval", "rows gained", "rows lost", "p", "McNemar's p")
         tables = html_table(("model", f"{self.metric}, %", "95% interval", "rows"), scores) + html_table(heads, changes)
         sentences = Markup("<br>").join(map(_sentence, self.pairs))
-        return tables + Markup("<p>{}</p><p>{}</p>").format(sentences, _EXPLAINED)
+        return tables + printable(Markup("<p>{}</p><p>{}</p>").format(sentences, _EXPLAINED))
 
     def plot(self) -> Chart:
         """Each model's score, and each difference of two models, with 95% intervals and a line at zero."""

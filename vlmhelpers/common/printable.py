@@ -1,0 +1,44 @@
+"""Text from others as a terminal, a table or an error may show it. Loads nothing heavy."""
+
+import re
+from collections.abc import Iterable
+from typing import TextIO
+
+# What steers a terminal, turns the direction of a text, or cannot be encoded; not the joiners U+200C and U+200D, which
+# emoji, Persian and Hindi need.
+_CONTROL = re.compile("[\0-\b\v-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_COLOR = re.compile(r"\x1b\[[\d;]*m")  # as libraries write it
+_UP = re.compile(r"\n*(?:\x1b\[A)*")  # as tqdm writes it, alone, between two bars
+
+
+def printable(text: str) -> str:
+    r"""`text`, which may be `Markup`, with its control characters as escapes such as \x1b. Line breaks and tabs stay.
+
+    What a terminal, a table or an error shows of data, names of files included, goes through it.
+    """
+    return type(text)(_CONTROL.sub(lambda found: repr(found[0])[1:-1], text.replace("\r\n", "\n")))
+
+
+def one_line(text: str) -> str:
+    """`text` as `printable` makes it, on one line."""
+    return " ".join(printable(text).split())
+
+
+class PrintableStream:
+    """A text stream to a terminal or a file that gets what is written as `printable` makes it, without colors."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        if not _UP.fullmatch(text):
+            start = "\r" * text.startswith("\r")  # as tqdm begins a line anew
+            text = start + printable(_COLOR.sub("", text[len(start) :]))
+        return self._stream.write(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
