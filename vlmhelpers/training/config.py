@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import reprlib
 from contextlib import suppress
 from dataclasses import asdict, fields
 from difflib import get_close_matches
@@ -14,12 +15,15 @@ from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_v
 from pydantic.dataclasses import dataclass
 
 from vlmhelpers.common.files import atomic_file
+from vlmhelpers.common.printable import one_line, printable
 
 # What a run leaves in its output_dir, besides checkpoints.
 ADAPTER, HELD_OUT, REJECTED, RESULTS, SETTINGS = "adapter held_out rejected.csv results.json run_config.yaml".split()
 
 _PATHS = ("dataset", "output_dir", "image_root")  # in a file they start at the file's folder
 _NOTHING = ("", "none", "null")
+_LARGEST_FILE = 100_000  # bytes; all settings of a run take two thousand
+_LARGEST_NUMBER = 2**63
 _SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -60,7 +64,7 @@ class RunConfig:
     max_grad_norm: float = Field(1.0, ge=0, description="gradients are clipped to this norm; 0: never")
     gradient_checkpointing: bool | None = Field(None, description="saves memory, costs time; none: on a GPU only")
     cache: Literal["none", "pixels", "features"] = Field("none", description="kept on disk; features: of frozen vision")
-    seed: int = Field(0, description="of the split, the order of the rows and the start of the adapters")
+    seed: int = Field(0, ge=0, lt=2**32, description="of the split, the order of the rows and the adapters")
     # What is written
     logging_steps: int = Field(10, ge=1, description="optimizer steps from one logged loss to the next")
     save_steps: int = Field(100, ge=1, description="optimizer steps from one checkpoint to the next")
@@ -78,7 +82,13 @@ class RunConfig:
         if isinstance(value, str) and str not in kinds:
             with suppress(ValueError):  # the text spells neither a truth value nor a number
                 value = _SWITCHES[value.lower()] if value.lower() in _SWITCHES else float(value)
-        return int(value) if isinstance(value, float) and value.is_integer() and float not in kinds else value
+        if isinstance(value, float) and value.is_integer() and float not in kinds:
+            value = int(value)
+        if isinstance(value, int) and abs(value) >= _LARGEST_NUMBER:
+            raise ValueError("it should be a smaller number")
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("it should be without the NUL character")
+        return value
 
     @model_validator(mode="after")
     def _check(self) -> "RunConfig":
@@ -91,18 +101,21 @@ class RunConfig:
         return self
 
     @classmethod
-    def read(cls, path: str | os.PathLike, **changes: Any) -> "RunConfig":
-        """The settings in a .json or .yaml file, whose paths start at its folder, with `changes`. Raises ValueError."""
+    def read(cls, path: str | os.PathLike, /, **changes: Any) -> "RunConfig":
+        """The settings in a .json or .yaml file, whose paths start at its folder, with `changes`.
+
+        Raises ValueError, which names the file, for what is no such file or no such setting, and OSError.
+        """
         path = Path(path)
         settings = {str(name): value for name, value in _load(path).items()}
         for name, value in settings.items():
             if _is_path(path.parent, name, value):
-                settings[name] = os.path.abspath(path.parent / Path(value).expanduser())
+                settings[name] = _from_folder(path, name, value)
         try:
             return cls(**settings | changes)
         except ValidationError as error:
             problems = "; ".join(map(_sentence, error.errors()))
-            raise ValueError(f"{path}{', changed' * bool(changes)}: {problems}") from None
+            raise ValueError(printable(f"{path}{', changed' * bool(changes)}: {problems}")) from None
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes all settings to a .json, .yaml or .yml file, with paths relative to its folder."""
@@ -122,35 +135,87 @@ class RunConfig:
 
 def _sentence(problem):
     name, message = "".join(problem["loc"]), re.sub("^(Input|String)", "it", problem["msg"])
+    message = message.removeprefix("Value error, ")
     if problem["type"] == "unexpected_keyword_argument":
         known = [field.name for field in fields(RunConfig)]
-        return f"there is no setting {name!r}. Did you mean {get_close_matches(name, known, n=1, cutoff=0)[0]!r}?"
+        meant = get_close_matches(name[:50], known, n=1, cutoff=0)[0]
+        return f"there is no setting {_shown(name)}. Did you mean {meant!r}?"
     if problem["type"] == "missing":
         return f"{name} is missing: add a line for it"
-    return f"{name} is {problem['input']!r}: {message}" if name else message.removeprefix("Value error, ")
+    return f"{name} is {_shown(problem['input'])}: {message}" if name else message
+
+
+def _shown(value):
+    """A value as Python writes it, not longer than a sentence bears."""
+    brief = reprlib.Repr()
+    brief.maxlevel, brief.maxstring, brief.maxother = 2, 100, 100
+    try:
+        return brief.repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "a huge number"
 
 
 def _is_yaml(path):
     if path.suffix.lower() not in (".json", ".yaml", ".yml"):
-        raise ValueError(f"{path} is no .json, .yaml or .yml file. Name one that is.")
+        raise ValueError(printable(f"{path} is no .json, .yaml or .yml file. Name one that is."))
     return path.suffix.lower() != ".json"
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases, with which a few lines can hold gigabytes, and with each name once."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias (*name) stands for a value: write the value itself")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        _once([(str(key.value), value) for key, value in node.value])
+        return super().construct_mapping(node, deep)
+
+
+def _once(pairs):
+    settings = dict(pairs)
+    if len(settings) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{_shown(next(name for name in settings if names.count(name) > 1))} is there twice")
+    return settings
+
+
 def _load(path):
-    is_yaml, text = _is_yaml(path), path.read_text(encoding="utf-8-sig")
+    is_yaml = _is_yaml(path)
+    with open(path, "rb") as file:
+        content = file.read(_LARGEST_FILE + 1)
+    if len(content) > _LARGEST_FILE:
+        raise ValueError(printable(f"{path} is too large for settings. Name the file that holds them, not the data."))
     try:
-        settings = yaml.safe_load(text) if is_yaml else json.loads(text)
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
+        text = content.decode("utf-8-sig")
+        settings = yaml.load(text, _Loader) if is_yaml else json.loads(text, object_pairs_hook=_once)
+    except Exception as error:  # where a tag does not fit its value, PyYAML raises whatever Python does
+        if isinstance(error, UnicodeDecodeError):
+            why = f"byte {error.start + 1} is not UTF-8. Save it as UTF-8 text."
+        elif isinstance(error, ValueError | yaml.YAMLError):
+            why = one_line(str(error))
+        else:
+            why = "a value does not fit its tag (!!), or the brackets are nested too deeply."
+        raise ValueError(printable(f"{path} cannot be read: {why}")) from None
     if not isinstance(settings, dict):
-        raise ValueError(f"{path} holds no settings. Write one `name: value` for each.")
+        raise ValueError(printable(f"{path} holds no settings. Write one `name: value` for each."))
     return settings
 
 
 def _is_path(folder, name, value):
     """Whether a setting is a path; a model's id is one only where that folder exists."""
     is_text = isinstance(value, str) and value
-    return is_text and (name in _PATHS or (name == "model_id" and (folder / value).is_dir()))
+    return is_text and (name in _PATHS or (name == "model_id" and os.path.isdir(folder / value)))
+
+
+def _from_folder(path, name, value):
+    try:
+        return os.path.abspath(path.parent / Path(value).expanduser())
+    except RuntimeError:
+        problem = f"{name} is {_shown(value)}: there is no such home folder"
+        raise ValueError(printable(f"{path}: {problem}")) from None
 
 
 def _to_folder(folder, name, value):
