@@ -16,6 +16,7 @@ from transformers import AutoProcessor
 from vlmhelpers.batches import precompute
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.batches.pixel_cache import pack, unpack
+from vlmhelpers.common.files import temporary_name
 from vlmhelpers.data.schema import FEATURES, make_row
 from vlmhelpers.evaluation.ablation import blank_images
 from vlmhelpers.families import FAMILIES, tiny_model
@@ -210,11 +211,23 @@ def test_a_changed_picture_is_computed_again(qwen, rows, tmp_path, monkeypatch):
     size, time = path.stat().st_size, path.stat().st_mtime_ns
     os.utime(path, ns=(time, time + 1))
     precompute(rows, qwen, tmp_path / "pixels")
-    assert counted.count == 1 and path.stat().st_size == size
+    assert counted.count == 0 and path.stat().st_size == size
     Image.new("RGB", (48, 64), "blue").save(path)
+    os.utime(path, ns=(time, time))
     stored = precompute(rows, qwen, tmp_path / "pixels")
-    assert counted.count == 2
+    assert counted.count == 1
     assert same(VisionCollator(qwen)([stored[0]]), VisionCollator(qwen)([rows[0]]))
+
+
+def test_damaged_pixels_are_noticed_and_made_again(qwen, rows, tmp_path):
+    stored = precompute(rows, qwen, tmp_path / "pixels")
+    file = Path(stored[0]["images"][0]["pixels"])
+    data = file.read_bytes()
+    file.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+    with pytest.raises(ValueError, match="was damaged, and has been removed; call precompute again"):
+        VisionCollator(qwen)([stored[0]])
+    again = precompute(rows, qwen, tmp_path / "pixels")
+    assert same(VisionCollator(qwen)([again[0]]), VisionCollator(qwen)([rows[0]]))
 
 
 def test_equal_embedded_pictures_are_stored_once(qwen, tmp_path):
@@ -287,10 +300,10 @@ def test_calls_at_the_same_time_do_no_harm(qwen, many, tmp_path):
 def test_temporary_files_of_killed_processes_are_removed_but_not_those_of_running_ones(qwen, many, tmp_path):
     precompute(many.select([0]), qwen, tmp_path / "pixels")
     (stored,) = files_of(tmp_path)
-    old, young = (stored.with_name(f"{stored.name}-{name}.part") for name in ("01234567", "89abcdef"))
+    young = stored.with_name(temporary_name(stored.name))
+    old = stored.with_name(young.name.replace(f"-{os.getpid()}-", "-99999999-"))
     for temporary in (old, young):
         temporary.write_bytes(b"half")
-    os.utime(old, (0, 0))
     precompute(many.select([1]), qwen, tmp_path / "pixels")
     assert not old.exists() and young.exists()
 

@@ -2,9 +2,11 @@
 
 import json
 import logging
+import os
 
 import pytest
 import torch
+from filelock import FileLock
 from peft import LoraConfig, get_peft_model
 
 from vlmhelpers.batches.pixel_cache import precompute
@@ -185,6 +187,26 @@ def test_an_interrupted_run_goes_on_where_it_stopped(qwen, words, monkeypatch, t
     assert all(json.loads(line) for line in run["save_to"].read_text().splitlines())
 
 
+@pytest.mark.parametrize("line", [b"null", b"3", b"{", b"[1, 2]", b"{}", bytes(80), b"\xff", b"[" * 100_000, None])
+def test_damaged_lines_cost_their_rows_alone(line, qwen, words, monkeypatch, tmp_path, capsys):
+    model, processor = qwen
+    run = {"progress": False, "save_to": tmp_path / "answers.jsonl"}
+    expected = generate(model, processor, words, **run)
+    head, *lines = run["save_to"].read_bytes().splitlines()
+    lines[1] = lines[1].replace(b'"answer": "', b'"answer": "X') if line is None else line
+    run["save_to"].write_bytes(b"\n".join([head, *lines, b""]))
+    counted = Failing(model, lambda sizes: None)
+    monkeypatch.setattr(model, "generate", counted)
+    assert generate(model, processor, words, **run) == expected and counted.sizes == [1]
+    assert "1 lines are damaged, and their rows are answered again" in capsys.readouterr().out
+    assert generate(model, processor, words, **run) == expected and counted.sizes == [1]
+
+
+def test_two_processes_do_not_write_one_file(qwen, words, tmp_path):
+    with FileLock(tmp_path / ".answers.jsonl.lock"), pytest.raises(BlockingIOError, match="answers.jsonl: .* writes"):
+        generate(*qwen, words, save_to=tmp_path / "answers.jsonl", progress=False)
+
+
 def test_only_answers_to_the_same_row_are_taken_over(qwen, rows_of, picture, monkeypatch, tmp_path):
     model, processor = qwen
     pictures = [image for _, image in sample_products(3, "same", 64)]
@@ -213,7 +235,9 @@ def test_a_file_that_was_replaced_by_one_of_the_same_size_is_answered_again(qwen
     size, dataset = path.stat().st_size, rows_of([("Describe this product.", "", [str(path)])])
     run = {"progress": False, "save_to": tmp_path / "answers.jsonl"}
     before = generate(model, processor, dataset, **run)
+    time = path.stat().st_mtime_ns
     images[1].save(path)
+    os.utime(path, ns=(time, time))
     assert path.stat().st_size == size
     counted = Failing(model, lambda sizes: None)
     monkeypatch.setattr(model, "generate", counted)
@@ -259,7 +283,7 @@ def test_answers_of_other_settings_are_not_mixed(qwen, words, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["", '{"settings": {', "my notes", '{"text": "a row"}\n', "[1]\n", '{"settings": {}}\n3\n']
+    "content", ["", '{"settings": {', "my notes", '{"text": "a row"}\n', "[1]\n", "null\n", "[" * 100_000 + "\n"]
 )
 def test_a_file_of_something_else_stays_as_it_is(content, qwen, words, tmp_path):
     model, processor = qwen

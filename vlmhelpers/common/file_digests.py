@@ -27,15 +27,20 @@ def file_digest(path: str | os.PathLike) -> str:
     with _LOCK:
         known = _table().get(key)
     if known is None:
-        found = xxhash.xxh3_128(status.st_size.to_bytes(8, "little"))
-        with open(path, "rb") as file:
-            while chunk := file.read(_CHUNK):
-                found.update(chunk)
-        known = found.hexdigest()
+        known = read_digest(path)
         if time.time() - max(status.st_ctime, status.st_mtime) > _SETTLED:
             with _LOCK:
                 _table().add(key, known)
     return known
+
+
+def read_digest(path: str | os.PathLike) -> str:
+    """As `file_digest`, from the file's bytes as they are on the disk now: what has decayed there is found, too."""
+    found = xxhash.xxh3_128(os.stat(path).st_size.to_bytes(8, "little"))
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            found.update(chunk)
+    return found.hexdigest()
 
 
 class _Table:

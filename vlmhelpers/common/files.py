@@ -26,6 +26,13 @@ from vlmhelpers.common.digests import digest
 
 _PART, _OLD = ".part", ".old"  # endings: what is being written, and a folder that is being replaced
 _TEMPORARY = re.compile(r"(.*)-([0-9a-f]{8})-(\d+)-(\d+)-\w{8}\.(?:part|old)", re.DOTALL)
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_FAILED_WRITE = (
+    "PytorchStreamWriter",
+    "inline_container",
+    "iostream error",
+    *(f"os error {number})" for number in _DISK),
+)
 _SECONDS = 5  # by which a process's time of creation may seem to have moved
 
 
@@ -184,6 +191,20 @@ def sync(path: str | os.PathLike) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def name_full_disk(path: str | os.PathLike) -> Iterator[None]:
+    """Says that the disk took no more of `path`, in an OSError, in place of the many errors that libraries have."""
+    try:
+        yield
+    except Exception as error:
+        number = getattr(error, "errno", None)
+        if number not in _DISK and not any(text in str(error) for text in _FAILED_WRITE):
+            raise
+        free = shutil.disk_usage(Path(path).absolute().parent).free / 2**30
+        text = f"the disk took no more of {path}, {free:.2f} GiB are free: {error}. Make room there, and start again"
+        raise OSError(number or errno.ENOSPC, text) from error
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from vlmhelpers.common.files import atomic_file
 from vlmhelpers.common.images import image_identity
 from vlmhelpers.data.rows import stream_plain_rows
 from vlmhelpers.data.schema import last_question
+from vlmhelpers.models.identity import model_identity, processor_identity
 
 
 class Answer(NamedTuple):
@@ -26,7 +27,8 @@ class Answer(NamedTuple):
 class AnswerLog:
     """The file at `path` for the results of `answer_settings` and `row_keys`; an incomplete last line is dropped.
 
-    `answers`: those in it for the same row at the same index. Raises ValueError for a file of other settings or kind.
+    `answers`: those in it for the same row at the same index; damaged lines are left out. Raises ValueError for a file
+    of other settings or kind.
     """
 
     def __init__(self, path: str | Path, settings: dict, rows: list[tuple[str, str]]):
@@ -38,19 +40,23 @@ class AnswerLog:
                 file.write(head)
             return
         complete = content[: content.rfind(b"\n") + 1]
-        before, found = self._read(complete)
-        if changed := changed_settings(before, json.loads(head)["settings"]):
+        first, *lines = complete.splitlines(keepends=True) or [content]
+        if changed := changed_settings(self._settings(first), json.loads(head)["settings"]):
             remedy = "Pass another file as save_to, or delete this one to answer all rows anew"
             raise ValueError(f"{self.path} holds answers with another {', '.join(changed)} than now. {remedy}")
-        os.truncate(self.path, len(complete))
+        sound = {line: found for line in lines if (found := _answer_of(line))}
+        if len(sound) < len(lines):
+            print(f"{self.path}: {len(lines) - len(sound)} lines are damaged, and their rows are answered again")
+        if len(sound) < len(lines) or complete != content:
+            with atomic_file(self.path, "wb") as file:
+                file.writelines([first, *sound])
+        found = dict(sound.values())
         self.answers = {i: found[i, key] for i, (key, _) in enumerate(rows) if (i, key) in found}
 
-    def _read(self, content):
+    def _settings(self, line):
         try:
-            head, *lines = map(json.loads, content.splitlines())
-            found = {(line["row"], line["key"]): Answer(line["answer"], line["cut"]) for line in lines}
-            return dict(head["settings"]), found
-        except (ValueError, TypeError, KeyError):
+            return dict(json.loads(line)["settings"])
+        except (ValueError, TypeError, KeyError, RecursionError):
             message = f"{self.path} is no file of answers that generate has written. Pass another file as save_to"
             raise ValueError(message) from None
 
@@ -59,7 +65,8 @@ class AnswerLog:
         with open(self.path, "ab") as file:
             for i, answer in answers.items():
                 key, prompt = self.rows[i]
-                file.write(_line({"row": i, "prompt": prompt, "answer": answer.text, "cut": answer.cut, "key": key}))
+                values = {"row": i, "prompt": prompt, "answer": answer.text, "cut": answer.cut, "key": key}
+                file.write(_line(values | {"digest": digest(*values.values())}))
             file.flush()
             os.fsync(file.fileno())
 
@@ -67,6 +74,16 @@ class AnswerLog:
 def _line(value):
     """As a line of JSON; of objects the name of their class. Separators in strings are escaped: lines stay lines."""
     return (json.dumps(value, default=lambda value: type(value).__name__) + "\n").encode()
+
+
+def _answer_of(line):
+    """((row, key), Answer) of a line, or None where it is not as it was written."""
+    try:
+        *values, written = json.loads(line).values()
+        index, _, text, cut, key = values
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    return ((index, key), Answer(text, cut)) if written == digest(*values) else None
 
 
 def row_keys(dataset: Dataset) -> list[tuple[str, str]]:
@@ -87,9 +104,9 @@ def answer_settings(model: PreTrainedModel, processor: ProcessorMixin, options: 
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     adapters = {str([x.disable_adapters, x.merged, x.active_adapters, getattr(x, "scaling", None)]) for x in layers}
     return {
-        "model": model.config._name_or_path,
-        "weights": tensors_digest(model.named_parameters(), 256),  # numbers of each weight
+        **model_identity(model),
+        "weights": tensors_digest(model.named_parameters()),
         "adapters": sorted(adapters),
-        "processor": digest(processor.image_processor.to_json_string(), processor.chat_template),
+        **processor_identity(processor),
         **options,
     }

@@ -3,7 +3,7 @@
 import io
 import math
 from collections.abc import Callable, Iterable
-from functools import partial
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -16,7 +16,9 @@ from transformers.generation.streamers import BaseStreamer
 
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.common.display import in_notebook
+from vlmhelpers.common.files import one_process
 from vlmhelpers.common.images import open_image
+from vlmhelpers.common.printable import printable
 from vlmhelpers.data.rows import plain_rows, stream_plain_rows
 from vlmhelpers.data.schema import count_images, message_text, user
 from vlmhelpers.families import family_of
@@ -42,20 +44,22 @@ def generate(
 
     Greedy unless `do_sample=True` is in `options`, which are further arguments of `model.generate`. Where memory runs
     out, the batch is halved. `save_to`: a JSONL file of the answers so far, from which the same call goes on.
-    Raises ValueError where it is of another model or options, RuntimeError where memory does not suffice for one row.
+    Raises ValueError where it is of another model or options, BlockingIOError where another process writes it,
+    RuntimeError where memory does not suffice for one row.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: at least one row has to be in a batch")
     settings = {"max_new_tokens": max_new_tokens} | options
-    log = AnswerLog(save_to, answer_settings(model, processor, settings), row_keys(dataset)) if save_to else None
-    answers = dict(log.answers) if log else {}
-    bar = tqdm(total=len(dataset), initial=len(answers), desc="answers", disable=not progress)
-    with eval_mode(model), torch.inference_mode(), bar:
-        for found in _batches(model, processor, dataset, set(answers), batch_size, settings):
-            if log:
-                log.append(found)
-            answers |= found
-            bar.update(len(found))
+    with one_process(save_to, "generate") if save_to else nullcontext():
+        log = AnswerLog(save_to, answer_settings(model, processor, settings), row_keys(dataset)) if save_to else None
+        answers = dict(log.answers) if log else {}
+        bar = tqdm(total=len(dataset), initial=len(answers), desc="answers", disable=not progress)
+        with eval_mode(model), torch.inference_mode(), bar:
+            for found in _batches(model, processor, dataset, set(answers), batch_size, settings):
+                if log:
+                    log.append(found)
+                answers |= found
+                bar.update(len(found))
     if cut := sum(answer.cut for answer in answers.values()):
         limit = f"{cut} of {len(answers)} answers were cut off at max_new_tokens={max_new_tokens}"
         print(f"{limit}: raise it, or look whether the model repeats itself")
@@ -147,7 +151,7 @@ def stream_answer(
     row = {"messages": [user(prompt, len(images))], "images": images}
     inputs = VisionCollator(processor).prompts([row]).to(model.device)
     printed = write is None and not in_notebook()
-    write = write or (partial(print, end="", flush=True) if printed else _grow_output())
+    write = write or (_print_piece if printed else _grow_output())
     streamer = _Pieces(processor.tokenizer, write)
     settings = _decoding(processor, {"max_new_tokens": max_new_tokens, "streamer": streamer} | options)
     with eval_mode(model), torch.inference_mode():
@@ -155,6 +159,10 @@ def stream_answer(
     if printed:
         print()
     return streamer.text()
+
+
+def _print_piece(piece):
+    print(printable(piece), end="", flush=True)
 
 
 def _grow_output():
@@ -165,7 +173,7 @@ def _grow_output():
 
     def write(piece):
         pieces.append(piece)
-        output.update({"text/plain": "".join(pieces)}, raw=True)
+        output.update({"text/plain": printable("".join(pieces))}, raw=True)
 
     return write
 

@@ -1,92 +1,118 @@
-"""Checkpoints that an interrupted run can go on from: complete ones, written by the same run."""
+"""Checkpoints that an interrupted run can go on from: whole to the last bit, and written by the same run."""
 
 import json
+import shutil
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 from transformers.trainer_utils import sort_checkpoints
 
-from vlmhelpers.common.digests import changed_settings, digest
 from vlmhelpers.common.distributed import on_main
-from vlmhelpers.common.files import atomic_file
+from vlmhelpers.common.file_digests import read_digest
+from vlmhelpers.common.files import atomic_file, name_full_disk, sync
+from vlmhelpers.training.identity import refuse_changes, run_identity
 
-STAMP = "complete.json"  # written last into a checkpoint: what it was trained with, and the size of each file
-
-# How training arguments begin that change where and how often something is written, not what is learned.
-_IRRELEVANT = tuple(
-    "output_dir run_name report_to logging log_ save eval disable_tqdm hub push_ dataloader_num ddp_timeout resume "
-    "dataloader_pin dataloader_pre dataloader_per project trackio include_ metric load_best greater_is".split()
-)
+STAMP = "complete.json"  # written last into a checkpoint: the run's identity and each file's digest
+ASIDE = "damaged-"  # before the name of a checkpoint that cannot be used
+_IDENTITY = "_vlmhelpers_identity"  # on a trainer
 
 
-def resume_from(trainer: Trainer) -> str | None:
-    """The newest complete checkpoint of this run, for `trainer.train(resume_from_checkpoint=...)`, or None.
+def resume_from(trainer: Trainer, accept_changes: bool = False) -> str | None:
+    """The newest whole checkpoint of this run, for `trainer.train(resume_from_checkpoint=...)`, or None.
 
-    It was written to its end with the same arguments, adapters, data and base. Makes the trainer stamp its checkpoints.
-    Raises RuntimeError without one for a model that is partly trained. All processes have to call it.
+    All processes have to call it, and once for each training: from then on the trainer's checkpoints are written to the
+    disk with their digests, and it trains no step beyond its last. A checkpoint that is not as it was written is set
+    aside, and the one before is taken. Raises ValueError, with what has changed, where it is of another run, unless
+    `accept_changes`; RuntimeError without one for a model that is partly trained.
     """
-    settings = _settings(trainer)
-    trainer.remove_callback(_StampCheckpoints)
-    trainer.add_callback(_StampCheckpoints(settings))
-    return on_main(lambda: _newest_complete(trainer, settings))
+    guarded = hasattr(trainer, _IDENTITY)
+    if not guarded or trainer.state.global_step == 0:  # later, its weights are no longer those that it began with
+        setattr(trainer, _IDENTITY, on_main(lambda: run_identity(trainer)))
+    if not guarded:
+        _guard(trainer)
+    return on_main(lambda: _newest_whole(trainer, accept_changes))
 
 
-def _newest_complete(trainer, settings):
-    for folder in map(Path, reversed(sort_checkpoints(trainer.args.output_dir))):
-        flaw = _flaw(folder, settings)
-        print(f"skipping {folder}: {flaw}" if flaw else f"going on from {folder}")
-        if not flaw:
-            return str(folder)
+def _newest_whole(trainer, accept_changes):
+    checkpoints = [Path(name) for name in reversed(sort_checkpoints(trainer.args.output_dir))]
+    for folder in checkpoints:
+        stamp = _read_stamp(folder)
+        if flaw := _flaw(folder, stamp):
+            _set_aside(folder, flaw, keep=checkpoints)
+            continue
+        if not accept_changes:
+            refuse_changes(folder, stamp["identity"], getattr(trainer, _IDENTITY))
+        print(f"going on from {folder}")
+        return str(folder)
     if trainer.state.global_step > 0:
         trained = f"the model in memory has trained {trainer.state.global_step} steps without a checkpoint"
         raise RuntimeError(f"{trained} in {trainer.args.output_dir}: load the model and make the trainer again")
     return None
 
 
-class _StampCheckpoints(TrainerCallback):
-    def __init__(self, settings):
-        self.settings = settings
-
-    def on_save(self, args, state, control, **kwargs):
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        args.distributed_state.wait_for_everyone()  # each process writes some of the files
-        if not state.is_world_process_zero or not folder.is_dir():
-            return
-        files = [file for file in folder.rglob("*") if file.is_file() and file.name != STAMP]
-        sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
-        with atomic_file(folder / STAMP, encoding="utf-8") as file:
-            json.dump({"settings": self.settings, "files": sizes}, file, indent=1)
-
-
-def _flaw(folder, settings):
-    """Why a checkpoint cannot be used, or None."""
+def _read_stamp(folder):
+    """What is in the stamp, or None where that is nothing which `_stamp` has written."""
     try:
-        stamp = json.loads((folder / STAMP).read_text())
-        for name, size in stamp["files"].items():
-            if (folder / name).stat().st_size != size:
-                return f"{name} is incomplete"
-        for weights in folder.glob("*.safetensors"):  # a header of the right size may still be damaged
-            with safe_open(weights, "pt") as file:
-                file.keys()
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        return f"it was not written to its end ({type(error).__name__})"
-    changed = changed_settings(stamp["settings"], settings)
-    return f"it was trained with another {', '.join(changed)}" if changed else None
+        stamp = json.loads((folder / STAMP).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    parts = [stamp.get("identity"), stamp.get("files")] if isinstance(stamp, dict) else [None]
+    return stamp if all(isinstance(part, dict) for part in parts) else None
 
 
-def _settings(trainer):
-    """What decides the weights that a run ends with, as JSON values by name."""
-    settings = {k: v for k, v in trainer.args.to_dict().items() if not k.startswith(_IRRELEVANT)}
-    model, data = trainer.model, trainer.train_dataset
-    if trainer.args.world_size > 1:
-        settings["number of processes"] = trainer.args.world_size
-    settings["base model"] = model.config._name_or_path
-    trained = [(name, tuple(p.shape)) for name, p in model.named_parameters() if p.requires_grad]
-    settings["trained parameters"] = digest(trained)
-    for name, config in getattr(model, "peft_config", {}).items():
-        settings[f"adapter {name}"] = {k: v for k, v in config.to_dict().items() if k != "inference_mode"}
-    texts = data.with_format(None).select_columns([name for name in data.column_names if name != "images"])
-    some = range(0, len(data), max(1, len(data) // 64))  # evenly spread
-    settings["training data"] = f"{len(data)} rows, {digest(*(texts[index] for index in some))}"
-    return json.loads(json.dumps(settings, default=lambda v: sorted(v) if isinstance(v, set) else str(v)))
+def _flaw(folder, stamp):
+    """Why a checkpoint cannot be used, or None."""
+    if stamp is None:
+        return "it was not written to its end"
+    for name, expected in stamp["files"].items():
+        try:
+            if read_digest(folder / name) != expected:
+                return f"{name} is not as it was written"
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
+            return f"{name} is missing"
+    return None
+
+
+def _set_aside(folder, flaw, keep):
+    """Renames a checkpoint: Trainer, which removes the oldest ones, would count it. What was set aside before goes."""
+    aside = folder.with_name(ASIDE + folder.name)
+    for earlier in folder.parent.glob(f"{ASIDE}checkpoint-*"):
+        if folder.with_name(earlier.name.removeprefix(ASIDE)) not in keep or earlier == aside:
+            shutil.rmtree(earlier)
+    folder.rename(aside)
+    print(f"skipping {folder}: {flaw}. It is {aside.name} now, until another one is damaged")
+
+
+def _guard(trainer):
+    """Makes the trainer stamp its checkpoints, say when the disk is full, and stop where it should."""
+    save, run = trainer._save_checkpoint, trainer._run_epoch
+
+    def save_checkpoint(*args, **kwargs):
+        folder = Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.global_step}"
+        try:
+            with name_full_disk(folder):
+                save(*args, **kwargs)
+                trainer.accelerator.wait_for_everyone()  # each process writes some of the files
+                if trainer.is_world_process_zero():
+                    _stamp(folder, getattr(trainer, _IDENTITY))
+        except BaseException:  # half of it would only fill the disk
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def run_epoch(*args, **kwargs):
+        # transformers looks for the end after a step only: resumed at its last step, it would train another one.
+        if trainer.state.global_step >= trainer.state.max_steps:
+            trainer.control.should_training_stop = True
+        else:
+            run(*args, **kwargs)
+
+    trainer._save_checkpoint, trainer._run_epoch = save_checkpoint, run_epoch
+
+
+def _stamp(folder, identity):
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != STAMP)
+    digests = {file.relative_to(folder).as_posix(): read_digest(file) for file in files}
+    for path in {*files, *(file.parent for file in files), folder, folder.parent}:
+        sync(path)
+    with atomic_file(folder / STAMP, encoding="utf-8") as file:
+        json.dump({"identity": identity, "files": digests}, file, indent=1)

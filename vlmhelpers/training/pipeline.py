@@ -1,8 +1,7 @@
 """The parts of a run: its arguments, its rows, and its trainer with model, adapters and collator."""
 
 import os
-import shutil
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.batches.pixel_cache import precompute
 from vlmhelpers.common.distributed import is_sharded, on_main
 from vlmhelpers.common.environment import compute_dtype
-from vlmhelpers.data.readers.jsonl_reader import read_jsonl
+from vlmhelpers.data.report import Report
 from vlmhelpers.data.splitting import split
 from vlmhelpers.data.validation import check_dataset
 from vlmhelpers.models.backends import add_lora, choose_backend
@@ -24,7 +23,7 @@ from vlmhelpers.models.loading import choose_model, load_model
 from vlmhelpers.models.lora import keep_adapters_float32, lora_targets
 from vlmhelpers.models.vision import cache_vision_features
 from vlmhelpers.training.callbacks import report_to, watch
-from vlmhelpers.training.config import HELD_OUT, REJECTED, RunConfig
+from vlmhelpers.training.config import REJECTED, RunConfig
 
 
 def training_arguments(config: RunConfig) -> SFTConfig:
@@ -58,26 +57,32 @@ def training_arguments(config: RunConfig) -> SFTConfig:
     return SFTConfig(**settings)
 
 
-def load_rows(config: RunConfig) -> tuple[dict[str, Dataset], dict[str, int]]:
-    """The rows of a run as "train" and, with `test_rows`, "test", and counts of them. Raises ValueError without any."""
-    fields = config.text_field, config.image_field, config.response_field
-    dataset = read_jsonl(config.dataset, config.image_root, *fields)
-    rejected = on_main(lambda: _reject(dataset, config))
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a run: `parts` are "train" and, with `test_rows`, "test"; the report is that of the main process."""
+
+    parts: dict[str, Dataset]
+    counts: dict[str, int]
+    report: Report | None
+
+
+def load_rows(config: RunConfig, dataset: Dataset) -> Rows:
+    """The sound ones of all rows, split. Writes nothing but, where there is none, why: that raises ValueError."""
+    reports = []
+    rejected = on_main(lambda: _rejected(dataset, config, reports))
     kept = dataset.select([index for index in range(len(dataset)) if index not in rejected])
-    rows = split(kept, config.test_rows, seed=config.seed) if config.test_rows else {"train": kept}
-    counts = {"read": len(dataset), "rejected": len(rejected), "trained": len(rows["train"])}
-    return rows, counts | {"test": len(rows.get("test", ()))}
+    parts = split(kept, config.test_rows, seed=config.seed) if config.test_rows else {"train": kept}
+    counts = {"read": len(dataset), "rejected": len(rejected), "trained": len(parts["train"])}
+    return Rows(parts, counts | {"test": len(parts.get("test", ()))}, *reports or [None])
 
 
-def _reject(dataset, config):
-    report, folder = check_dataset(dataset), Path(config.output_dir)
-    (folder / REJECTED).unlink(missing_ok=True)  # of an earlier run
-    shutil.rmtree(folder / HELD_OUT, ignore_errors=True)
-    if report.rejected:
-        report.save_rejected(folder / REJECTED)
-        print(f"{len(report.rejected)} of {len(dataset)} rows are left out: see {folder / REJECTED}")
+def _rejected(dataset, config, reports):
+    report = check_dataset(dataset)
+    reports.append(report)
     if not report.counts["kept"]:
-        raise ValueError(f"{config.dataset} has no row that can be used: the reasons are in {folder / REJECTED}")
+        file = Path(config.output_dir) / REJECTED
+        report.save_rejected(file)
+        raise ValueError(f"{config.dataset} has no row that can be used: the reasons are in {file}")
     return {record["index"] for record in report.rejected}
 
 

@@ -7,15 +7,18 @@ import os
 import shutil
 import sys
 import time
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlmhelpers.common.distributed import only_main_prints
+from vlmhelpers.common.digests import changed_settings
+from vlmhelpers.common.distributed import on_main, only_main_prints
 from vlmhelpers.common.environment import quiet
-from vlmhelpers.common.files import atomic_file, atomic_folder
+from vlmhelpers.common.file_digests import read_digest
+from vlmhelpers.common.files import atomic_file, atomic_folder, name_full_disk, one_process, remove_abandoned
 from vlmhelpers.models.backends import use_unsloth
-from vlmhelpers.training.config import ADAPTER, HELD_OUT, RESULTS, SETTINGS, RunConfig
+from vlmhelpers.training.config import ADAPTER, HELD_OUT, REJECTED, RESULTS, SETTINGS, RunConfig
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -39,30 +42,96 @@ class RunResult:
     @classmethod
     def read(cls, output_dir: str | os.PathLike) -> "RunResult":
         """The result that a finished run has written to its `output_dir`. Raises FileNotFoundError without one."""
-        values = json.loads((Path(output_dir) / RESULTS).read_text(encoding="utf-8"))
-        return cls(str(Path(output_dir) / ADAPTER), **values)
+        return cls(str(Path(output_dir) / ADAPTER), **_read_results(output_dir)["result"])
 
 
-def train(config: RunConfig) -> RunResult:
-    """Trains adapters as a `RunConfig` says; after an interruption, goes on from the last complete checkpoint.
+def train(config: RunConfig, accept_changes: bool = False) -> RunResult:
+    """Trains adapters as a `RunConfig` says; after an interruption, goes on from the last whole checkpoint.
 
     Writes to `config.output_dir` the folders adapter and held_out (with `test_rows`), rejected.csv, run_config.yaml,
-    results.json and checkpoints. Works on several processes, by `accelerate.notebook_launcher(train, (config,))` or
-    `accelerate launch -m vlmhelpers train CONFIG`: with configs/ddp.yaml each GPU holds the model, with
-    configs/fsdp.yaml a part (FSDP2); both ran on CPUs only. Raises ValueError for wrong settings and without rows.
+    results.json and checkpoints. A run that is finished says so, and changes nothing. Works on several processes, by
+    `accelerate.notebook_launcher(train, (config,))` or `accelerate launch -m vlmhelpers train CONFIG`: with
+    configs/ddp.yaml each GPU holds the model, with configs/fsdp.yaml a part (FSDP2); both ran on CPUs only.
+
+    Raises ValueError for wrong settings, without rows and, unless `accept_changes`, where the run in that folder was
+    begun with other settings, data, weights or versions, which it names; BlockingIOError where another process trains
+    there; OSError where the disk is full.
     """
-    with only_main_prints():
+    with only_main_prints(), _alone(Path(config.output_dir)):
+        if finished := _find_finished(config, accept_changes):
+            return finished
         if _may_use_unsloth(config.backend):
             use_unsloth()
         quiet()
-        from vlmhelpers.training import checkpoints, pipeline
+        from vlmhelpers.training import checkpoints, identity, pipeline
 
-        args = pipeline.training_arguments(config)
-        rows, counts = pipeline.load_rows(config)
-        trainer = pipeline.make_trainer(config, args, rows["train"])
+        args, dataset = pipeline.training_arguments(config), _read_rows(config)
+        rows = pipeline.load_rows(config, dataset)
+        trainer = pipeline.make_trainer(config, args, rows.parts["train"])
+        checkpoint = checkpoints.resume_from(trainer, accept_changes)
+        _save_rejected(Path(config.output_dir) / REJECTED, rows)
+        base = trainer.model.config._name_or_path
+        made_of = on_main(lambda: {"base": base, "inputs": identity.inputs_identity(config, dataset, base)})
         started = time.perf_counter()
-        trainer.train(resume_from_checkpoint=checkpoints.resume_from(trainer))
-        return _save(config, trainer, round(time.perf_counter() - started, 1), rows, counts)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        seconds = round(time.perf_counter() - started, 1)
+        with name_full_disk(Path(config.output_dir) / ADAPTER):
+            return _save(config, trainer, seconds, rows, made_of)
+
+
+@contextmanager
+def _alone(folder):
+    """No other run in the folder, as long as it lasts; the main process sees to that for all."""
+    with ExitStack() as held:
+        if os.environ.get("RANK", "0") == "0":
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(one_process(folder, "train"))
+            remove_abandoned(folder)
+        yield
+
+
+def _read_rows(config):
+    """All rows of the run's file."""
+    from vlmhelpers.data.readers.jsonl_reader import read_jsonl
+
+    fields = config.text_field, config.image_field, config.response_field
+    return read_jsonl(config.dataset, config.image_root, *fields)
+
+
+def _read_results(output_dir):
+    return json.loads((Path(output_dir) / RESULTS).read_text(encoding="utf-8"))
+
+
+def _find_finished(config, accept_changes):
+    """The result of the run where it is finished, whole and not changed; ValueError where it has been changed."""
+    folder = Path(config.output_dir)
+    try:
+        results = _read_results(folder)
+        result, made_of, files = RunResult.read(folder), results["made_of"], results["files"]
+        is_whole = all(read_digest(folder / ADAPTER / name) == expected for name, expected in files.items())
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # none, half of one, or of an earlier version
+        return None
+    if not is_whole or _would_load_another(config.model_id, made_of["base"]):
+        return None
+    from vlmhelpers.training.identity import inputs_identity, refuse_changes
+
+    now = inputs_identity(config, _read_rows(config), made_of["base"])
+    changed = changed_settings(made_of["inputs"], now)
+    if any(not name.startswith("version of ") for name in changed):
+        if not accept_changes:
+            refuse_changes(folder, made_of["inputs"], now)
+        return None
+    print(f"{folder} is finished: {result.steps} steps on {result.rows['trained']} rows -> {result.adapter}")
+    return result
+
+
+def _would_load_another(model_id, base):
+    """Whether a hub id, in whose place a CPU took a tiny base, now finds a GPU."""
+    if "/" not in model_id or os.path.isdir(model_id) or not os.path.isdir(base):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _may_use_unsloth(backend):
@@ -71,32 +140,48 @@ def _may_use_unsloth(backend):
     return backend == "unsloth" or (backend == "auto" and not several and "transformers" not in sys.modules)
 
 
-def _save(config, trainer, seconds, rows, counts):
+def _save(config, trainer, seconds, rows, made_of):
     folder, state = Path(config.output_dir), trainer.state
     if trainer.is_fsdp_enabled:  # the checkpoints are in pieces, the adapter is whole
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
-    trainer.save_model(folder / ADAPTER)
-    result = RunResult(str(folder / ADAPTER), state.global_step, seconds, counts, state.log_history)
+    with ExitStack() as held:  # of the main process
+        temporary = on_main(lambda: held.enter_context(atomic_folder(folder / ADAPTER, replace=True)))
+        trainer.save_model(temporary)
+        if state.is_world_process_zero:
+            trainer.processing_class.save_pretrained(temporary)
+        trainer.accelerator.wait_for_everyone()
+    result = RunResult(str(folder / ADAPTER), state.global_step, seconds, rows.counts, state.log_history)
     if state.is_world_process_zero:
-        trainer.processing_class.save_pretrained(folder / ADAPTER)
-        if "test" in rows:
-            save_held_out(rows["test"], rows["train"], folder)
+        if "test" in rows.parts:
+            save_held_out(rows.parts["test"], rows.parts["train"], folder)
+        else:
+            shutil.rmtree(folder / HELD_OUT, ignore_errors=True)  # of a run with other settings
         config.save(folder / SETTINGS)
-        with atomic_file(folder / RESULTS, encoding="utf-8") as file:
-            json.dump({name: value for name, value in asdict(result).items() if name != "adapter"}, file, indent=1)
-        print(f"{state.global_step} steps on {counts['trained']} rows -> {folder / ADAPTER}")
+        files = {path.name: read_digest(path) for path in (folder / ADAPTER).iterdir() if path.is_file()}
+        values = {name: value for name, value in asdict(result).items() if name != "adapter"}
+        with atomic_file(folder / RESULTS, encoding="utf-8") as file:  # last: from now on the run is finished
+            json.dump({"result": values, "made_of": made_of, "files": files}, file, indent=1)
+        print(f"{state.global_step} steps on {rows.counts['trained']} rows -> {folder / ADAPTER}")
     trainer.accelerator.wait_for_everyone()
     return result
+
+
+def _save_rejected(file, rows):
+    if rows.report is None:  # not the main process
+        return
+    if rejected := rows.report.rejected:
+        rows.report.save_rejected(file)
+        print(f"{len(rejected)} of {rows.counts['read']} rows are left out: see {file}")
+    else:
+        file.unlink(missing_ok=True)
 
 
 def save_held_out(test: "Dataset", train: "Dataset", output_dir: str | os.PathLike) -> None:
     """Writes the held-out rows, and the first 8 of `train` as examples for prompts, with their images."""
     from datasets import DatasetDict
 
-    folder = Path(output_dir) / HELD_OUT
-    shutil.rmtree(folder, ignore_errors=True)
     rows = DatasetDict(test=test, examples=train.select(range(min(8, len(train)))))
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(Path(output_dir) / HELD_OUT, replace=True) as temporary:
         rows.save_to_disk(temporary, num_shards=dict.fromkeys(rows, 1))  # else rejected rows' images are sized, too
 
 

@@ -1,0 +1,113 @@
+"""The identity of a run: everything that decides the weights it ends with, by name, so that a change can be named."""
+
+import json
+import os
+import sys
+from contextlib import suppress
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from datasets import Dataset
+
+from vlmhelpers.common.digests import changed_settings, digest, tensors_digest
+from vlmhelpers.common.file_digests import file_digest
+from vlmhelpers.common.images import image_identity
+from vlmhelpers.common.version import VERSION
+from vlmhelpers.data.rows import READER_FEATURES, stream_plain_rows
+from vlmhelpers.models.identity import model_identity, processor_identity
+
+if TYPE_CHECKING:  # what is finished is recognized without torch
+    from transformers import Trainer
+
+    from vlmhelpers.training.config import RunConfig
+
+_LIBRARIES = "torch torchvision transformers trl peft accelerate bitsandbytes".split()
+# How training arguments begin that change where and how often something is written, not what is learned.
+_IRRELEVANT = tuple(
+    "output_dir run_name report_to logging log_ save eval disable_tqdm hub push_ dataloader_num ddp_timeout resume "
+    "dataloader_pin dataloader_pre dataloader_per project trackio include_ metric load_best greater_is".split()
+)
+# Settings of a RunConfig that do not; those of files and fields act by what is read.
+_NOT_OF_RESULTS = "dataset output_dir image_root text_field image_field response_field cache report_to".split()
+_NOT_OF_RESULTS += ["logging_steps", "save_steps"]
+_NOT_OF_RESULTS += ["logging_steps", "save_steps"]
+
+
+def run_identity(trainer: "Trainer") -> dict:
+    """The identity of the run that a trainer is about to start, as JSON values by name.
+
+    Its arguments, all texts and images of its rows, the base's weights, precision and configuration, the adapters and
+    what they start from, the processor with its chat template, the collator, the number of processes, the versions.
+    """
+    model, args = trainer.model, trainer.args
+    found = {k: v for k, v in args.to_dict().items() if not k.startswith(_IRRELEVANT)}
+    found["number of processes"] = args.world_size
+    found |= rows_identity(trainer.train_dataset) | model_identity(model) | _weights_identity(model)
+    found |= processor_identity(trainer.processing_class)
+    options = getattr(trainer.data_collator, "__dict__", {}).items()
+    options = {name: value for name, value in options if isinstance(value, (str, int, float, type(None)))}
+    found["collator"] = {"class": type(trainer.data_collator).__name__} | options
+    found |= versions(*_LIBRARIES, *(["unsloth"] if "unsloth" in sys.modules else []))
+    return json.loads(json.dumps(found, default=lambda value: sorted(value) if isinstance(value, set) else str(value)))
+
+
+def refuse_changes(folder: str | os.PathLike, before: dict, now: dict) -> None:
+    """Raises ValueError where the run in `folder` has another identity than the one that would go on there."""
+    if changed := changed_settings(before, now):
+        remedy = "Choose another output_dir to begin afresh, or pass accept_changes=True to go on with the change"
+        raise ValueError(f"{folder} was trained with another {', '.join(changed)}. {remedy}")
+
+
+def rows_identity(dataset: Dataset) -> dict[str, str]:
+    """Digests of all texts and of all images of rows; of those with `messages`, nothing else but `images` counts."""
+    if not isinstance(dataset, Dataset):
+        return {"training data": type(dataset).__name__}
+    names = [name for name in dataset.column_names if name not in READER_FEATURES]
+    names = ["messages", "images"] if "messages" in names else names
+    texts, images = [], []
+    for row in stream_plain_rows(dataset.with_format(None), names, "identifying rows"):
+        found = row.pop("images", None) or []
+        texts.append(digest(row))
+        images.append(digest([image_identity(image) for image in found]))
+    return {"training data": f"{len(texts)} rows, {digest(*texts)}", "images": digest(*images)}
+
+
+def _weights_identity(model):
+    adapters = getattr(model, "peft_config", {})
+    found = {f"adapter {name}": lora.to_dict() for name, lora in adapters.items()}
+    for values in found.values():
+        for name in ("inference_mode", "base_model_name_or_path", "peft_version"):
+            values.pop(name, None)
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    found["trained parameters"] = digest([(name, tuple(p.shape)) for name, p in trained])
+    # Adapters start at random unless they have been trained: then these zeros are none.
+    fresh = adapters and not any(p.any() for name, p in trained if ".lora_B." in name)
+    found["start of the adapters"] = "fresh" if fresh else tensors_digest(trained if adapters else [])
+    frozen = [(name, p) for name, p in model.named_parameters() if not adapters or not p.requires_grad]
+    return found | {"base weights": tensors_digest(frozen)}
+
+
+def versions(*libraries: str) -> dict[str, str]:
+    """The versions of this package and of `libraries`, of those that are installed."""
+    found = {"version of vlmhelpers": VERSION}
+    for name in libraries:
+        with suppress(PackageNotFoundError):
+            found[f"version of {name}"] = version(name)
+    return found
+
+
+def inputs_identity(config: "RunConfig", dataset: Dataset, base: str) -> dict:
+    """What can be told of a run's identity without loading a model, as JSON values by name.
+
+    dataset: all rows that were read. base: the folder or hub id that was loaded.
+    """
+    found = {name: value for name, value in asdict(config).items() if name not in _NOT_OF_RESULTS}
+    found["number of processes"] = int(os.environ.get("WORLD_SIZE", 1))
+    return found | rows_identity(dataset) | {"base": _folder_digest(base)} | versions(*_LIBRARIES)
+
+
+def _folder_digest(folder):
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    return digest(*((path.relative_to(folder).as_posix(), file_digest(path)) for path in files))
