@@ -257,7 +257,7 @@ def test_an_unreadable_picture_is_named_and_the_others_stay(qwen, rows, tmp_path
     path.write_bytes(sound[:60])
     with pytest.raises(ValueError, match="^row 5, image 2: .*run check_dataset and leave out the rows"):
         precompute(rows, qwen, tmp_path / "pixels", workers=1)
-    assert len(files_of(tmp_path)) == 5
+    assert len(files_of(tmp_path)) == 4  # two of those five are alike
     with pytest.raises(ValueError, match="^row 3 of the dataset, image 2: "):
         precompute(rows.remove_columns("row"), qwen, tmp_path / "pixels")
     path.write_bytes(sound)

@@ -27,12 +27,8 @@ from vlmhelpers.common.digests import digest
 _PART, _OLD = ".part", ".old"  # endings: what is being written, and a folder that is being replaced
 _TEMPORARY = re.compile(r"(.*)-([0-9a-f]{8})-(\d+)-(\d+)-\w{8}\.(?:part|old)", re.DOTALL)
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-_FAILED_WRITE = (
-    "PytorchStreamWriter",
-    "inline_container",
-    "iostream error",
-    *(f"os error {number})" for number in _DISK),
-)
+_FAILED_WRITE = ["PytorchStreamWriter", "inline_container", "iostream error"]  # of torch
+_FAILED_WRITE += [f"os error {number})" for number in _DISK]  # of safetensors
 _SECONDS = 5  # by which a process's time of creation may seem to have moved
 
 
