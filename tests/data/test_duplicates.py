@@ -70,8 +70,8 @@ def test_pictures_that_differ_in_color_or_coins_are_no_near_duplicates():
 
 def test_the_drawn_samples_hold_no_false_near_duplicates():
     pictures = [picture for _, picture in sample_products(400, seed=11, size=64, novel=None)]
-    thumbnails = [picture.resize((8, 8), Image.Resampling.BOX).tobytes() for picture in pictures]
-    assert (closest_others(thumbnails, range(400)) == -1).all()
+    thumbnails = [np.asarray(picture.resize((8, 8), Image.Resampling.BOX)).ravel() for picture in pictures]
+    assert (closest_others(np.stack(thumbnails), np.arange(400), np.arange(400)) == -1).all()
 
 
 def test_the_search_finds_what_comparing_all_pairs_finds():
@@ -80,11 +80,13 @@ def test_the_search_finds_what_comparing_all_pairs_finds():
     cells[150:200] = np.clip(cells[:50] + rng.integers(-6, 7, (50, 192)), 0, 255)  # near
     cells[200:250] = np.clip(cells[50:100] + rng.integers(-30, 31, (50, 192)), 0, 255)  # not near enough
     groups = rng.integers(0, 3, 300)
-    found = closest_others([row.astype(np.uint8).tobytes() for row in cells], groups)
+    found = closest_others(cells.astype(np.uint8), np.arange(300), groups)
     far = np.abs(cells[:, None] - cells[None]).max(2)
     far[groups[:, None] == groups] = 999
     assert (found == np.where(far.min(1) <= 12, far.argmin(1), -1)).all() and 30 < (found >= 0).sum() < 100
-    assert list(closest_others([b"\0" * 192], [0])) == [-1] and len(closest_others([], [])) == 0
+    alone = np.zeros((1, 192), np.uint8)
+    assert list(closest_others(alone, np.zeros(1, int), np.zeros(1, int))) == [-1]
+    assert len(closest_others(alone, np.zeros(0, int), np.zeros(0, int))) == 0
 
 
 # Leaks

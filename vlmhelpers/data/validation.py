@@ -6,7 +6,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from datasets import Dataset, Image
 from tqdm.auto import tqdm
 
-from vlmhelpers.common.images import MAX_PIXELS, ImageFacts, UnusableImage, image_identity, inspect_image, strict_pillow
+from vlmhelpers.common.images import MAX_PIXELS, UnusableImage, image_identity, inspect_image, strict_pillow
+from vlmhelpers.data.checked_images import CheckedImages, temporary_database
 from vlmhelpers.data.duplicates import DuplicateFinder
 from vlmhelpers.data.report import Finding, Report
 from vlmhelpers.data.rows import ENCODED_ROWS_PER_BATCH
@@ -31,12 +32,15 @@ def check_dataset(
 
     max_pixels: larger images are rejected by their header. near_duplicates: nearly equal images are a warning within a
         split, a leak between splits. workers: threads that decode; by default one per processor, 8 at most.
-    Raises ValueError for a dataset without the columns of the schema, and TypeError for what is no dataset.
+    Raises ValueError for a dataset without the columns of the schema, TypeError for what is no dataset, and OSError
+    where the machine keeps an image from being read. Memory grows with what is found, not with rows or images, which
+    take up to 600 bytes each in the folder for temporary files.
     """
     splits = _as_splits(dataset)
-    validation = _Validation(splits, max_pixels)
     bar = tqdm(total=sum(map(len, splits.values())), unit=" rows", delay=1, disable=not progress)
-    with strict_pillow(), ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool, bar:
+    pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
+    with temporary_database() as database, strict_pillow(), pool, bar:
+        validation = _Validation(splits, max_pixels, database)
         for split, rows in splits.items():
             bar.set_description(f"checking {split}".strip(), refresh=False)
             index = 0
@@ -46,7 +50,7 @@ def check_dataset(
                 bar.update(len(chunk))
         bar.set_description("comparing images", refresh=False)
         validation.compare_rows(near_duplicates, reject_leaks)
-    return Report(splits, validation.rejected, validation.repaired, validation.duplicates.warnings)
+    return Report(splits, validation.rejected, validation.repaired, validation.warnings)
 
 
 def _as_splits(dataset):
@@ -65,25 +69,27 @@ def _as_splits(dataset):
 
 
 class _Validation:
-    def __init__(self, splits, max_pixels):
-        self.max_pixels, self.duplicates = max_pixels, DuplicateFinder(splits)
-        self.rejected, self.repaired = {}, []  # (split, index) -> Finding; Findings
-        self._found = {}  # identity of an image -> its ImageFacts, or the problem that it is unusable for
+    def __init__(self, splits, max_pixels, database):
+        self.max_pixels = max_pixels
+        self.images, self.duplicates = CheckedImages(database), DuplicateFinder(splits, database)
+        self.rejected, self.repaired, self.warnings = {}, [], []  # (split, index) -> Finding; Findings
 
     def check_rows(self, split: str, start: int, rows: list[dict], pool: Executor) -> None:
         """Checks rows of a split, of which the first has the index `start`; `pool` decodes images not met before."""
         identified = [[(image_identity(image), image) for image in row["images"] or []] for row in rows]
-        new = {key: image for images in identified for key, image in images if key and key not in self._found}
-        self._found.update(zip(new, pool.map(self._inspect, new.values()), strict=True))
-        for index, (row, images) in enumerate(zip(rows, identified, strict=True), start):
-            facts = [self._found[key] for key, _ in images if key]
-            if problems := row_problems(row) + _image_problems(facts):
-                finding = Finding(split, index, *merge_problems(problems))
+        images = {key: image for pairs in identified for key, image in pairs if key}
+        checked = self.images.find(images)
+        new = {key: image for key, image in images.items() if key not in checked}
+        for key, facts in zip(new, pool.map(self._inspect, new.values()), strict=True):
+            checked[key] = self.images.add(key, facts)
+        for index, (row, pairs) in enumerate(zip(rows, identified, strict=True), start):
+            of_row = [checked[key] for key, _ in pairs if key]
+            if problems := row_problems(row) + _image_problems(of_row):
+                self.rejected[split, index] = Finding(split, index, *merge_problems(problems))
             else:
-                finding = self.duplicates.add(split, index, row.get("row") or index + 1, row["messages"], facts)
-                self.repaired += [Finding(split, index, repair, "") for repair in _repairs(row, facts)]
-            if finding:
-                self.rejected[split, index] = finding
+                numbers = [image.number for image in of_row]
+                self.duplicates.add(split, index, row.get("row") or index + 1, row["messages"], numbers)
+                self.repaired += [Finding(split, index, repair, "") for repair in _repairs(row, of_row)]
 
     def _inspect(self, image):
         """ImageFacts, or the problem that the image is unusable for: an exception would hold on to pixels."""
@@ -93,24 +99,29 @@ class _Validation:
             return " ".join(error.reason.split()), error.remedy
 
     def compare_rows(self, near_duplicates: bool, reject_leaks: bool) -> None:
+        self._reject(self.duplicates.repeats())
+        self.warnings += self.duplicates.other_answers()
         if near_duplicates:
-            self.duplicates.find_near_duplicates()
+            self.warnings += self.duplicates.near_duplicates(self.images.thumbnails())
         leaks = self.duplicates.leaks()
         if reject_leaks:
-            self.rejected |= {(leak.split, leak.index): leak for leak in leaks}
+            self._reject(leaks)
         else:
-            self.duplicates.warnings += [leak._replace(remedy="leave one of them out") for leak in leaks]
+            self.warnings += [leak._replace(remedy="leave one of them out") for leak in leaks]
+
+    def _reject(self, findings):
+        self.rejected |= {(finding.split, finding.index): finding for finding in findings}
 
 
-def _image_problems(facts):
-    of_image = [f" (image {number})" if len(facts) > 1 else "" for number in range(1, len(facts) + 1)]
-    pairs = zip(facts, of_image, strict=True)
-    return [(found[0] + which, found[1]) for found, which in pairs if not isinstance(found, ImageFacts)]
+def _image_problems(images):
+    of_image = [f" (image {number})" if len(images) > 1 else "" for number in range(1, len(images) + 1)]
+    pairs = zip(images, of_image, strict=True)
+    return [(image.problem[0] + which, image.problem[1]) for image, which in pairs if image.problem]
 
 
-def _repairs(row, facts):
+def _repairs(row, images):
     """What is guessed or changed so that the row can be trained on, each once."""
     tokens = [token for message in row["messages"] for token in find_control_tokens(message_text(message))]
     repairs = [f"control tokens taken as plain text: {' '.join(dict.fromkeys(tokens))}"] if tokens else []
-    repairs += [repair for found in facts for repair in found.repairs]
+    repairs += [repair for image in images for repair in image.repairs]
     return dict.fromkeys(filter(None, [row.get("note"), *repairs]))
