@@ -1,5 +1,6 @@
 """Downloads from a server that misbehaves: every URL gets a picture or a reason, soon, and the cache stays whole."""
 
+import errno
 import os
 import shutil
 import signal
@@ -14,7 +15,9 @@ import pytest
 from misbehaving_server import GOOD, misbehaving_server
 from PIL import Image, ImageFile
 
-from vlmhelpers.data.download import downloader
+from vlmhelpers.common.digests import digest
+from vlmhelpers.common.files import temporary_name
+from vlmhelpers.data.download import downloader, safe_http
 from vlmhelpers.data.download.downloader import cached_images, download_images
 from vlmhelpers.data.download.safe_http import DownloadRules, ImageClient, is_public
 
@@ -463,12 +466,89 @@ def test_random_numbers_of_the_user_stay_as_they_were(get):
 # The cache
 
 
-@pytest.mark.parametrize("damage", [b"", b"<html>", b"\x89PNG\r\n"])
-def test_a_broken_file_in_the_cache_is_downloaded_again(get, cache, damage):
-    path, _ = get("good")
+DAMAGES = {
+    "emptied": lambda data: b"",
+    "a web page": lambda data: b"<html>",
+    "a header alone": lambda data: data[:8],
+    "cut in half": lambda data: data[: len(data) // 2],
+    "its end zeroed": lambda data: data[:-200] + bytes(200),
+    "all zeroed": lambda data: bytes(len(data)),
+    "a bit flipped": lambda data: data[:-30] + bytes([data[-30] ^ 1]) + data[-29:],
+    "another picture": lambda data: data + b"more",
+}
+
+
+def damage(path, name):
+    with open(path, "rb") as file:
+        data = file.read()
     with open(path, "wb") as file:
-        file.write(damage)
-    assert get("good") == (path, 2) and is_whole(path)
+        file.write(DAMAGES[name](data))
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_broken_file_in_the_cache_is_downloaded_again(get, cache, name):
+    path, _ = get("good")
+    damage(path, name)
+    assert get("good") == (path, 2) and open(path, "rb").read() == GOOD
+
+
+@pytest.fixture
+def early(get, cache):
+    """A file of the cache under the name that it had in earlier versions, without a digest."""
+    path, _ = get("good")
+    early = path.replace(f".{digest(GOOD)}", "")
+    os.rename(path, early)
+    assert early != path
+    return early, path
+
+
+def test_a_whole_file_of_an_earlier_version_is_taken_and_keeps_its_name(get, early):
+    old, new = early
+    assert get("good") == (new, 1) == get("good")
+    assert open(old, "rb").read() == GOOD  # rows that were stored name it
+    damage(old, "a bit flipped")  # both names are one file
+    assert get("good") == (new, 2) and open(new, "rb").read() == GOOD and not os.path.exists(old)
+
+
+@pytest.mark.parametrize("name", ["cut in half", "all zeroed", "emptied"])
+def test_a_broken_file_of_an_earlier_version_is_downloaded_again(get, early, name):
+    damage(early[0], name)
+    assert get("good") == (early[1], 2) and not os.path.exists(early[0])
+
+
+def test_files_of_an_earlier_version_are_taken_where_the_disk_has_no_links(get, early, monkeypatch):
+    monkeypatch.setattr(os, "link", lambda *_: os.open("/nowhere/at/all", 0))
+    assert get("good") == (early[0], 1)
+
+
+def test_a_cache_that_the_machine_cannot_read_is_an_error_and_stays(get, server, cache, monkeypatch):
+    path, _ = get("good")
+
+    def fail(path):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(downloader, "file_digest", fail)
+    for find in (cached_images, download_images):
+        with pytest.raises(OSError, match="Too many open files.*not at fault"):
+            find([f"{server.url}/good"], cache)
+    assert os.path.exists(path)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS])
+@pytest.mark.parametrize("host", ["127.0.0.1", "nowhere.example"])
+def test_without_sockets_it_stops_and_blames_no_url(cache, monkeypatch, number, host):
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    def unknown(*_, **__):
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(safe_http, "_Socket", fail)
+    if host == "nowhere.example":
+        monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(OSError, match=r"Raise the limit of open files") as caught:
+        download_images([f"http://{host}:9/a"], cache, **RULES)
+    assert caught.value.errno == number
 
 
 def test_what_is_not_in_the_cache_is_said_without_a_request(server, cache):
@@ -480,16 +560,17 @@ def test_what_is_not_in_the_cache_is_said_without_a_request(server, cache):
     assert not server.requests
 
 
-def test_temporary_files_of_killed_runs_are_no_pictures_and_vanish_when_old(get, cache):
+def test_temporary_files_of_killed_runs_are_no_pictures_and_vanish(get, cache):
     path, _ = get("good")
-    key = os.path.basename(path).partition(".")[0]
     os.unlink(path)
-    old, young = cache / f"{key}.png-0000000a.part", cache / f"{key}.png-0000000b.part"
-    for temporary in (old, young):
-        temporary.write_bytes(GOOD[:20])
-    os.utime(old, (time.time() - 7200,) * 2)
+    code = "import sys; from vlmhelpers.common.files import temporary_name; print(temporary_name(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    ended, own = done.stdout.strip(), temporary_name(path)
+    for temporary in (ended, own):
+        with open(temporary, "wb") as file:
+            file.write(GOOD[:20])
     assert get("good") == (path, 2)
-    assert sorted(os.listdir(cache)) == sorted([os.path.basename(path), young.name])
+    assert sorted(os.listdir(cache)) == sorted(map(os.path.basename, [path, own]))
 
 
 def test_files_of_other_programs_in_the_folder_stay(get, cache):

@@ -1,4 +1,7 @@
-"""Downloads images in parallel into a cache; each is decoded to its end before it is stored."""
+"""Downloads images in parallel into a cache; each is decoded to its end before it is stored.
+
+The name of a file in the cache holds the digest of its bytes: one that was cut or changed is downloaded again.
+"""
 
 import hashlib
 import os
@@ -8,14 +11,14 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from multiprocessing.pool import ThreadPool
-from pathlib import Path
 
-from PIL import Image
 from tqdm.auto import tqdm
 
+from vlmhelpers.common.digests import digest
 from vlmhelpers.common.display import printable
-from vlmhelpers.common.files import atomic_file, remove_abandoned
-from vlmhelpers.common.images import FORMATS, UnusableImage, open_image, strict_pillow
+from vlmhelpers.common.file_digests import file_digest
+from vlmhelpers.common.files import atomic_file, remove_abandoned, user_cache
+from vlmhelpers.common.images import UnusableImage, open_image, strict_pillow, unusable_path
 from vlmhelpers.data.download.safe_http import DownloadRules, ImageClient
 
 _MAX_SCANS = 500  # of a JPEG; progressive ones have about ten
@@ -32,7 +35,7 @@ def download_images(
 
     Returns a dict from each URL to the path of its file, or to the (reason, remedy) pair why there is none; the next
     call tries these again. Ctrl-C ends it at once, with all finished files in place. Raises OSError where the folder
-    cannot be written, TypeError for an unknown rule or a lone URL.
+    cannot be written or the machine runs out of file descriptors or memory, TypeError for an unknown rule or a lone URL.
     """
     if isinstance(urls, str):
         raise TypeError(f"urls is a list of URLs: [{urls!r}]")
@@ -86,30 +89,57 @@ def _download(urls, cache, rules):
 
 
 class _Cache:
-    """A folder of images, each under a hash of its URL. It need not exist."""
+    """A folder of images, each under a hash of its URL and the digest of its bytes. It need not exist."""
 
     def __init__(self, folder):
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self.folder = os.path.realpath(folder or root / "vlmhelpers" / "pictures")
-        remove_abandoned(self.folder, hours=1)
-        entries = os.scandir(self.folder) if os.path.exists(self.folder) else ()
-        files = [entry for entry in entries if entry.is_file()]  # opening a pipe would wait forever
-        self.paths = {file.name.partition(".")[0]: file.path for file in files if not file.name.endswith(".part")}
+        self.folder, self.names = os.path.realpath(folder or user_cache() / "pictures"), {}
+        remove_abandoned(self.folder)
+        for entry in os.scandir(self.folder) if os.path.exists(self.folder) else ():
+            if entry.is_file() and not entry.name.endswith(".part"):  # opening a pipe would wait forever
+                self.names.setdefault(entry.name.partition(".")[0], []).append(entry.name)
 
     def find(self, url):
-        """The path of the URL's image, or None. A file that no longer begins as an image is removed."""
-        if path := self.paths.get(_key(url)):
-            with suppress(Exception), Image.open(path, formats=FORMATS):  # decoders raise OSError, SyntaxError and more
-                return path
+        """The path of the URL's image, or None. Files that are no longer whole are removed."""
+        names = self.names.get(_key(url), [])
+        for name in sorted(names, key=lambda name: -name.count(".")):  # those with a digest first
+            path = os.path.join(self.folder, name)
+            if name.count(".") > 1:
+                found = path if self._digest(path) == name.split(".")[1] else None
+            else:
+                found = None if any(other.count(".") > 1 for other in names) else self._adopt(path)
+            if found:
+                return found
             with suppress(OSError):
                 os.unlink(path)
         return None
 
+    def _digest(self, path):
+        try:
+            return file_digest(path)
+        except OSError as error:
+            unusable_path(error, path)
+
+    def _adopt(self, path):
+        """A whole file of an earlier version gets a name with its digest as well: datasets may hold the other one."""
+        try:
+            found = self._path(path, self._digest(path), os.path.splitext(path)[1])
+            open_image(path)
+        except UnusableImage:
+            return None
+        try:
+            os.link(path, found)
+        except OSError:  # a disk without links; another process was first
+            return found if os.path.exists(found) else path
+        return found
+
     def store(self, url, data, image_format):
-        path = os.path.join(self.folder, f"{_key(url)}.{_SUFFIXES.get(image_format, image_format.lower())}")
-        with atomic_file(path, "wb") as file:
+        path = self._path(_key(url), digest(data), f".{_SUFFIXES.get(image_format, image_format.lower())}")
+        with atomic_file(path, "wb", durable=False) as file:
             file.write(data)
         return path
+
+    def _path(self, name, its_digest, suffix):
+        return os.path.join(self.folder, f"{os.path.basename(name).partition('.')[0]}.{its_digest}{suffix}")
 
 
 def _key(url):

@@ -1,6 +1,8 @@
 """GET requests to servers that are not trusted: to public addresses only, for so many seconds and so many bytes."""
 
+import errno
 import ipaddress
+import os
 import socket
 import ssl
 import threading
@@ -69,12 +71,16 @@ class ImageClient(urllib3.PoolManager):
         return pool
 
     def fetch(self, url: str) -> bytes:
-        """The body that a URL leads to. Raises UnusableImage for whatever goes wrong."""
+        """The body that a URL leads to. Raises UnusableImage for whatever goes wrong there, OSError without sockets."""
         _IMAGE.rules, _IMAGE.deadline = self.rules, time.monotonic() + self.rules.total_timeout
         try:
             response = self.urlopen("GET", url, preload_content=False, release_conn=True)  # _Connection has read it
         except UnusableImage:
             raise
+        except _NoSocket as error:
+            number = error.__cause__.errno
+            remedy = "Raise the limit of open files (ulimit -n 4096), or use fewer connections"
+            raise OSError(number, f"{os.strerror(number)}. {remedy}") from error
         except Exception as error:  # urllib3, http.client and ssl have many
             cause = error.reason if isinstance(error, exceptions.MaxRetryError) else error
             kind = "not a URL" if isinstance(cause, ValueError) else "download failed"
@@ -140,16 +146,33 @@ class _TLSSocket(_Socket, ssl.SSLSocket):
     pass
 
 
+class _NoSocket(Exception):
+    """This machine has none left: no fault of the URL, and nothing that urllib3 should try again."""
+
+
+def _new_socket(family=socket.AF_INET, kind=socket.SOCK_STREAM, protocol=-1):
+    try:
+        return _Socket(family, kind, protocol)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
+            raise _NoSocket from error
+        raise
+
+
 class _Connection(urllib3.connection.HTTPConnection):
     def _new_conn(self):
         """A socket to one of the host's addresses: looked up once, all checked, so that no second look-up differs."""
-        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        try:
+            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        except socket.gaierror:  # it does not say that it got no socket
+            _new_socket().close()
+            raise
         private = [address[0] for *_, address in found if not is_public(address[0])]
         if private and self.host not in {name.strip("[]").lower() for name in _IMAGE.rules.private_hosts}:
             reason = f"address not allowed: {self.host} is {private[0]}, which is not public"
             raise UnusableImage(reason, f"if you trust that host, pass private_hosts=({self.host!r},)")
         for family, kind, protocol, _, address in found:
-            seconds, sock = _limited(self.timeout), _Socket(family, kind, protocol)
+            seconds, sock = _limited(self.timeout), _new_socket(family, kind, protocol)
             try:
                 sock.settimeout(seconds)
                 sock.connect(address)
