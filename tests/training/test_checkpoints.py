@@ -267,7 +267,7 @@ def test_what_has_changed_is_named_and_nothing_is_touched(local, config, tmp_pat
     if callable(change):
         change(tmp_path / "run" / "data")
     settings = {} if callable(change) else change
-    with pytest.raises(ValueError, match=rf"was trained with another [^.]*{name}.*accept_changes=True"):
+    with pytest.raises(ValueError, match=rf"was trained before this has changed: .*{name}.*accept_changes=True"):
         train(_in(tmp_path / "run", config, **settings))
     assert digests(tmp_path / "run" / "out") == before
 
@@ -285,7 +285,7 @@ def test_a_copy_elsewhere_is_the_same_run_and_changes_can_be_accepted(local, con
 def test_a_finished_run_with_other_settings_is_refused_before_anything_is_loaded(finished, config, monkeypatch):
     before = digests(finished)
     monkeypatch.setattr(pipeline, "load_rows", None)
-    with pytest.raises(ValueError, match="was trained with another max_steps, seed. Choose another output_dir"):
+    with pytest.raises(ValueError, match="trained before this has changed: max_steps, seed. Choose another output_dir"):
         train(replace(config, seed=1, max_steps=5))
     assert digests(finished) == before
 

@@ -56,8 +56,8 @@ def run_identity(trainer: "Trainer") -> dict:
 def refuse_changes(folder: str | os.PathLike, before: dict, now: dict) -> None:
     """Raises ValueError where the run in `folder` has another identity than the one that would go on there."""
     if changed := changed_settings(before, now):
-        remedy = "Choose another output_dir to begin afresh, or pass accept_changes=True to go on with the change"
-        raise ValueError(f"{folder} was trained with another {', '.join(changed)}. {remedy}")
+        remedy = "Choose another output_dir to begin afresh, or pass accept_changes=True (--accept-changes) to go on"
+        raise ValueError(f"{folder} was trained before this has changed: {', '.join(changed)}. {remedy}")
 
 
 def rows_identity(dataset: Dataset) -> dict[str, str]:
