@@ -1,11 +1,13 @@
 """Train and test without leakage: what belongs together is on one side."""
 
 import random
-from collections import Counter
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Iterable
 
+import numpy as np
 from datasets import Dataset, DatasetDict
 
+from vlmhelpers.common.digests import digest
 from vlmhelpers.common.images import image_identity
 from vlmhelpers.data.rows import stream_plain_rows
 from vlmhelpers.data.schema import message_text
@@ -25,22 +27,21 @@ def split(
     """
     missing = _rows_wanted(test_size, len(dataset))
     groups = _groups(dataset, group_by)
-    sizes = Counter(groups)
+    sizes = np.bincount(groups)
     if len(sizes) < 2:
         by = "their images and texts" if group_by is None else repr(group_by)
         raise ValueError(f"all {len(dataset)} rows are one group by {by}: a split needs at least two groups")
-    shuffled = list(sizes)  # in the order of the rows
+    shuffled = array("q", range(len(sizes)))
     random.Random(seed).shuffle(shuffled)
-    test = set()
+    in_test = np.zeros(len(sizes), bool)
     for group in shuffled:
         if sizes[group] <= missing:
-            test.add(group)
+            in_test[group] = True
             missing -= sizes[group]
-    test = test or {min(shuffled, key=sizes.get)}
-    sides = {"train": [], "test": []}
-    for index, group in enumerate(groups):
-        sides["test" if group in test else "train"].append(index)
-    return DatasetDict({side: dataset.select(indices) for side, indices in sides.items()})
+    if not in_test.any():
+        in_test[min(shuffled, key=sizes.__getitem__)] = True
+    sides = {"train": ~in_test[groups], "test": in_test[groups]}
+    return DatasetDict({side: dataset.select(np.flatnonzero(rows)) for side, rows in sides.items()})
 
 
 def _rows_wanted(test_size, rows):
@@ -52,32 +53,47 @@ def _rows_wanted(test_size, rows):
 
 
 def _groups(dataset, group_by):
+    """The number of each row's group, counted in the order of the rows: int64, shape (rows,)."""
     named = isinstance(group_by, str)
     if named and group_by not in dataset.column_names:
         raise ValueError(f"group_by: no column {group_by!r}; there are {', '.join(dataset.column_names)}")
     rows = stream_plain_rows(dataset, [group_by] if named else dataset.column_names, "grouping")
     if group_by is None:
-        return _linked([_content(row) for row in rows])
+        return _in_order(_linked(map(_content, rows)))
     values = (row[group_by] if named else group_by(row) for row in rows)
-    return [repr(value) if isinstance(value, list | dict | set) else value for value in values]
+    keys, numbers = (repr(value) if isinstance(value, list | dict | set) else value for value in values), {}
+    return np.fromiter((numbers.setdefault(key, len(numbers)) for key in keys), np.int64)
 
 
 def _content(row):
-    """The identities of the row's images; without images, what its user says."""
-    said = tuple(message_text(message) for message in row["messages"] if message["role"] == "user")
-    return list(filter(None, map(image_identity, row.get("images") or []))) or [said]
+    """Digests of the row's images; without images, of what its user says. 64 bits each."""
+    said = [message_text(message) for message in row["messages"] if message["role"] == "user"]
+    keys = list(filter(None, map(image_identity, row.get("images") or []))) or [said]
+    return [int(digest(key)[:16], 16) for key in keys]
 
 
-def _linked(keys_of_rows):
-    """One value per row, the same for rows that share a key, also by way of other rows."""
-    parent = {}
+def _linked(keys_of_rows: Iterable[list[int]]) -> np.ndarray:
+    """One number per row, the same for rows that share a key, also by way of other rows."""
+    keys, rows = array("Q"), array("q")
+    for row, of_row in enumerate(keys_of_rows):
+        keys.extend(of_row)
+        rows.extend([row] * len(of_row))
+    rows = np.frombuffer(rows, np.int64)
+    distinct, keys = np.unique(np.frombuffer(keys, np.uint64), return_inverse=True)
+    parent = array("q", range(len(distinct)))
 
     def root(key):
-        while parent.setdefault(key, key) != key:
+        while parent[key] != key:
             parent[key] = key = parent[parent[key]]
         return key
 
-    for keys in keys_of_rows:
-        for key in keys:
-            parent[root(key)] = root(keys[0])
-    return [root(keys[0]) for keys in keys_of_rows]
+    for place in np.flatnonzero(rows[1:] == rows[:-1]):  # two keys of one row
+        parent[root(keys[place + 1])] = root(keys[place])
+    firsts = keys[np.flatnonzero(np.diff(rows, prepend=-1))]
+    return np.fromiter((root(key) for key in firsts), np.int64, len(firsts))
+
+
+def _in_order(numbers):
+    """Other numbers for the same groups: from 0, in the order in which they come."""
+    _, first, groups = np.unique(numbers, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[groups]

@@ -34,8 +34,8 @@ def download_images(
     rules: fields of safe_http.DownloadRules, such as private_hosts, attempts, connections or total_timeout.
 
     Returns a dict from each URL to the path of its file, or to the (reason, remedy) pair why there is none; the next
-    call tries these again. Ctrl-C ends it at once, with all finished files in place. Raises OSError where the folder
-    cannot be written or the machine runs out of file descriptors or memory, TypeError for an unknown rule or a lone URL.
+    call tries these again. Ctrl-C ends it at once, with all finished files in place. Raises OSError for a folder that
+    cannot be written and where sockets, file descriptors or memory run out, TypeError for an unknown rule or a lone URL.
     """
     if isinstance(urls, str):
         raise TypeError(f"urls is a list of URLs: [{urls!r}]")
