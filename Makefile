@@ -18,13 +18,15 @@ export TOKENIZERS_PARALLELISM = false
 WORKERS = 2
 PYTEST = HF_HUB_OFFLINE=1 $(VENV) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help notebooks check test lint format lab lock clean
+.PHONY: help notebooks check test chaos lint format lab lock clean
 
 help:
 	@echo "make notebooks  run every notebook on the tiny models and write the outputs back (ONLY=01 for one;"
 	@echo "                ONLY=01 ARGS='-p NAME VALUE' with another parameter, kept under outputs/)"
 	@echo "make check      lint, and run the tests that take less than a second: two minutes"
 	@echo "make test       run all tests (ARGS='-k records' for some): a quarter of an hour"
+	@echo "make chaos      kill jobs, fill disks, damage files, and see what comes of it: docs/reliability.md"
+	@echo "                (ARGS='--minutes 30 --seed 7 --only train', ARGS=--help)"
 	@echo "make lint       check the style of the code and of the notebooks, and which room imports which"
 	@echo "make format     bring the code and the notebooks into that style"
 	@echo "make lab        open JupyterLab"
@@ -39,6 +41,9 @@ check: lint
 
 test: $(READY)
 	@$(PYTEST) $(ARGS)
+
+chaos: $(READY)
+	@PYTHONPATH=tools:tests/helpers $(VENV) -W ignore -m chaos $(ARGS)
 
 lint: $(READY)
 	@$(VENV) -m ruff check .
