@@ -21,7 +21,7 @@ def printable(text: str) -> str:
 
 def one_line(text: str) -> str:
     """`text` as `printable` makes it, on one line."""
-    return " ".join(printable(text).split())
+    return " ".join(filter(None, map(str.strip, printable(text).split("\n"))))
 
 
 class PrintableStream:

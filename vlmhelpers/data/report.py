@@ -16,6 +16,7 @@ from vlmhelpers.common.images import UnusableImage, open_image, short_path
 from vlmhelpers.common.printable import one_line, printable
 from vlmhelpers.data.rows import ENCODED_ROWS_PER_BATCH, READER_FEATURES, plain_rows, source_column
 from vlmhelpers.data.schema import FEATURES, answer_of, last_question
+from vlmhelpers.data.spreadsheets import REASON, REMEDY, SOURCE_ROW, text_cell
 
 _LINES = 20  # of each kind in plain text
 _TABLE_BYTES, _KEPT_BYTES = 34_000, 18_000  # of HTML: a notebook with a report stays small
@@ -92,15 +93,18 @@ class Report:
     def save_rejected(self, path: str | os.PathLike) -> None:
         """Writes the rejected rows to a CSV that can be mended and read again, atomically, in UTF-8 with the byte
         order mark that Excel needs: the source's columns, `source_row`, `source_split`, `reason` and `remedy`.
+
+        A cell that a spreadsheet would take for a formula has an apostrophe before it, which read_csv takes off again.
         """
         renamed = {source_column(name): name for name in (*FEATURES, *READER_FEATURES)}
         rows = []
         for record in self.rejected:
             fields = {renamed.get(name, name): value for name, value in record["fields"].items()}
             split = {"source_split": record["split"]} if record["split"] else {}
-            reasons = {"reason": record["reason"], "remedy": record["remedy"]}
-            rows.append(fields | {"source_row": record["row"]} | split | reasons)
-        names = list(dict.fromkeys(name for row in rows for name in row)) or ["reason", "remedy"]
+            row = fields | {SOURCE_ROW: record["row"]} | split
+            row |= {REASON: record["reason"], REMEDY: record["remedy"]}
+            rows.append({text_cell(name): text_cell(value) for name, value in row.items()})
+        names = list(dict.fromkeys(name for row in rows for name in row)) or [REASON, REMEDY]
         with atomic_file(path, encoding="utf-8-sig", newline="") as file:
             table = csv.DictWriter(file, names, restval="", lineterminator="\n")
             table.writeheader()

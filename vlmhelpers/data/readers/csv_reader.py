@@ -3,16 +3,19 @@
 import csv
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from datasets import Dataset, Value
 
-from vlmhelpers.data.readers.source import SourceRow, check_encoding, explain_missing, to_dataset
+from vlmhelpers.data.readers.source import DataError, SourceRow, check_encoding, explain_missing, to_dataset
 from vlmhelpers.data.rows import ImageRoot
 from vlmhelpers.data.schema import make_row
+from vlmhelpers.data.spreadsheets import REASON, REMEDY, SOURCE_ROW, cell_text
 
+_EXPECTED = "Its first line has to name the columns."
 _open = partial(open, encoding="utf-8-sig", errors="surrogateescape", newline="")
 _UNDECODED = re.compile("[\udc80-\udcff]")  # what `surrogateescape` leaves of bytes that are not UTF-8
 _WINDOWS_1252 = {0xDC00 + byte: text for byte in range(128, 256) if (text := bytes([byte]).decode("cp1252", "ignore"))}
@@ -33,7 +36,7 @@ def read_csv(
     header, rows = read_table(path)
     wanted = {"image_field": image_field, "text_field": text_field, "response_field": response_field}
     if not set(wanted.values()) <= set(header):
-        raise ValueError(explain_missing(path, "column", wanted, header, "read_csv"))
+        raise DataError(explain_missing(path, "column", wanted, header, "read_csv"))
     root = ImageRoot(Path(path).parent if image_root is None else image_root)
 
     def build(row):
@@ -49,22 +52,27 @@ def read_table(path: str | os.PathLike) -> tuple[list[str], Iterator[SourceRow]]
 
     UTF-8 with or without a byte order mark; other bytes are read as Windows-1252. The separator is the one of comma,
     semicolon and tab that parts the first line into most cells. Cells lose the spaces around them; blank lines do not
-    count. A row with too few cells is filled up; surplus ones are joined to the last. Raises ValueError for another
-    encoding, an empty file or a column named twice, and, while the rows are read, for a quote that never closes.
+    count. A row with too few cells is filled up; surplus ones are joined to the last. What `Report.save_rejected` wrote
+    is read as it was before. Raises ValueError for another encoding, an empty file or a column named twice, and, while
+    the rows are read, for a quote that never closes.
     """
     remedy = "Save it as 'CSV UTF-8 (comma delimited)' and read that."
-    check_encoding(path, remedy, "Its first line has to name the columns.")
+    check_encoding(path, remedy, _EXPECTED)
     with _open(path) as file:
-        first = next(line for line in file if line.strip())[:10_000]
+        first = next((line for line in file if line.strip()), "")[:10_000]
     delimiter = max(",;\t", key=lambda mark: len(next(csv.reader([first], delimiter=mark))))
     records = _records(path, delimiter)
-    cells, problems, _ = next(records)
+    cells, problems, _ = next(records, ([], [], []))
     for reason, remedy in problems:
-        raise ValueError(f"{path}, header: {reason}. Remedy: {remedy}.")
+        raise DataError(f"{path}, header: {reason}. Remedy: {remedy}.")
+    if not cells:
+        raise DataError(f"{path} is empty. {_EXPECTED}")
     header = [cell.strip() or f"column_{i}" for i, cell in enumerate(cells, start=1)]
-    if twice := sorted({name for name in header if header.count(name) > 1}):
-        raise ValueError(f"{path} has two columns named {twice[0]!r}. Rename or remove one of them.")
-    return header, (_row(header, delimiter, *record) for record in records)
+    was_text = cell_text if {SOURCE_ROW, REASON, REMEDY} <= set(header) else str
+    header = list(map(was_text, header))
+    if twice := next((name for name, count in Counter(header).items() if count > 1), None):
+        raise DataError(f"{path} has two columns named {twice!r}. Rename or remove one of them.")
+    return header, (_row(header, delimiter, was_text, *record) for record in records)
 
 
 def _records(path, delimiter):
@@ -89,7 +97,7 @@ def _records(path, delimiter):
                 if "expected after" not in str(error):  # the end of the file, or 131,072 characters in one cell
                     name = f"{path}, row {number} (line {reader.line_num - len(lines) + 1})"
                     remedy = 'Close it; a quote inside a quoted text is written twice ("").'
-                    raise ValueError(f"{name}: a quote opens and does not close: {error}. {remedy}") from None
+                    raise DataError(f"{name}: a quote opens and does not close: {error}. {remedy}") from None
                 cells = [cell for line in csv.reader(map(_decode, lines), **options) for cell in line]
                 problems = [("misplaced quote", 'write a quote inside a quoted text twice ("")')]
             if len(cells) > 1 or "".join(cells).strip():
@@ -101,7 +109,7 @@ def _decode(line):
     return line if line.isascii() else line.translate(_WINDOWS_1252)
 
 
-def _row(header, delimiter, cells, problems, lines):
+def _row(header, delimiter, was_text, cells, problems, lines):
     """The row of a record's cells, of which there may be more or fewer than the header has."""
     width = len(header)
     while len(cells) > width and not cells[-1].strip():  # separators at a line's end are harmless
@@ -114,6 +122,7 @@ def _row(header, delimiter, cells, problems, lines):
         problems = [*problems, ("bytes that no known encoding has", "save the file as UTF-8 and correct the text")]
     cells = [*cells[: width - 1], f"{delimiter} ".join(cells[width - 1 :])]
     cells = [_UNDECODED.sub("\ufffd", cell.strip().replace("\r\n", "\n").replace("\r", "\n")) for cell in cells]
-    row = SourceRow(dict(zip(header, cells + [""] * (width - len(cells)), strict=True)), problems)
+    cells = [*map(was_text, cells), *[""] * (width - len(cells))]
+    row = SourceRow(dict(zip(header, cells, strict=True)), problems)
     row.notes += ["bytes that are not UTF-8 read as Windows-1252"] * any(map(_UNDECODED.search, lines))
     return row

@@ -9,7 +9,14 @@ from collections.abc import Callable, Collection, Iterator
 import ijson
 from datasets import Dataset, Value
 
-from vlmhelpers.data.readers.source import BYTE_ORDER_MARK, SourceRow, check_encoding, explain_missing, to_dataset
+from vlmhelpers.data.readers.source import (
+    BYTE_ORDER_MARK,
+    DataError,
+    SourceRow,
+    check_encoding,
+    explain_missing,
+    to_dataset,
+)
 
 _EXPECTED = "Expected is a list of objects ([{...}, {...}]), or one object per line (JSONL)."
 _CHUNK = 65_536  # bytes
@@ -30,13 +37,13 @@ def read_json(
     objects = [row.fields for row in ahead if row.text is None]
     if not objects:
         reason, remedy = ahead[0].problems[0]
-        raise ValueError(f"{path}, row 1: {reason}; nor are the next rows. {_EXPECTED} Remedy: {remedy}.")
+        raise DataError(f"{path}, row 1: {reason}; nor are the next rows. {_EXPECTED} Remedy: {remedy}.")
     if not {*wanted.values(), *also} & objects[0].keys():
         for name, value in objects[0].items():
             if isinstance(value, list) and value and isinstance(value[0], dict):
                 held = f"{path} holds its rows inside an object, under {name!r}"
-                raise ValueError(f"{held}. {_EXPECTED} Save that list as a file.")
-        raise ValueError(explain_missing(path, "field", wanted, objects[0], reader))
+                raise DataError(f"{held}. {_EXPECTED} Save that list as a file.")
+        raise DataError(explain_missing(path, "field", wanted, objects[0], reader))
     columns = {name: Value("string") for fields in objects for name in fields}
 
     def build_noted(row):
@@ -78,20 +85,20 @@ def _items(file, path):
         yield from map(_row, items)
         items.clear()
         if failure:
-            raise ValueError(
+            raise DataError(
                 f"{path}, row {number + 1}: the list is no JSON from here on: {failure}. Mend it there (is the file "
                 "cut off, is there a comma too few or too many?), or write one object per line (JSONL), where a "
                 "broken line costs that row alone."
             )
     if not number:
-        raise ValueError(f"{path} holds no rows. {_EXPECTED}")
+        raise DataError(f"{path} holds no rows. {_EXPECTED}")
 
 
 def _lines(file, path):
     numbered = ((number, line) for number, line in enumerate(file, 1) if line.strip())
     ahead = list(itertools.islice(numbered, 2))
     if len(ahead) == 2 and _is_spread(*ahead):
-        raise ValueError(
+        raise DataError(
             f"{path}, line {ahead[0][0]}: an object that is spread over several lines. {_EXPECTED} Write each object "
             "on one line; where one object holds all the rows, save the list inside it as a file of its own."
         )

@@ -12,6 +12,7 @@ from vlmhelpers.data.download.downloader import download_images, is_link
 from vlmhelpers.data.download.safe_http import DownloadRules
 from vlmhelpers.data.readers.conversations import read_turns
 from vlmhelpers.data.readers.json_file import read_json, read_objects
+from vlmhelpers.data.readers.source import DataError
 from vlmhelpers.data.rows import ImageRoot, stream_plain_rows
 from vlmhelpers.data.schema import FEATURES, assistant, text_part, user
 
@@ -144,8 +145,8 @@ def _to_write(row, root, name):
     paths = []
     for image in row["images"] or []:
         if not image or not image["path"]:
-            raise ValueError(f"{name}: an image without a path cannot be written to JSONL. Save it as a file first.")
+            raise DataError(f"{name}: an image without a path cannot be written to JSONL. Save it as a file first.")
         paths.append(root.relative(image["path"]))
         if paths[-1] is None:
-            raise ValueError(f"{name}: {image['path']} is outside {root.folder}. Pass its folder as image_root.")
+            raise DataError(f"{name}: {image['path']} is outside {root.folder}. Pass its folder as image_root.")
     return {"messages": messages} | ({"images": paths} if paths else {})

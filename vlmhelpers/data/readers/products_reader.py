@@ -18,7 +18,7 @@ from datasets.table import InMemoryTable
 from vlmhelpers.common.images import UnusableImage, check_file
 from vlmhelpers.data.download.downloader import cached_images, download_images, is_link
 from vlmhelpers.data.readers.csv_reader import read_table
-from vlmhelpers.data.readers.source import SourceRow, explain_missing, to_dataset
+from vlmhelpers.data.readers.source import DataError, SourceRow, explain_missing, to_dataset
 from vlmhelpers.data.rows import ImageRoot
 from vlmhelpers.data.schema import make_row
 
@@ -50,7 +50,7 @@ def read_products(
     """
     for name, text in (("instruction", instruction), ("response", response)):
         if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"{name}: {text!r} is no text for a row to hold. Leave it out, or write one.")
+            raise DataError(f"{name}: {text!r} is no text for a row to hold. Leave it out, or write one.")
     table = open_table(table)
     columns = _columns_of(response)
     _check_columns(table, image_field, columns)
@@ -91,7 +91,7 @@ def open_table(source: str | os.PathLike | Dataset | DatasetDict | pd.DataFrame)
     if isinstance(source, dict):
         if len(source) != 1:
             splits = ", ".join(map(repr, source)) or "none"
-            raise ValueError(f"the table has the splits {splits}. Pass the one to read, such as table['train'].")
+            raise DataError(f"the table has the splits {splits}. Pass the one to read, such as table['train'].")
         (source,) = source.values()
     if isinstance(source, pd.DataFrame):
         remedy = "Give each column a name of its own and one plain type, such as text or numbers, or leave it out"
@@ -108,7 +108,7 @@ def open_table(source: str | os.PathLike | Dataset | DatasetDict | pd.DataFrame)
         return _from_dataset(str(source), _read_parquet(source), Path(source).parent)
     if isinstance(source, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not os.path.exists(source):
         return _from_dataset(source, load_dataset(source, split="train"))
-    raise ValueError(f"{source} is no .csv or .parquet file, and no name of a dataset on the Hub (owner/name).")
+    raise DataError(f"{source} is no .csv or .parquet file, and no name of a dataset on the Hub (owner/name).")
 
 
 @contextmanager
@@ -116,14 +116,14 @@ def _explained(text, remedy):
     try:
         yield
     except (pa.ArrowException, ValueError) as error:
-        raise ValueError(f"{text}: {'; '.join(map(str, error.args)).rstrip('.')}. {remedy}.") from None
+        raise DataError(f"{text}: {'; '.join(map(str, error.args)).rstrip('.')}. {remedy}.") from None
 
 
 def _read_parquet(path):
     with _explained(f"{path} cannot be read as parquet", "Copy or download it again"), pq.ParquetFile(path) as file:
         table = file.read()
     if twice := sorted({name for name in table.column_names if table.column_names.count(name) > 1}):
-        raise ValueError(f"{path} has two columns named {twice[0]!r}. Rename or remove one of them.")
+        raise DataError(f"{path} has two columns named {twice[0]!r}. Rename or remove one of them.")
     return Dataset(InMemoryTable(table))
 
 
@@ -164,21 +164,21 @@ def _columns_of(response):
     names = list(dict.fromkeys(_COLUMN.findall(unescaped)))
     if re.search("[{}]", _COLUMN.sub("", unescaped)) or any(map(str.isdigit, names)):
         remedy = "Write {title}, and double a brace that is text: {{ or }}."
-        raise ValueError(f"response: {response!r} has other than a column's name and format in braces. {remedy}")
+        raise DataError(f"response: {response!r} has other than a column's name and format in braces. {remedy}")
     return names
 
 
 def _check_columns(table, image_field, columns):
     there = list(table.features)
     if image_field not in there:
-        raise ValueError(explain_missing(table.name, "column", {"image_field": image_field}, there, "read_products"))
+        raise DataError(explain_missing(table.name, "column", {"image_field": image_field}, there, "read_products"))
     if unknown := [name for name in columns if name not in there]:
-        raise ValueError(
+        raise DataError(
             f"{table.name} has no column {' and no column '.join(map(repr, unknown))}, which the response names. Its "
             f"columns: {', '.join(there)}. Name the right ones: read_products(..., response='... {{{there[0]}}} ...')."
         )
     if getattr(table.features[image_field], "dtype", None) not in _TEXTS:
-        raise ValueError(f"{table.name}: image_field={image_field!r} holds no text. Name a column of URLs or paths.")
+        raise DataError(f"{table.name}: image_field={image_field!r} holds no text. Name a column of URLs or paths.")
 
 
 def _links_of_sound_rows(table, response, columns, image_field):

@@ -9,6 +9,7 @@ from pathlib import Path
 from datasets import Dataset, Features
 from tqdm.auto import tqdm
 
+from vlmhelpers.common.printable import one_line, printable
 from vlmhelpers.data.rows import READER_FEATURES, ImageRoot, source_column, store_rows
 from vlmhelpers.data.rules import Problem, join_problems
 from vlmhelpers.data.schema import FEATURES
@@ -17,6 +18,13 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NOT_TEXT = dict.fromkeys([b"\xff\xfe", b"\xfe\xff"], "UTF-16 text")
 _NOT_TEXT |= {b"PK\x03\x04": "an Excel workbook or a zip archive", b"\x1f\x8b": "a gzip archive"}
 _KINDS = {bool: "true or false", list: "a list", dict: "an object", type(None): "null"}
+
+
+class DataError(ValueError):
+    """What is wrong with a source, in a sentence that shows its names safely."""
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
 
 
 class SourceRow:
@@ -77,20 +85,24 @@ def to_dataset(
     kept = {name: source_column(name) for name in columns}
     for name in columns:
         if kept[name] != name and kept[name] in columns:
-            raise ValueError(f"{source}: {name!r} would be kept as {kept[name]!r}, which is there. Rename one of them.")
+            reason = f"{name!r} would be kept as {kept[name]!r}, which is there"
+            raise DataError(f"{source}: {reason}. Rename one of them.")
 
     def finished():
-        for number, row in enumerate(tqdm(rows, f"reading {Path(source).name}", unit=" rows", delay=1), start=1):
+        for number, row in enumerate(
+            tqdm(rows, one_line(f"reading {Path(source).name}"), unit=" rows", delay=1), start=1
+        ):
             built = build(row)  # which may add problems and notes
             fields = row.fields if row.text is None else {next(iter(columns)): row.text}
             note = "; ".join(filter(None, dict.fromkeys(row.notes)))
             cells = {kept[name]: _cell(fields.get(name), feature) for name, feature in columns.items()}
-            yield {**built, "row": number, "problem": join_problems(row.problems), "note": note, **cells}
+            problem = join_problems([(one_line(reason), one_line(remedy)) for reason, remedy in row.problems])
+            yield {**built, "row": number, "problem": problem, "note": one_line(note), **cells}
 
     of_source = {kept[name]: feature for name, feature in columns.items()}
     dataset = store_rows(finished(), Features({**FEATURES, **READER_FEATURES, **of_source}))
     if not len(dataset):
-        raise ValueError(f"{source} holds no rows.")
+        raise DataError(f"{source} holds no rows.")
     return dataset
 
 
@@ -103,12 +115,15 @@ def check_encoding(path: str | os.PathLike, remedy: str, expected: str) -> None:
     """Raises ValueError, with a sentence each, for what is no UTF-8 text by its first 4,096 bytes, or is empty."""
     with open(path, "rb") as file:
         head = file.read(4096)
-        blank = not head.removeprefix(BYTE_ORDER_MARK).strip() and not any(line.strip() for line in file)
+        blank = not head.decode("utf-8-sig", "replace").strip()
+        blank = blank and not any(line.decode(errors="replace").strip() for line in file)
     found = next((what for mark, what in _NOT_TEXT.items() if head.startswith(mark)), None)
+    if head in (BYTE_ORDER_MARK[:1], BYTE_ORDER_MARK[:2]):
+        found = "the first bytes of a byte order mark"
     if found or b"\0" in head.split(b"\n")[0]:
-        raise ValueError(f"{path} is {found or 'UTF-16 text or a binary file'}, not UTF-8 text. {remedy}")
+        raise DataError(f"{path} is {found or 'UTF-16 text or a binary file'}, not UTF-8 text. {remedy}")
     if blank:
-        raise ValueError(f"{path} is empty. {expected}")
+        raise DataError(f"{path} is empty. {expected}")
 
 
 def explain_missing(
