@@ -132,3 +132,49 @@ def test_100_000_rows_in_bounded_memory(tmp_path):
     assert result["counts"]["by_reason"] == {"missing file": 100}
     assert size > 30 and result["grown"] < 150, result
     assert "checking" in done.stderr  # the bar
+
+
+GROWTH = """
+import io, json, sys, threading, time
+import numpy as np
+from PIL import Image
+from vlmhelpers.data.rows import store_rows
+from vlmhelpers.data.schema import FEATURES, make_row
+from vlmhelpers.data.validation import check_dataset
+
+def allocated():
+    (line,) = [line for line in open("/proc/self/status") if line.startswith("RssAnon")]
+    return int(line.split()[1]) / 1024
+
+def rows(count):
+    for i in range(count):
+        image = io.BytesIO()
+        Image.new("RGB", (2, 1), (i % 256, i // 256 % 256, count % 251)).save(image, "BMP")
+        yield make_row(f"Question {i}?", "An answer.", [{"bytes": image.getvalue(), "path": None}])
+
+def watch():
+    while True:
+        peaks[-1] = max(peaks[-1], allocated())
+        time.sleep(0.01)
+
+peaks = []
+for count in map(int, sys.argv[1:]):
+    dataset = store_rows(rows(count), FEATURES)
+    peaks.append(allocated())
+    if len(peaks) == 1:
+        threading.Thread(target=watch, daemon=True).start()
+    assert check_dataset(dataset, near_duplicates=False, workers=2, progress=False).counts["kept"] == count
+print(json.dumps(peaks))
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_rows_and_images():
+    if not os.path.exists("/proc/self/status"):
+        pytest.skip("memory without the pages of files is read from /proc")
+    done = subprocess.run(
+        [sys.executable, "-c", GROWTH, "5000", "10000", "50000"], capture_output=True, text=True, env=os.environ
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    _, fewer, many = json.loads(done.stdout)
+    assert many - fewer < 30, "40,000 rows more take that many MB"

@@ -93,12 +93,12 @@ class DuplicateFinder:
         thumbnails: the RGB cells of the images by their numbers, uint8, shape (images, cells).
         """
         (count,) = self._database.execute("SELECT count(*) FROM homes").fetchone()
-        kinds = [("image", np.int64), ("split", np.int32), ("row", np.int64)]
+        kinds = [(name, np.int32) for name in ("image", "split", "row")]
         homes = np.fromiter(self._database.execute(_IN_ORDER), kinds, count)
         findings = []
         for rank in range(len(self._splits)):
             of_split = homes[homes["split"] == rank]
-            pairs = _pairs(thumbnails, of_split, np.arange(len(of_split)))
+            pairs = _pairs(thumbnails, of_split, np.arange(len(of_split), dtype=np.int32))
             rows = (tuple(sorted((int(home["row"]), int(other["row"])))) for home, other in pairs)
             findings += [self._near_duplicate(*pair) for pair in dict.fromkeys(rows) if pair[0] != pair[1]]
         if len(self._splits) > 1:

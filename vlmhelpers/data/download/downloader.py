@@ -35,7 +35,7 @@ def download_images(
 
     Returns a dict from each URL to the path of its file, or to the (reason, remedy) pair why there is none; the next
     call tries these again. Ctrl-C ends it at once, with all finished files in place. Raises OSError for a folder that
-    cannot be written and where sockets, file descriptors or memory run out, TypeError for an unknown rule or a lone URL.
+    cannot be written and where file descriptors or memory run out, TypeError for an unknown rule or a lone URL.
     """
     if isinstance(urls, str):
         raise TypeError(f"urls is a list of URLs: [{urls!r}]")
