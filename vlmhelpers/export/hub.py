@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
@@ -14,10 +15,12 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from peft import LoraConfig
 
 from vlmhelpers.common.environment import LIBRARIES
+from vlmhelpers.common.printable import one_line, printable
 from vlmhelpers.families import FAMILIES, family_of
 
 CARD = "README.md"
-_LOADING = re.compile(r"## How to load it\n.*?(?=\n## )", flags=re.DOTALL)
+_LOADING = re.compile(r"## How to load it\n.*?(?=\n## |\Z)", flags=re.DOTALL)
+_MARKDOWN = re.compile(r"([\\`*\[\]<>|~&])")
 # Of training, not of the model: optimizer states, pickles, checkpoints' own files.
 _LEFTOVERS = ("optimizer", "scheduler.pt", "scaler.pt", "rng_state", "training_args.bin", "trainer_state.json")
 _SECRET_FILES = re.compile(r"(^|/)(\.env.*|id_rsa|id_ed25519|.*\.pem|.*\.key|\.netrc|\.git-credentials|token)$")
@@ -40,7 +43,10 @@ def adapter_card(
     if results:
         metadata |= {"model_name": f"Adapter for {base}", "eval_results": results}
     versions = [(name, version(name)) for name in LIBRARIES if find_spec(name)]
+    targets = lora.target_modules
+    targets = one_line(targets if isinstance(targets, str) else "|".join(sorted(targets)))
     values = {"lora": lora, "sizes": sizes, "scores": scores, "comparison": comparison, "versions": versions}
+    values |= {"targets": targets, "fence": _fence(targets, least=3)}
     return _render(base, metadata, notes=notes, data=_describe_data(dataset, source), **values)
 
 
@@ -49,20 +55,54 @@ def merged_card(adapter: str | Path, base: str) -> ModelCard:
     card = _render(base, {"library_name": "transformers", "tags": ["vision-language", "merged"]}, is_merged=True)
     if not (Path(adapter) / CARD).is_file():
         return card
-    old = ModelCard.load(Path(adapter) / CARD)
+    try:
+        old = _load_card(Path(adapter) / CARD)
+    except ValueError as error:
+        warnings.warn(f"{error} The merged model gets a short card.", stacklevel=2)
+        return card
     for name in ("library_name", "pipeline_tag", "tags"):
         old.data[name] = card.data[name]
-    text = old.text.lstrip().replace("# Adapter for ", "# Adapter merged into ", 1)
+    text = old.text.replace("\r\n", "\n").strip().replace("# Adapter for ", "# Adapter merged into ", 1)
     loading = _LOADING.search(card.text)[0]
-    return ModelCard(f"---\n{old.data.to_yaml()}\n---\n\n{_LOADING.sub(lambda _: loading, text)}")
+    text, count = _LOADING.subn(lambda _: loading, text)
+    text = text if count else f"{text}\n\n{loading}"
+    return ModelCard(f"---\n{old.data.to_yaml()}\n---\n\n{text}\n")
+
+
+def _load_card(path):
+    try:
+        return ModelCard.load(path)
+    except Exception as error:  # for what is no metadata, whatever YAML and huggingface_hub raise
+        if isinstance(error, OSError):
+            raise
+        why = one_line(str(error))[:200]
+        raise ValueError(printable(f"{path} cannot be read: {why}. Mend it between its first lines of ---.")) from None
 
 
 def _render(base, metadata, **values):
     family = family_of(base)
     license_data, license_text = family.license_of(base)
     data = ModelCardData(base_model=base, pipeline_tag="image-text-to-text", **metadata, **license_data)
-    values |= {"base": base, "is_tiny": base in FAMILIES, "family": family, "license_text": license_text}
+    # Python writes no backtick as \x60, but a reader of Markdown may take three of them for the end of the code.
+    values |= {"base": base, "base_code": repr(base).replace("`", r"\x60"), "markdown": _markdown}
+    values |= {"is_tiny": base in FAMILIES, "family": family, "license_text": license_text}
     return ModelCard.from_template(data, Path(__file__).with_name("model_card.md"), **values)
+
+
+def _markdown(text):
+    """The text in one line of Markdown, or in a cell of a table, with none of its signs."""
+    return _MARKDOWN.sub(r"\\\1", one_line(str(text)))
+
+
+def _fence(text, least=1):
+    """More backticks than the text has in a row."""
+    return "`" * max(least, *(len(found) + 1 for found in re.findall("`+", text)), 0)
+
+
+def _code_span(text):
+    text = one_line(text)
+    blank = " " * ("`" in text)
+    return f"{_fence(text)}{blank}{text}{blank}{_fence(text)}"
 
 
 def _describe_data(dataset, source):
@@ -71,7 +111,8 @@ def _describe_data(dataset, source):
         texts = json.dumps(dataset.with_format(None)["messages"][:], ensure_ascii=False).encode()
         lines.append(f"- {len(dataset):,} rows; SHA-256 of their messages: `{sha256(texts).hexdigest()}`")
     if source:
-        lines.append(f"- file `{Path(source).name}`, SHA-256 `{sha256(Path(source).read_bytes()).hexdigest()}`")
+        found = sha256(Path(source).read_bytes()).hexdigest()
+        lines.append(f"- file {_code_span(Path(source).name)}, SHA-256 `{found}`")
     return "\n".join(lines) or "Not stated."
 
 
@@ -87,7 +128,7 @@ class Upload:
     def __repr__(self):
         done = f"sent: {self.url}" if self.url else "a dry run, nothing was sent: dry_run=False sends it"
         head = f"{self.repo_id} ({'private' if self.private else 'PUBLIC'}), {len(self.files)} files, {done}"
-        return "\n".join([head, *(f"{size / 2**20:9.2f} MiB  {name}" for name, size in self.files.items())])
+        return "\n".join([head, *(f"{size / 2**20:9.2f} MiB  {one_line(name)}" for name, size in self.files.items())])
 
 
 def push(
@@ -103,17 +144,18 @@ def push(
         raise ValueError(f"repo_id={repo_id!r}: write it as owner/name")
     if not (folder / CARD).is_file():
         raise FileNotFoundError(f"{folder} has no {CARD}: write the folder with save_adapter or merge")
-    card = ModelCard.load(folder / CARD).data
+    card = _load_card(folder / CARD).data
     if missing := [name for name in ("base_model", "library_name", "license") if not card.get(name)]:
         raise ValueError(f"{folder / CARD} does not say {', '.join(missing)}: add it between its first lines of ---")
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     for name, path in paths.items():
+        shown = printable(str(path))
         if any(part in path.name for part in _LEFTOVERS):
-            raise ValueError(f"{path} is left over from training: remove it, or push the adapter's folder alone")
+            raise ValueError(f"{shown} is left over from training: remove it, or push the adapter's folder alone")
         if _SECRET_FILES.search(name):
-            raise ValueError(f"{path} looks like a secret by its name: remove it")
+            raise ValueError(f"{shown} looks like a secret by its name: remove it")
         if path.suffix in _TEXTS and _SECRETS.search(path.read_bytes()):
-            raise ValueError(f"{path} holds what looks like an access token: remove it, and revoke the token")
+            raise ValueError(f"{shown} holds what looks like an access token: remove it, and revoke the token")
     upload = Upload(repo_id, private, {name: path.stat().st_size for name, path in paths.items()})
     if dry_run:
         return upload

@@ -115,13 +115,16 @@ def open_table(source: str | os.PathLike | Dataset | DatasetDict | pd.DataFrame)
 def _explained(text, remedy):
     try:
         yield
-    except (pa.ArrowException, ValueError) as error:
+    except (pa.ArrowException, ValueError, OSError) as error:
+        if getattr(error, "errno", None):  # of the disk, not of the format
+            raise
         raise DataError(f"{text}: {'; '.join(map(str, error.args)).rstrip('.')}. {remedy}.") from None
 
 
 def _read_parquet(path):
     with _explained(f"{path} cannot be read as parquet", "Copy or download it again"), pq.ParquetFile(path) as file:
         table = file.read()
+        table.validate(full=True)  # its texts are UTF-8
     if twice := sorted({name for name in table.column_names if table.column_names.count(name) > 1}):
         raise DataError(f"{path} has two columns named {twice[0]!r}. Rename or remove one of them.")
     return Dataset(InMemoryTable(table))

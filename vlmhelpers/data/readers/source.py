@@ -17,6 +17,7 @@ from vlmhelpers.data.schema import FEATURES
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NOT_TEXT = dict.fromkeys([b"\xff\xfe", b"\xfe\xff"], "UTF-16 text")
 _NOT_TEXT |= {b"PK\x03\x04": "an Excel workbook or a zip archive", b"\x1f\x8b": "a gzip archive"}
+_LONGEST = 1000  # characters of an error's list of names
 _KINDS = {bool: "true or false", list: "a list", dict: "an object", type(None): "null"}
 
 
@@ -142,8 +143,10 @@ def explain_missing(
                 return free[found[0]]
         return "..."
 
+    names = ", ".join(there)
+    names = names if len(names) <= _LONGEST else f"{names[:_LONGEST]}…"
     advice = ", ".join(f"{argument}={closest(argument)!r}" for argument in missing)
     return (
         f"{path} has no {what} {f' and no {what} '.join(map(repr, missing.values()))}. Its {what}s: "
-        f"{', '.join(there)}. Name the right ones, for example {reader}(..., {advice})."
+        f"{names}. Name the right ones, for example {reader}(..., {advice})."
     )
