@@ -22,7 +22,7 @@ _PLAIN = re.compile(r"[\w.\\^$-]*")  # which no name makes slow
 _SECONDS = 60  # for a trial, with the start of Python
 
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-_Rank = Annotated[StrictInt, Field(gt=0)]
+_Rank = Annotated[StrictInt, Field(gt=0, lt=2**31)]
 _Names = list[StrictStr]
 
 
@@ -43,8 +43,9 @@ class _Config(BaseModel):
     modules_to_save: _Names | None = None
     layers_to_transform: StrictInt | list[StrictInt] | None = None
     layers_pattern: StrictStr | _Names | None = None
-    rank_pattern: dict[StrictStr, _Rank] | None = None
-    alpha_pattern: dict[StrictStr, _Number] | None = None
+    rank_pattern: dict[StrictStr, _Rank] = {}
+    alpha_pattern: dict[StrictStr, _Number] = {}
+    alora_invocation_tokens: list[StrictInt] | None = None
     trainable_token_indices: list[StrictInt] | dict[StrictStr, list[StrictInt]] | None = None
     bias: Literal["none", "all", "lora_only"] = "none"
     init_lora_weights: StrictBool | StrictStr | None = True
@@ -71,7 +72,8 @@ def read_adapter_config(adapter: str | Path) -> dict:
         config = _Config.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where, value = ".".join(map(str, first["loc"][:2])), repr(first["input"])[:80]
+        where, value = ".".join(map(str, first["loc"][:1])), repr(first["input"])[:80]
+        value = "missing" if first["type"] == "missing" else value
         remedy = "only LoRA adapters as peft saves them can be used: save it again, or get it from where it came"
         raise ValueError(f"{file}: {where} is {value} ({first['msg']}): {remedy}") from error
     _check_ranks(file, config, adapter_shapes(adapter))
@@ -90,7 +92,7 @@ def adapter_shapes(adapter: str | Path) -> dict[str, tuple[int, ...]]:
 def _check_ranks(file, config, shapes):
     if config.target_parameters:  # whose experts share a tensor
         return
-    said = {config.r, *(config.rank_pattern or {}).values()}
+    said = {config.r, *config.rank_pattern.values()}
     for name, shape in shapes.items():
         is_a, is_b = (f".lora_{part}." in name or f".lora_embedding_{part}" in name for part in "AB")
         if (is_a or is_b) and (len(shape) < 2 or shape[is_b] not in said):
@@ -120,7 +122,7 @@ def _named(config: _Config) -> list[tuple[str, str]]:
     for value in (config.target_modules, config.exclude_modules):
         found += [(f"({value})$", value)] if isinstance(value, str) else [("", name) for name in value or ()]
     for value in (config.rank_pattern, config.alpha_pattern):
-        found += [(rf"(.*\.)?({key})$", key) for key in value or ()]
+        found += [(rf"(.*\.)?({key})$", key) for key in value]
     found += [(rf"(^|.*\.){name}($|\..*)", name) for name in config.modules_to_save or ()]
     layers = config.layers_pattern or ()
     layers = [layers] if isinstance(layers, str) else layers

@@ -175,7 +175,11 @@ def merge(
         if tied and any(isinstance(end, BaseTunerLayer) for end in ends):
             why = f"{adapter} changes the embeddings or the head, and its base has one matrix for embeddings and head"
             raise ValueError(f"{why}: train without this target, or serve the adapter unmerged")
-        tuned.merge_and_unload(safe_merge=True).save_pretrained(folder, max_shard_size=max_shard_size)
+        try:
+            whole = tuned.merge_and_unload(safe_merge=True)
+        except (ValueError, NotImplementedError) as error:
+            raise ValueError(f"{adapter} cannot be merged ({error}): serve it unmerged, or train another") from error
+        whole.save_pretrained(folder, max_shard_size=max_shard_size)
         processor = load_processor(adapter, base)
         processor.save_pretrained(folder)
         processor.image_processor.save_pretrained(folder)

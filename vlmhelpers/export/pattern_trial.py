@@ -10,7 +10,7 @@ from vlmhelpers.common.processes import limit_resources
 
 def _main(file):
     patterns, names = json.loads(Path(file).read_text(encoding="utf-8"))
-    limit_resources(seconds=10, gibibytes=1)
+    limit_resources(seconds=3, gibibytes=1)
     try:
         for pattern in map(re.compile, patterns):
             for name in names:

@@ -67,19 +67,21 @@ def tensor_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
 def check_weights(folder: str | Path) -> None:
     """Whether the safetensors files of a model are all there and whole, as far as their headers tell.
 
-    Raises FileNotFoundError or ValueError, which name the file. Says nothing of folders with other files.
+    Raises FileNotFoundError or ValueError, which name the file. Says nothing of weights in PyTorch's own files.
     """
     folder, names = Path(folder), [WEIGHTS]
+    if (folder / "adapter_config.json").is_file():  # transformers would load its base, and put it on
+        raise ValueError(f"{folder} is the folder of an adapter: load its base, or the model that merge makes of both")
     if (folder / INDEX).is_file():
         names = read_object(folder / INDEX).get("weight_map")
         names = sorted(set(map(str, names.values()))) if isinstance(names, dict) else []
         if not names or any(Path(name).name != name for name in names):
             raise ValueError(f"{folder / INDEX} does not say which of its files has which tensor: {_AGAIN}")
-    elif not (folder / WEIGHTS).is_file():
+    elif not (folder / WEIGHTS).is_file() and any(folder.glob("pytorch_model*.bin*")):
         return
     for name in names:
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} lacks {name}, which its {INDEX} names: copy or download that, too")
+            raise FileNotFoundError(f"{folder} lacks the weights {name}: copy or download that file, too")
         tensor_shapes(folder / name)
 
 

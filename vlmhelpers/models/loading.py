@@ -98,8 +98,8 @@ def load_weights(name: str | Path, **options: object) -> PreTrainedModel:
         model, found = AutoModelForImageTextToText.from_pretrained(
             name, trust_remote_code=False, output_loading_info=True, **options
         )
-        if missing := sorted(found["missing_keys"]):
-            raise ValueError(f"its weights lack {len(missing)} tensors of the model, such as {missing[0]}")
+    if missing := sorted(found["missing_keys"]):
+        raise ValueError(f"the weights of {name} lack {len(missing)} tensors of the model, such as {missing[0]}")
     return model
 
 
