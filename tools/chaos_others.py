@@ -40,6 +40,7 @@ set_seed(0)
 trainer = SFTTrainer(
     model=AutoModelForImageTextToText.from_pretrained("model"),
     args=SFTConfig("out", max_steps={STEPS}, save_steps={EVERY}, per_device_train_batch_size=4, learning_rate=1e-3,
+        lr_scheduler_type="constant",
         use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none", disable_tqdm=True),
     train_dataset=load_dataset("json", data_files="rows.jsonl", split="train"),
     processing_class=AutoTokenizer.from_pretrained("model"),
@@ -85,7 +86,13 @@ def prepare(folder):
     folder.mkdir()
     (folder / "model").symlink_to(tiny_model("qwen2.5-vl"))
     write_rows(folder)
-    settings = {"max_steps": STEPS, "save_steps": EVERY, "logging_steps": 1, "learning_rate": 1e-3}
+    settings = {
+        "max_steps": STEPS,
+        "save_steps": EVERY,
+        "logging_steps": 1,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
+    }
     ours = {"model_id": "model", "dataset": "rows.jsonl", "output_dir": "out", "bits": None, "lora_r": 4}
     ours |= {"backend": "transformers", "batch_size": 4, "gradient_accumulation_steps": 1, "warmup_steps": 0}
     (folder / "run.yaml").write_text(json.dumps(settings | ours))

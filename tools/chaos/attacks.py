@@ -292,8 +292,8 @@ def _limited(trial, limit, value, words):
 
 
 def _check_limited(trial, code, text, words):
-    if code > 0 and found(trial.job, trial.work) != trial.plain.results:
-        trial.check_says(code, text, words)
+    if code > 0:
+        trial.check_says(code, text, words if found(trial.job, trial.work) != trial.plain.results else "")
     elif code < 0 and "memory" not in words:
         raise Failed(f"died of signal {-code}")
     trial.check_whole()
