@@ -30,6 +30,7 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _FAILED_WRITE = ["PytorchStreamWriter", "inline_container", "iostream error"]  # of torch
 _FAILED_WRITE += [f"os error {number})" for number in _DISK]  # of safetensors
 _SECONDS = 5  # by which a process's time of creation may seem to have moved
+_DAY = 24 * 3600
 
 
 def user_cache() -> Path:
@@ -65,24 +66,24 @@ def _machine():
 def remove_abandoned(folder: str | os.PathLike, name: str = "") -> None:
     """Removes from `folder` the temporary files and folders of ended processes, of all or of one `name`.
 
-    A folder that was about to be replaced by one that is not there is put back. What another machine writes counts as
-    abandoned after a day without change.
+    A folder that was about to be replaced by one that is not there is put back. What another machine, or container,
+    writes counts as abandoned after a day without change: a folder, whose own time says little, after 30 days.
     """
     for ending in (_PART, _OLD):
         for path in map(Path, glob.glob(os.path.join(glob.escape(folder), f"{glob.escape(name)}*-*-*-*-*{ending}"))):
             found = _TEMPORARY.fullmatch(path.name)
             with suppress(OSError):  # another process may have been first
-                if found and (not name or found[1] == name) and _is_abandoned(path, *found.groups()[1:]):
-                    if ending == _OLD and not path.with_name(found[1]).exists():
-                        path.rename(path.with_name(found[1]))
-                    else:
-                        _remove(path)
+                if not found or (name and found[1] != name):
+                    continue
+                put_away = ending == _OLD and not path.with_name(found[1]).exists()
+                if _is_abandoned(path, *found.groups()[1:]) or (put_away and time.time() - path.stat().st_ctime > 60):
+                    path.rename(path.with_name(found[1])) if put_away else _remove(path)
 
 
 def _is_abandoned(path, machine, pid, created):
     seconds = time.time() - path.stat().st_mtime
     if machine != _machine():
-        return seconds > 24 * 3600
+        return seconds > (30 * _DAY if path.is_dir() else _DAY)
     try:
         process = psutil.Process(int(pid))
         if process.status() == psutil.STATUS_ZOMBIE:
