@@ -1,7 +1,9 @@
 """The digest of a file, read again only after a change."""
 
+import errno
 import os
 import sqlite3
+import stat
 import threading
 import time
 from contextlib import suppress
@@ -14,15 +16,19 @@ _CHUNK = 2**20  # bytes
 _SETTLED = 2  # seconds after which a file system gives another time to another change
 _MOST = 2_000_000  # files that are remembered
 _LOCK = threading.Lock()
+if hasattr(os, "register_at_fork"):  # a forked process would wait for ever for a thread that it does not have
+    os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release)
 
 
 def file_digest(path: str | os.PathLike) -> str:
-    """32 hex digits of all bytes of a file: `digest(its bytes)`. Raises OSError.
+    """32 hex digits of all bytes of a file: `digest(its bytes)`. Raises OSError, also for a folder, a device or a pipe.
 
     It is kept in the user's cache under inode, size and times, of which one differs in every file that was changed or
     replaced, whatever `cp -p` or an archive pretends: other processes need not read the file again.
     """
     status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        raise OSError(errno.EINVAL, "not a file", os.fspath(path))
     key = f"{status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
     with _LOCK:
         known = _table().get(key)
@@ -51,11 +57,21 @@ class _Table:
         with suppress(OSError, RuntimeError, sqlite3.Error):  # RuntimeError: a user without a home
             user_cache().mkdir(parents=True, exist_ok=True)
             file = user_cache() / "file_digests.sqlite"
-            self.disk = sqlite3.connect(file, 10, isolation_level=None, check_same_thread=False)
-            self.disk.execute("PRAGMA journal_mode = WAL")
-            self.disk.execute("PRAGMA synchronous = OFF")  # what a power cut takes is only read again
-            self.disk.execute("CREATE TABLE IF NOT EXISTS files (key TEXT PRIMARY KEY, digest TEXT)")
-            self.disk.execute("DELETE FROM files WHERE rowid < (SELECT max(rowid) FROM files) - ?", (_MOST,))
+            try:
+                self._open(file)
+            except sqlite3.OperationalError:  # not to be written, or in use
+                raise
+            except sqlite3.DatabaseError:  # damaged
+                self.disk.close()
+                file.unlink()
+                self._open(file)
+
+    def _open(self, file):
+        self.disk = sqlite3.connect(file, 10, isolation_level=None, check_same_thread=False)
+        self.disk.execute("PRAGMA journal_mode = WAL")
+        self.disk.execute("PRAGMA synchronous = OFF")  # what a power cut takes is only read again
+        self.disk.execute("CREATE TABLE IF NOT EXISTS files (key TEXT PRIMARY KEY, digest TEXT)")
+        self.disk.execute("DELETE FROM files WHERE rowid < (SELECT max(rowid) FROM files) - ?", (_MOST,))
 
     def get(self, key):
         if self.disk is not None:
@@ -76,7 +92,7 @@ _TABLES = []
 
 
 def _table():
-    """The table of this process: a connection must not be used in a forked one."""
+    """The table of this process: a connection must be neither used nor closed in a forked one."""
     if not _TABLES or _TABLES[-1].process != os.getpid():
-        _TABLES[:] = [_Table()]
+        _TABLES.append(_Table())
     return _TABLES[-1]
