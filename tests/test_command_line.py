@@ -3,8 +3,10 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from datasets import Dataset, load_dataset
@@ -347,6 +349,99 @@ def test_an_interruption_leaves_the_old_output_and_no_temporary_file(run, file, 
     assert run("alpaca", "-i", "input.json", "-o", "output.jsonl")[0] == code
     assert (tmp_path / "output.jsonl").read_text() == "old"
     assert sorted(os.listdir(tmp_path)) == ["input.json", "output.jsonl"]
+
+
+def test_a_header_cannot_steer_the_terminal(run, tmp_path):
+    (tmp_path / "h\x1b.csv").write_text("image_path,instruction,desc\x1b]0;pwn\a\x1b[31m\u202e\na,b,c\n")
+    code, printed, errors = run("csv", "-i", "h\x1b.csv", "-o", "out.jsonl")
+    assert (code, printed, len(errors)) == (2, "", 1)
+    assert (
+        r"h\x1b.csv has no column 'description'. Its columns: image_path, instruction, desc\x1b]0;pwn\x07\x1b[31m\u202e."
+        in (errors[0])
+    )
+
+
+def test_neither_can_an_error_that_nobody_expected(run, file, monkeypatch):
+    def fail(*arguments, **options):
+        raise RuntimeError("no \x1b[31mcolor")
+
+    monkeypatch.setattr("vlmhelpers.read_alpaca", fail)
+    code, printed, errors = run("alpaca", "-i", file(*ROWS), "-o", "output.jsonl")
+    assert (code, printed, errors[0]) == (2, "", "Traceback (most recent call last):")
+    assert errors[-1].startswith("RuntimeError: no ") and "\x1b" not in errors[-1]
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xef", b"\xef\xbb", b"\xef\xbb\xbf", b"\xc2\xa0", b" \n\xc2\xa0\n", b"", b'""\n']
+)
+@pytest.mark.parametrize("reader", ["alpaca", "csv", "jsonl", "products"])
+def test_files_of_next_to_nothing(run, tmp_path, reader, content):
+    for ending in {"csv": ["csv"], "products": ["csv", "parquet"]}.get(reader, ["json", "jsonl"]):
+        (tmp_path / f"input.{ending}").write_bytes(content)
+        code, printed, errors = run(reader, "-i", f"input.{ending}", "-o", "output.jsonl")
+        assert (code, printed, len(errors)) == (2, "", 1) and f"input.{ending}" in errors[0]
+        found = ("is empty", "not UTF-8 text", "cannot be read as parquet", 'no object: ""')
+        assert any(text in errors[0] for text in found)
+
+
+STOPPED_WHILE_WRITING = """
+import runpy, time
+from vlmhelpers.data.readers import jsonl_reader
+
+def write(*arguments):
+    try:
+        print("writing", flush=True)
+        time.sleep(60)
+    finally:
+        print("cleaning up", flush=True)
+        time.sleep({seconds})
+
+jsonl_reader._to_write = write
+runpy.run_module("vlmhelpers", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="no such signals")
+@pytest.mark.parametrize(
+    ("first", "then", "code", "line"),
+    [
+        (signal.SIGINT, None, 130, "vlmhelpers: interrupted"),
+        (signal.SIGTERM, None, 143, "vlmhelpers: terminated"),
+        (signal.SIGTERM, signal.SIGTERM, 143, "vlmhelpers: terminated"),
+        (signal.SIGINT, signal.SIGTERM, 130, "vlmhelpers: interrupted"),
+        (signal.SIGTERM, signal.SIGINT, 143, "vlmhelpers: terminated"),
+    ],
+)
+def test_signals_end_a_command_that_cleans_up(file, tmp_path, first, then, code, line):
+    source = file(*ROWS)
+    (tmp_path / "tmp").mkdir()
+    command = [sys.executable, "-c", STOPPED_WHILE_WRITING.format(seconds=0.3)]
+    command += ["alpaca", "-i", source, "-o", tmp_path / "out.jsonl"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=os.environ | {"TMPDIR": str(tmp_path / "tmp")}, **pipes) as process:
+        assert process.stdout.readline() == "writing\n" and os.listdir(tmp_path / "tmp")
+        process.send_signal(first)
+        assert process.stdout.readline() == "cleaning up\n"
+        if then:
+            process.send_signal(then)
+        assert (process.wait(60), process.stderr.read()) == (code, f"{line}\n")
+    assert sorted(os.listdir(tmp_path)) == ["input.json", "tmp"] and not os.listdir(tmp_path / "tmp")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="no such signals")
+def test_a_clean_up_that_hangs_can_be_ended(file, tmp_path):
+    command = [sys.executable, "-c", STOPPED_WHILE_WRITING.format(seconds=60)]
+    command += ["alpaca", "-i", file(*ROWS), "-o", tmp_path / "out.jsonl"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "cleaning up\n"
+        time.sleep(2.5)
+        process.send_signal(signal.SIGINT)
+        assert (process.wait(30), process.stderr.read()) == (130, "")
 
 
 def test_an_unknown_command_is_an_error(run, capsys):

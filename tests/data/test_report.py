@@ -69,6 +69,26 @@ def test_rejected_rows_can_be_saved_mended_and_read_again(broken, tmp_path):
     assert saved.read_text("utf-8-sig").splitlines()[0].count("reason") == 1
 
 
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+3.2", "-5", "-5+A1", "'=x", "''@a", "@a", "'plain", "-", "＝1", "a=1", '=HYPERLINK("x","y")']
+)
+def test_saved_rows_hold_no_formula_and_come_back_as_they_were(text, tmp_path):
+    rows = [{"image_path": "gone.png", "instruction": text, "description": "A.", f"{text} ": text}]
+    source, saved = tmp_path / "rows.csv", tmp_path / "rejected.csv"
+    with open(source, "w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    check_dataset(read_csv(source)).save_rejected(saved)
+    with open(saved, encoding="utf-8-sig", newline="") as file:
+        cells = [cell for line in csv.reader(file) for cell in line]
+    formulas = [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "＝", "\t", "\r"))]
+    assert formulas == ([text] * 3 if text in ("-5", "+3.2") else [])
+    again = read_csv(saved)
+    assert (again["instruction"][0], again[text][0]) == (text, text)
+    assert again["messages"][:] == read_csv(source)["messages"][:]
+
+
 def test_saving_is_whole_or_not_at_all(broken, tmp_path, monkeypatch):
     _, report = broken
     saved = tmp_path / "rejected.csv"

@@ -61,6 +61,13 @@ def test_numbers_and_words_as_files_hold_them(tmp_path):
         ({"learning_rat": 1}, "there is no setting 'learning_rat'. Did you mean 'learning_rate'?"),
         ({"base_model": "x"}, "there is no setting 'base_model'"),
         ({"dataset": None}, "dataset is None: it should be a valid string"),
+        ({"dataset": "a\0b"}, "it should be without the NUL character"),
+        ({"seed": -1}, "seed is -1"),
+        ({"lora_r": 10**30}, "lora_r is 1000"),
+        ({"batch_size": 1e300}, "it should be a smaller number"),
+        ({"epochs": 10**400}, "epochs is 1000"),
+        ({"text_field": [["x" * 50 for _ in range(20)] for _ in range(20)]}, "it should be a valid string"),
+        ({"x" * 20_000: 1}, "there is no setting 'xxx"),
     ],
 )
 @pytest.mark.parametrize("name", ["run.yaml", "run.json"])
@@ -68,7 +75,7 @@ def test_what_is_wrong_is_named_with_the_file(file, settings, message, name):
     path = file(name, **settings)
     with pytest.raises(ValueError) as error:
         RunConfig.read(path)
-    assert message in str(error.value) and str(path) in str(error.value)
+    assert message in str(error.value) and str(path) in str(error.value) and len(str(error.value)) < 1000
 
 
 @pytest.mark.parametrize(
@@ -79,14 +86,46 @@ def test_what_is_wrong_is_named_with_the_file(file, settings, message, name):
         ("run.yaml", "a: [", "cannot be read"),
         ("run.yaml", "just a text", "holds no settings"),
         ("run.yaml", "", "holds no settings"),
+        ("run.yaml", "- a", "holds no settings"),
+        ("run.yaml", b"model_id: \xff", "byte 11 is not UTF-8"),
+        ("run.json", '{"a": 1}'.encode("utf-16"), "byte 1 is not UTF-8"),
+        ("run.yaml", "vision: !!bool x", "a value does not fit its tag"),
+        ("run.yaml", "seed: !!timestamp x", "a value does not fit its tag"),
+        ("run.yaml", "a: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+        ("run.yaml", "a: " + "[" * 20_000, "nested too deeply"),
+        ("run.json", '{"a": ' + "[" * 20_000, "nested too deeply"),
+        ("run.yaml", "a: &a [x]\nb: *a", "an alias"),
+        ("run.yaml", "a: &a {k: v}\nb: {<<: [*a, *a]}", "an alias"),
+        ("run.yaml", "seed: 1\nseed: 2", "'seed' is there twice"),
+        ("run.json", '{"seed": 1, "seed": 2}', "'seed' is there twice"),
+        ("run.yaml", "a: " + "9" * 5000, "4300"),
+        ("run.yaml", "a\x1b: x", "cannot be read"),
+        ("run.yaml", "a: " + "x" * 200_000, "too large for settings"),
+        ("run.yaml", "output_dir: ~no-such-user/x", "output_dir is '~no-such-user/x': there is no such home"),
     ],
 )
 def test_files_that_hold_no_settings(tmp_path, name, text, message):
-    (tmp_path / name).write_text(text)
-    with pytest.raises(ValueError, match=message):
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=message) as error:
         RunConfig.read(tmp_path / name)
+    assert str(tmp_path / name) in str(error.value) and len(str(error.value)) < 500 and "\x1b" not in str(error.value)
+    (tmp_path / "folder.yaml").mkdir()
+    with pytest.raises(OSError, match="folder.yaml"):
+        RunConfig.read(tmp_path / "folder.yaml")
     with pytest.raises(FileNotFoundError):
         RunConfig.read(tmp_path / "gone.json")
+
+
+def test_an_integer_that_python_does_not_write_out(tmp_path):
+    (tmp_path / "run.yaml").write_text("model_id: a\ndataset: b\noutput_dir: c\nlora_r: 0x" + "f" * 6000)
+    with pytest.raises(ValueError, match="lora_r is a huge number: it should be a smaller number"):
+        RunConfig.read(tmp_path / "run.yaml")
+
+
+def test_changes_may_have_any_name(file):
+    for name in ("path", "cls", "self"):
+        with pytest.raises((ValueError, TypeError), match=name):
+            RunConfig.read(file(), **{name: "x"})
 
 
 def test_paths_of_a_file_start_at_its_folder_and_changes_at_the_working_directory(file, tmp_path, monkeypatch):

@@ -148,7 +148,7 @@ def _sentence(problem):
 def _shown(value):
     """A value as Python writes it, not longer than a sentence bears."""
     brief = reprlib.Repr()
-    brief.maxlevel, brief.maxstring, brief.maxother = 2, 100, 100
+    brief.maxlevel, brief.maxstring, brief.maxother = 1, 100, 100
     try:
         return brief.repr(value)
     except ValueError:  # Python writes no integer of more than 4,300 digits
