@@ -1,5 +1,6 @@
 """Validation: what it rejects and repairs, in the memory and the time that many rows may take."""
 
+import errno
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from datasets import Dataset
 from PIL import Image
 
 from vlmhelpers.data import validation
+from vlmhelpers.data.duplicates import DuplicateFinder
 from vlmhelpers.data.schema import make_row
 from vlmhelpers.data.validation import check_dataset
 from vlmhelpers.samples.drawing import sample_products
@@ -173,8 +175,54 @@ def test_memory_does_not_grow_with_rows_and_images():
     if not os.path.exists("/proc/self/status"):
         pytest.skip("memory without the pages of files is read from /proc")
     done = subprocess.run(
-        [sys.executable, "-c", GROWTH, "5000", "10000", "50000"], capture_output=True, text=True, env=os.environ
+        [sys.executable, "-c", GROWTH, "2000", "5000", "30000"], capture_output=True, text=True, env=os.environ
     )
     assert done.returncode == 0, done.stderr[-2000:]
     _, fewer, many = json.loads(done.stdout)
-    assert many - fewer < 30, "40,000 rows more take that many MB"
+    assert many - fewer < 20, "25,000 rows more take that many MB"
+
+
+def test_a_full_disk_under_the_temporary_database_is_an_error_with_a_remedy(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    add = DuplicateFinder.add
+
+    def add_on_a_full_disk(finder, *row):
+        finder._database.execute("PRAGMA max_page_count = 1")
+        finder._database.execute("CREATE TABLE more (than, fits)")
+        add(finder, *row)
+
+    monkeypatch.setattr(DuplicateFinder, "add", add_on_a_full_disk)
+    with pytest.raises(OSError, match="disk is full. Free some space on that disk, or set TMPDIR"):
+        check_dataset(dataset_of(row_of(0)))
+    assert not os.listdir(tmp_path)
+
+
+def test_a_check_leaves_no_temporary_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    check_dataset({"train": dataset_of(row_of(0), row_of(1)), "test": dataset_of(row_of(0))})
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a folder", "gone"])
+def test_a_path_that_is_no_file_is_rejected_at_once(tmp_path, kind):
+    path = tmp_path / "bag.png"
+    if kind == "a pipe":
+        if not hasattr(os, "mkfifo"):
+            pytest.skip("this system has no pipes with names")
+        os.mkfifo(path)
+    elif kind == "a folder":
+        path.mkdir()
+    report = check_dataset(dataset_of(make_row("What?", "It.", [{"path": str(path), "bytes": None}])))
+    assert report.counts["by_reason"] == {"missing file" if kind == "gone" else "not a file": 1}
+
+
+def test_an_image_that_the_machine_cannot_read_ends_the_check(tmp_path, monkeypatch):
+    PICTURES[0].save(tmp_path / "bag.png")
+    dataset = dataset_of(make_row("What?", "It.", [{"path": str(tmp_path / "bag.png"), "bytes": None}]))
+
+    def out_of_descriptors(*_, **__):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(Image, "open", out_of_descriptors)
+    with pytest.raises(OSError, match=r"not at fault; raise the limit.*bag\.png"):
+        check_dataset(dataset)

@@ -19,10 +19,13 @@ def temporary_database() -> Iterator[sqlite3.Connection]:
 
     Raises OSError where it cannot be written, as on a full disk.
     """
-    with temporary_folder() as folder, closing(sqlite3.connect(Path(folder) / "rows.sqlite")) as database:
-        database.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16000")
+    with temporary_folder() as folder:
         try:
-            yield database
+            with closing(sqlite3.connect(Path(folder) / "rows.sqlite")) as database:
+                database.executescript(
+                    "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16000"
+                )
+                yield database
         except sqlite3.OperationalError as error:
             remedy = "Free some space on that disk, or set TMPDIR to a folder on another"
             raise OSError(f"temporary files in {folder}: {error}. {remedy}") from error
