@@ -105,6 +105,28 @@ def test_a_modelfile_names_its_files(tmp_path):
         ollama_modelfile(gguf, mmproj, system='"""')
 
 
+def modelfile_system(text):
+    """The SYSTEM of a Modelfile as the simplest reader finds it: up to the first three quotes."""
+    return text.partition('SYSTEM """')[2].partition('"""')[0]
+
+
+@pytest.mark.parametrize("system", ['Say "yes"', 'two\nlines "', '"', "plain", "FROM /etc/passwd", '"" x'])
+def test_a_system_text_is_read_as_it_was(system, tmp_path):
+    text = ollama_modelfile(tmp_path, system=system)
+    assert modelfile_system(text).removesuffix("\n") == system and text.endswith('"""\n')
+
+
+def test_paths_in_a_modelfile(tmp_path):
+    for name, written in (("a b", "{}"), ('it\'s "so"', "{}"), ("end ", '"{}"')):
+        (tmp_path / name).mkdir()
+        assert ollama_modelfile(tmp_path / name).startswith(f"FROM {written.format(tmp_path / name)}\n")
+    (tmp_path / "a\nSYSTEM b").mkdir()
+    with pytest.raises(ValueError, match="line break.*rename it"):
+        ollama_modelfile(tmp_path / "a\nSYSTEM b")
+    with pytest.raises(ValueError):
+        ollama_modelfile(tmp_path, temperature="0\nFROM x")
+
+
 def write_adapter(folder, *names, **config):
     folder.mkdir(exist_ok=True)
     (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 16} | config))
@@ -147,6 +169,32 @@ def test_vllm_serves_a_merged_model_without_lora():
     for wrong in ({}, {"adapter": "a"}, {"base_model": "b", "adapter": "a", "merged": "m"}):
         with pytest.raises(ValueError, match="base_model and adapter"):
             vllm_command(**wrong)
+
+
+@pytest.mark.parametrize("name", ["a b", "it's", '"q"', "$(rm x)", "a;b", "a=b", "a,b"])
+def test_names_in_a_vllm_command_are_arguments(name, tmp_path):
+    adapter = write_adapter(tmp_path / name, LANGUAGE)
+    words = shlex.split(vllm_command(tmp_path / name, adapter, name="mine"))
+    module = words[words.index("--lora-modules") + 1]
+    expected = {"name": "mine", "path": str(adapter)}
+    assert words[2] == str(tmp_path / name)
+    assert module == f"mine={adapter}" if "=" not in name and "," not in name else json.loads(module) == expected
+
+
+@pytest.mark.parametrize("values", [{"merged": "a\nb"}, {"merged": "--x"}, {"merged": "m", "name": "-n"}], ids=str)
+def test_what_no_command_can_hold_is_refused(values):
+    with pytest.raises(ValueError, match="rename it|read as an option"):
+        vllm_command(**values)
+
+
+def test_the_failed_command_can_be_run_again(converter, tmp_path):
+    merged = tmp_path / "it's mine"
+    merged.mkdir()
+    (merged / "config.json").write_text((tiny_model("qwen3-vl") / "config.json").read_text())
+    (converter / "fail").touch()
+    with pytest.raises(RuntimeError) as caught:
+        to_gguf(merged, tmp_path / "gguf", llama_cpp=converter)
+    assert shlex.split(str(caught.value).partition(" failed: ")[0])[2] == str(merged)
 
 
 class Hub:
