@@ -259,6 +259,7 @@ print(step, put_away)
 
 
 @posix
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "least"), [("file", 5), ("folder", 15)])
 def test_killed_at_any_step_the_old_or_the_new_is_there_whole(tmp_path, kind, least):
     done = run(KILLED, tmp_path, kind)
