@@ -592,6 +592,19 @@ def test_a_file_of_settings_trains_an_adapter(run, settings, tmp_path):
     assert (tmp_path / "other" / "adapter" / "adapter_model.safetensors").is_file() and not (tmp_path / "out").exists()
     saved = RunConfig.read(tmp_path / "other" / "run_config.yaml")
     assert (saved.batch_size, saved.seed, saved.dataset) == (2, 3, str(tmp_path / "s.jsonl"))
+    longer = [
+        "train",
+        "run.json",
+        "--set",
+        "output_dir=other",
+        "gradient_accumulation_steps=1",
+        "seed=3",
+        "max_steps=2",
+    ]
+    code, _, errors = run(*longer)
+    assert code == 2 and "other was trained before this has changed: max_steps." in errors[-1]
+    code, printed, _ = run(*longer, "--accept-changes")
+    assert code == 0 and "2 steps on 10 rows" in printed
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ _TAKES = {  # command -> its arguments; a converter's are those of its reader
     "products": f"{_CONVERTER}, --image-root, --image-field, --instruction, --response, {_DOWNLOADS}",
     "check": "file, --image-root, --rejected",
     "sample": "-o --output, --num-examples, --seed, --answers, --size, --force",
-    "train": "config, --set",
+    "train": "config, --set, --accept-changes",
 }
 _FILE, _FOLDER, _NUMBER = {"metavar": "FILE"}, {"metavar": "FOLDER"}, {"metavar": "N", "type": int}
 _ARGUMENTS = {  # for argparse's add_argument; the names of fields are not listed
@@ -57,6 +57,7 @@ _ARGUMENTS = {  # for argparse's add_argument; the names of fields are not liste
     "--answers": {"choices": ["words", "json"], "help": "words, the default: several questions in turn; json: one"},
     "--size": _NUMBER | {"help": "pixels of an image's side (default: 96)"},
     "--force": {"action": "store_true", "help": "overwrite files that are there with other content"},
+    "--accept-changes": {"action": "store_true", "help": "go on with a run although what it is made of has changed"},
     "--set": {"dest": "changes", "nargs": "+", "action": "extend", "metavar": "NAME=VALUE"},
 }
 
@@ -211,8 +212,8 @@ def _sample(output, num_examples=10, **arguments):
     print(f"{num_examples} rows -> {output}, their images -> {Path(output).parent / 'images'}")
 
 
-def _train(config, changes=()):
+def _train(config, changes=(), accept_changes=False):
     for change in changes:
         if "=" not in change:
             raise ValueError(f"--set {change}: write it as NAME=VALUE")
-    vlm.train(vlm.RunConfig.read(config, **dict(change.split("=", 1) for change in changes)))
+    vlm.train(vlm.RunConfig.read(config, **dict(change.split("=", 1) for change in changes)), accept_changes)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from datasets import Dataset, DatasetDict
 from markupsafe import Markup, escape
 
@@ -78,7 +79,8 @@ class Report:
         )
         kept = {}
         for name, rows in splits.items():
-            sound = rows.select([index for index in range(len(rows)) if (name, index) not in rejected])
+            left_out = [index for split, index in rejected if split == name]
+            sound = rows.select(np.delete(np.arange(len(rows)), left_out) if left_out else range(len(rows)))
             kept[name] = sound.remove_columns([name for name in ("problem", "note") if name in rows.column_names])
         self.dataset = kept[""] if list(kept) == [""] else DatasetDict(kept)
         read = {name: (len(rows), len(kept[name])) for name, rows in splits.items()}

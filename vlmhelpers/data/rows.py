@@ -12,6 +12,7 @@ from datasets import Dataset, Features, Value
 from tqdm.auto import tqdm
 
 from vlmhelpers.common.files import temporary_folder
+from vlmhelpers.common.printable import printable
 from vlmhelpers.data.rules import Problem
 from vlmhelpers.data.schema import FEATURES
 
@@ -27,7 +28,7 @@ class ImageRoot:
     def __init__(self, folder: str | os.PathLike):
         if not os.path.isdir(folder):
             remedy = "Pass the one that your image paths start from."
-            raise NotADirectoryError(f"image_root: there is no folder {folder}. {remedy}")
+            raise NotADirectoryError(printable(f"image_root: there is no folder {folder}. {remedy}"))
         self.folder = os.path.realpath(folder)
         self._prefix = os.path.normcase(os.path.join(self.folder, ""))
 

@@ -7,6 +7,7 @@ from datasets import Dataset, Image
 from tqdm.auto import tqdm
 
 from vlmhelpers.common.images import MAX_PIXELS, UnusableImage, image_identity, inspect_image, strict_pillow
+from vlmhelpers.common.printable import printable
 from vlmhelpers.data.checked_images import CheckedImages, temporary_database
 from vlmhelpers.data.duplicates import DuplicateFinder
 from vlmhelpers.data.report import Finding, Report
@@ -60,7 +61,8 @@ def _as_splits(dataset):
     for split, rows in splits.items():
         missing = [name for name in FEATURES if name not in rows.column_names]
         if missing:
-            there = f"its columns are {', '.join(rows.column_names)}. Make its rows with a reader or with make_row."
+            columns = printable(", ".join(rows.column_names))
+            there = f"its columns are {columns}. Make its rows with a reader or with make_row."
             raise ValueError(f"dataset {split!r} has no column {' and no column '.join(missing)}; {there}")
         if not isinstance(getattr(rows.features["images"], "feature", None), Image):
             remedy = "use dataset.cast_column('images', List(Image()))"

@@ -1,6 +1,5 @@
 """Scores of generated answers against the dataset's own: of all rows, by slice, and the worst rows."""
 
-import difflib
 import json
 import re
 from collections import Counter
@@ -13,7 +12,9 @@ from numbers import Real
 import numpy as np
 import pandas as pd
 from datasets import Dataset
+from rapidfuzz.distance import Indel
 
+from vlmhelpers.common.printable import printable
 from vlmhelpers.data.schema import FEATURES, answer_of, message_text
 from vlmhelpers.data.turns import split_thinking
 from vlmhelpers.evaluation.metrics import METRICS, measure
@@ -82,7 +83,7 @@ class Evaluation:
 
     def __repr__(self):
         width = max(map(len, self.scores))
-        return "\n".join(f"{name:<{width}}  {score}" for name, score in self.scores.items())
+        return printable("\n".join(f"{name:<{width}}  {score}" for name, score in self.scores.items()))
 
     def values_of(self, metric: str) -> np.ndarray:
         """The rows' values (n,) of `metric`, NaN for None. Raises ValueError for a metric without values per row."""
@@ -239,7 +240,7 @@ def slice_names(dataset: Dataset, by: str | Callable[[dict], object]) -> list[st
     if by in names:
         return [row.get(by, f"no {by}") for row in fields]
     known = [*columns, *names, *(["price band"] if prices else []), "image size", "answer length"]
-    raise ValueError(f"no slices by {by!r}: choose one of {', '.join(known)}, or give a function of a row")
+    raise ValueError(printable(f"no slices by {by!r}: choose one of {', '.join(known)}, or give a function of a row"))
 
 
 def _bands(numbers, missing=""):
@@ -260,5 +261,5 @@ def worst_rows(
     check_length(values, dataset, "values")
     wrong = np.flatnonzero(values < 1).tolist()
     texts = list(zip(*texts_of(answers, dataset), strict=True)) if answers is not None else [("", "")] * len(dataset)
-    similarity = {i: difflib.SequenceMatcher(None, *texts[i], autojunk=False).ratio() for i in wrong}
+    similarity = {i: Indel.normalized_similarity(*texts[i]) for i in wrong}
     return sorted(wrong, key=lambda i: (values[i], similarity[i]))[:k]

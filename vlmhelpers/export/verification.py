@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from vlmhelpers.common.digests import changed_settings
 from vlmhelpers.common.display import html_table
+from vlmhelpers.common.printable import printable
 from vlmhelpers.data.schema import last_question
 from vlmhelpers.evaluation.statistics import Score, share
 from vlmhelpers.export.adapters import attach, find_base, load_processor, missing_files
@@ -54,7 +55,7 @@ class ExportCheck:
         text += (
             f"probabilities of the adapter's tokens: {self.distance:.4f} from the adapter's on average; the base's are "
         )
-        return "\n- ".join([f"{text}{self.base_distance:.4f} from them", *self.problems])
+        return printable("\n- ".join([f"{text}{self.base_distance:.4f} from them", *self.problems]))
 
     def _repr_html_(self):
         rows = zip(self.rows, self.prompts, *self.answers.values(), strict=True)
