@@ -68,3 +68,11 @@ def test_a_folder_without_weights(received):
     (received / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="lacks the weights model.safetensors"):
         load_model(received, bits=None)
+
+
+def test_a_configuration_of_a_larger_model_takes_no_memory(received):
+    """Without its part on the text, it is transformers' own: that of 7 billion parameters."""
+    file = received / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"text_config": None}))
+    with pytest.raises(ValueError, match=r"config.json describes \d[\d,]{9,} parameters, and its weights are"):
+        load_model(received, bits=None)

@@ -1,6 +1,7 @@
 """Files of models from others: looked at before transformers reads them, whose errors become one sentence."""
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,10 +65,10 @@ def tensor_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
         raise ValueError(f"{path} is damaged ({error}): {_AGAIN}") from error
 
 
-def check_weights(folder: str | Path) -> None:
-    """Whether the safetensors files of a model are all there and whole, as far as their headers tell.
+def count_weights(folder: str | Path) -> int | None:
+    """How many numbers the safetensors files of a model hold, all there and whole as far as their headers tell.
 
-    Raises FileNotFoundError or ValueError, which name the file. Says nothing of weights in PyTorch's own files.
+    Raises FileNotFoundError or ValueError, which name the file. None for weights in PyTorch's own files.
     """
     folder, names = Path(folder), [WEIGHTS]
     if (folder / "adapter_config.json").is_file():  # transformers would load its base, and put it on
@@ -78,11 +79,13 @@ def check_weights(folder: str | Path) -> None:
         if not names or any(Path(name).name != name for name in names):
             raise ValueError(f"{folder / INDEX} does not say which of its files has which tensor: {_AGAIN}")
     elif not (folder / WEIGHTS).is_file() and any(folder.glob("pytorch_model*.bin*")):
-        return
+        return None
+    total = 0
     for name in names:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} lacks the weights {name}: copy or download that file, too")
-        tensor_shapes(folder / name)
+        total += sum(map(math.prod, tensor_shapes(folder / name).values()))
+    return total
 
 
 @contextmanager

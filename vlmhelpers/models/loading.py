@@ -9,7 +9,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndByte
 from vlmhelpers.common.distributed import is_sharded
 from vlmhelpers.common.environment import compute_dtype, one_gpu
 from vlmhelpers.families import FAMILIES, family_of, tiny_model
-from vlmhelpers.families.received import check_weights, load_config, reading
+from vlmhelpers.families.received import count_weights, load_config, reading
 from vlmhelpers.models.backends import choose_backend, load_with_unsloth
 from vlmhelpers.models.template_trial import check_template
 from vlmhelpers.models.vision import stop_gradients_at_frozen_vision
@@ -92,8 +92,13 @@ def load_weights(name: str | Path, **options: object) -> PreTrainedModel:
 
     Raises ValueError, FileNotFoundError for a missing shard: also where transformers would fill in what is not there.
     """
-    if Path(name).is_dir():
-        check_weights(name)
+    if Path(name).is_dir() and (held := count_weights(name)) is not None:
+        meta = _on_meta(name)
+        # 8 of 4 bits are stored in a number of 32; what is missing would take memory before it is noticed.
+        most = held * (8 if getattr(meta.config, "quantization_config", None) else 1.05)
+        if (described := sum(parameter.numel() for parameter in meta.parameters())) > most:
+            sizes = f"describes {described:,} parameters, and its weights are {held:,}"
+            raise ValueError(f"{Path(name) / 'config.json'} {sizes}: copy or download both again")
     with reading(name):
         model, found = AutoModelForImageTextToText.from_pretrained(
             name, trust_remote_code=False, output_loading_info=True, **options
@@ -119,11 +124,16 @@ def set_max_pixels(processor: ProcessorMixin, max_pixels: int) -> None:
 
 def outside_language(model_id: str | Path) -> list[str]:
     """Full names (bitsandbytes ignores short ones) of the topmost modules outside the language model."""
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(load_config(model_id), trust_remote_code=False)
+    model = _on_meta(model_id)
     tower_of = family_of(model).tower_of
     names = [name for name, _ in model.named_modules() if name and tower_of(name) != "language"]
     return [name for name in names if tower_of(name.rpartition(".")[0]) == "language"]
+
+
+def _on_meta(name):
+    config = load_config(name)
+    with reading(name), torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
 
 
 def _keep_gradients_on_cpu(model):
