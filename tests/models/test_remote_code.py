@@ -1,4 +1,4 @@
-"""Folders that bring code of their own: it is never run, nobody is asked, and one sentence says why they are refused."""
+"""Folders that bring code of their own: it is never run, nobody is asked, and one sentence says so."""
 
 import io
 import json
