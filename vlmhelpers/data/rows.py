@@ -11,7 +11,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, Value
 from tqdm.auto import tqdm
 
-from vlmhelpers.common.files import temporary_folder
+from vlmhelpers.common.files import name_full_disk, temporary_folder
 from vlmhelpers.common.printable import printable
 from vlmhelpers.data.rules import Problem
 from vlmhelpers.data.schema import FEATURES
@@ -73,7 +73,7 @@ def store_rows(rows: Iterable[dict], features: Features) -> Dataset:
     """Rows as a memory-mapped Dataset, written a batch at a time to a file that is removed when the process ends."""
     rows, schema = iter(rows), features.arrow_schema
     handle, file = tempfile.mkstemp(suffix=".arrow", dir=_scratch().name)
-    with os.fdopen(handle, "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+    with name_full_disk(file), os.fdopen(handle, "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         while batch := list(itertools.islice(rows, _ROWS_PER_BATCH)):
             writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
     return Dataset.from_file(file)

@@ -5,7 +5,6 @@ import re
 import shutil
 import warnings
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -13,10 +12,9 @@ from datasets import Dataset
 from huggingface_hub.errors import HFValidationError
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import SafetensorError
 from transformers import PreTrainedModel, ProcessorMixin
 
-from vlmhelpers.common.files import atomic_folder
+from vlmhelpers.common.files import atomic_folder, name_full_disk
 from vlmhelpers.evaluation.comparison import Comparison
 from vlmhelpers.evaluation.scoring import Evaluation
 from vlmhelpers.export.adapter_files import (
@@ -57,7 +55,8 @@ def save_adapter(
 
     The base is named by its hub id or family, another folder by its last name: `merge` then needs `base=`. The card
     reports `dataset`, the rows trained on (or a sentence), `source`, their file, `evaluations`, such as {"base":
-    Evaluation, "tuned": Evaluation}, a `comparison` and, first, `notes`. Raises TypeError for a model without adapters.
+    Evaluation, "tuned": Evaluation}, a `comparison` and, first, `notes`. An earlier adapter in `folder` is
+    replaced. Raises TypeError for a model without adapters, FileExistsError for a folder of other things.
     """
     if not isinstance(model, PeftModel):
         raise TypeError(f"a {type(model).__name__} has no adapters: pass the model that add_lora or the trainer gave")
@@ -71,7 +70,7 @@ def save_adapter(
     folder = Path(folder)
     if others := sorted({path.name for path in _entries(folder)} - _ADAPTER_FILES):
         raise FileExistsError(f"{folder} holds {others[0]}, which is no adapter's: choose another folder, or remove it")
-    with _disk_errors(folder), atomic_folder(folder.resolve(), replace=True) as temporary:
+    with name_full_disk(folder), atomic_folder(folder.resolve(), replace=True) as temporary:
         model.save_pretrained(temporary, selected_adapters=[model.active_adapter])
         processor.save_pretrained(temporary)
         config = read_adapter_config(temporary) | {"base_model_name_or_path": base}
@@ -82,15 +81,6 @@ def save_adapter(
 
 def _entries(folder):
     return folder.iterdir() if folder.is_dir() else ()
-
-
-@contextmanager
-def _disk_errors(folder):
-    """safetensors calls a full disk a SafetensorError."""
-    try:
-        yield
-    except SafetensorError as error:
-        raise OSError(f"{folder} cannot be written: {error}") from error
 
 
 def portable_name(base: str | Path) -> str:
@@ -161,7 +151,7 @@ def merge(
     what cannot be read, ValueError for an adapter that does not fit its base, FileExistsError for an `out` that is not
     empty, OSError where the disk is too small. The write is atomic.
     """
-    with _disk_errors(out), atomic_folder(out) as folder:
+    with name_full_disk(out), atomic_folder(out) as folder:
         base = find_base(adapter, base)
         model = loading.load_weights(base, dtype=dtype)
         needed, free = model.get_memory_footprint() * 1.05, shutil.disk_usage(folder).free

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 
+_OF_CARDS = ("README.md", "adapter_config.json")  # which save_adapter may write anew
+
+
 @dataclass(frozen=True)
 class RunResult:
     """What a run ended with."""
@@ -157,7 +160,8 @@ def _save(config, trainer, seconds, rows, made_of):
         else:
             shutil.rmtree(folder / HELD_OUT, ignore_errors=True)  # of a run with other settings
         config.save(folder / SETTINGS)
-        files = {path.name: read_digest(path) for path in (folder / ADAPTER).iterdir() if path.is_file()}
+        files = [path for path in (folder / ADAPTER).iterdir() if path.is_file() and path.name not in _OF_CARDS]
+        files = {path.name: read_digest(path) for path in files}
         values = {name: value for name, value in asdict(result).items() if name != "adapter"}
         with atomic_file(folder / RESULTS, encoding="utf-8") as file:  # last: from now on the run is finished
             json.dump({"result": values, "made_of": made_of, "files": files}, file, indent=1)
