@@ -148,8 +148,9 @@ class Trial:
         done = self.program.start(folder)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith(" ")]
-            return f"every start fails: {lines[-1][:200]}"
-        steps = max(json.loads(path.read_text())["global_step"] for path in folder.glob("out/*/trainer_state.json"))
+            kind = "every start ends with a traceback" if "Traceback" in done.stderr else "refused"
+            return f"{kind}: {lines[-1].replace(f'{folder}/', '')[:200]}"
+        steps = max(int(path.name.rpartition("-")[2]) for path in folder.glob("out/checkpoint-*[0-9]"))
         same = "the same adapter" if self.program.result(folder) == self.expected else "another adapter, unnoticed"
         return same + (f", after {steps} steps instead of {STEPS}" if steps != STEPS else "")
 

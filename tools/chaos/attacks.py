@@ -308,15 +308,19 @@ def damage(change):
         files = sorted(
             path for folder in folders for path in folder.rglob("*") if path.is_file() and path.stat().st_size
         )
-        if change is flipped:
-            inputs = [trial.work / name for name in trial.job.inputs]
-            files = [file for file in files if not any(file.is_relative_to(path) for path in inputs)]
+        inputs = [trial.work / name for name in trial.job.inputs]
+        files = [file for file in files if not any(map(file.is_relative_to, inputs)) or _shows(file, change)]
         for file in trial.random.sample(files, min(len(files), trial.random.randint(1, 2))):
             trial.log.append(f"--- {change.__name__}: {file.relative_to(trial.base)}")
             file.write_bytes(change(file.read_bytes(), trial.random))
         trial.damaged = True
 
     return attack
+
+
+def _shows(file, change):
+    """Whether a job can tell from an input itself that something was done to it."""
+    return change is not flipped and file.suffix in (".json", ".safetensors")
 
 
 def zeroed(data: bytes, random: random.Random) -> bytes:

@@ -53,9 +53,10 @@ learning_rate: 1e-3
 # Stands in for llama.cpp's script: it writes slowly.
 CONVERTER = """
 import sys, time
-with open(sys.argv[sys.argv.index("--outfile") + 1], "wb", 0) as file:
+with open(sys.argv[sys.argv.index("--outfile") + 1], "wb") as file:
     for number in range(40):
         file.write(bytes([number]) * 10_000)
+        file.flush()
         time.sleep(0.01)
 """
 
@@ -71,7 +72,7 @@ class Job:
     run: Callable[[], int | None]
     results: dict[str, str]
     prepare: Callable[[], object] = lambda: None  # what is there before, in the working directory
-    inputs: tuple[str, ...] = ()  # of that, what it reads: nothing tells flipped bits in there from its content
+    inputs: tuple[str, ...] = ()  # of that, what it reads
     may_refuse: bool = False  # where a file that an earlier attempt left is damaged; the others make it anew
 
 

@@ -29,6 +29,7 @@ def attack_all(options, scratch: Path, tmpfs: bool) -> int:
     torch.set_num_threads(1)
     for module in pkgutil.walk_packages(vlmhelpers.__path__, "vlmhelpers."):
         importlib.import_module(module.name)  # once: each start of a job is a fork of this process
+    importlib.import_module("tabulate")  # torch does when a process ends: no limit should hit that
     url, forget = serve()
     source = scratch / "source"
     _in_child(make_source, source, url)
