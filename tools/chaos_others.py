@@ -144,11 +144,13 @@ class Trial:
         return folder
 
     def outcome(self, folder):
-        """What a start in `folder` comes to."""
+        """What a start in `folder` comes to, and a second one where the first fails."""
         done = self.program.start(folder)
         if done.returncode:
+            done = self.program.start(folder)
+        if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith(" ")]
-            kind = "every start ends with a traceback" if "Traceback" in done.stderr else "refused"
+            kind = "every start fails" if "Traceback" in done.stderr else "refused"
             return f"{kind}: {lines[-1].replace(f'{folder}/', '')[:200]}"
         steps = max(int(path.name.rpartition("-")[2]) for path in folder.glob("out/checkpoint-*[0-9]"))
         same = "the same adapter" if self.program.result(folder) == self.expected else "another adapter, unnoticed"

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -61,9 +62,6 @@ with open(sys.argv[sys.argv.index("--outfile") + 1], "wb") as file:
 """
 
 
-_VARYING = (".lock", "state.json", "training_args.bin")  # among results: a random fingerprint, times
-
-
 @dataclass(frozen=True)
 class Job:
     """One of them. In its folder, `results` maps what it leaves to the paths that hold it."""
@@ -73,20 +71,29 @@ class Job:
     results: dict[str, str]
     prepare: Callable[[], object] = lambda: None  # what is there before, in the working directory
     inputs: tuple[str, ...] = ()  # of that, what it reads
+    varying: tuple[str, ...] = ()  # names of files in its results that differ from run to run, or may be edited
     may_refuse: bool = False  # where a file that an earlier attempt left is damaged; the others make it anew
 
 
 def found(job: Job, folder: Path) -> dict[str, dict[str, str]]:
     """The results of `job` that are in `folder`: the digests of their files, by result and by file."""
     paths = {name: folder / path for name, path in job.results.items()}
-    return {name: _digests(path) for name, path in paths.items() if path.exists()}
+    return {name: _digests(path, job.varying) for name, path in paths.items() if path.exists()}
 
 
-def _digests(path):
+def _digests(path, varying):
     if path.name == "results.json":
         return {"": _run_digest(path.parent)}
     files = [file for file in sorted(path.rglob("*")) if file.is_file()] if path.is_dir() else [path]
-    return {f"{file.relative_to(path)}": digest(file.read_bytes()) for file in files if file.name not in _VARYING}
+    return {f"{file.relative_to(path)}": digest(_content(file)) for file in files if file.name not in varying}
+
+
+def _content(file):
+    content = file.read_bytes()
+    with suppress(ValueError):
+        if file.name == "tokenizer.json":  # it says how the last batch was padded
+            return json.loads(content) | {"padding": None}
+    return content
 
 
 def _run_digest(folder):
@@ -214,6 +221,7 @@ def make_jobs(source: Path, url: str) -> list[Job]:
         save_adapter(attach(model, source / "adapter"), processor, "adapter", notes="Newer.")
 
     trained = {"adapter": "out/adapter", "held_out": "out/held_out", "results": "out/results.json"}
+    edited = ("README.md", "training_args.bin", "state.json")  # the last has a random fingerprint
     copy_adapter = partial(shutil.copytree, source / "adapter", "adapter")
     gguf = {"model": "gguf/merged-f16.gguf", "mmproj": "gguf/mmproj-merged-f16.gguf"}
     kept = {"result": "result.json"}
@@ -226,7 +234,7 @@ def make_jobs(source: Path, url: str) -> list[Job]:
         Job("download", download, kept),
         Job("pixels", pixels, kept),
         Job("features", features, kept),
-        *(Job(f"train, cache {cache}", partial(train, cache), trained) for cache in ("none", "pixels", "features")),
+        *(Job(f"train, cache {c}", partial(train, c), trained, varying=edited) for c in ("none", "pixels", "features")),
         Job("generate", answer, kept, may_refuse=True),
         Job("evaluate", score, kept, copy_adapter, ("adapter",), may_refuse=True),
         Job("merge", merged, {"merged": "merged"}, copy_adapter, ("adapter",), may_refuse=True),
