@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -160,3 +161,19 @@ def test_a_process_that_is_forked_while_a_thread_looks_up_a_digest_does_not_wait
     held.wait()
     assert in_fork(path)
     thread.join()
+
+
+def test_a_cache_that_another_process_holds_is_asked_once(path, cache, tmp_path, monkeypatch):
+    file_digest(path)
+    other = sqlite3.connect(cache, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    waited = []
+    monkeypatch.setattr(
+        file_digests.sqlite3, "connect", lambda *a, **k: waited.append(a[1]) or sqlite3.Connection(*a, **k)
+    )
+    new_process(monkeypatch)
+    for number in range(3):
+        (tmp_path / f"{number}").write_bytes(b"x")
+        assert file_digest(tmp_path / f"{number}") == digest(b"x")
+    assert waited == [1]  # seconds
+    other.close()

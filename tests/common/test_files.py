@@ -356,3 +356,29 @@ def test_the_second_process_says_who_works_there_until_it_ends(tmp_path, is_fold
         pass
     with one_process(path, "training"):  # again
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP])
+def test_a_disk_without_locks_is_used_without_one(tmp_path, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with one_process(tmp_path, "train"), one_process(tmp_path, "train"):
+        pass
+
+
+def test_a_link_is_followed_and_a_mount_point_refused(tmp_path, monkeypatch):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    for text in "ab":
+        with atomic_folder(tmp_path / "link", replace=True) as folder:
+            (folder / "file").write_text(text)
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "disk" / "file").read_text() == "b"
+    monkeypatch.chdir(tmp_path / "disk")
+    with atomic_folder(".", replace=True) as folder:
+        (folder / "file").write_text("c")
+    assert (tmp_path / "disk" / "file").read_text() == "c" and sorted(os.listdir(tmp_path)) == ["disk", "link"]
+    with pytest.raises(OSError, match="a mount point cannot be replaced"), atomic_folder("/proc", replace=True):
+        pass

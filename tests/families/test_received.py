@@ -4,9 +4,11 @@ import json
 import os
 import shutil
 
+import httpx
 import pytest
 
 from vlmhelpers.families import find_config, tiny_model
+from vlmhelpers.families.received import reading
 from vlmhelpers.models.loading import load_model, load_processor
 
 
@@ -76,3 +78,16 @@ def test_a_configuration_of_a_larger_model_takes_no_memory(received):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"text_config": None}))
     with pytest.raises(ValueError, match=r"config.json describes \d[\d,]{9,} parameters, and its weights are"):
         load_model(received, bits=None)
+
+
+def test_the_index_of_an_earlier_model_does_not_count(received):
+    (received / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "model-00001-of-2.safetensors"}})
+    )
+    load_model(received, bits=None)
+
+
+@pytest.mark.parametrize("error", [httpx.ReadTimeout("slow"), RuntimeError("CUDA error: out of memory")])
+def test_errors_of_the_network_and_the_gpu_are_not_the_files_fault(received, error):
+    with pytest.raises(type(error)), reading(received):
+        raise error

@@ -200,6 +200,9 @@ def test_damaged_lines_cost_their_rows_alone(line, qwen, words, monkeypatch, tmp
     assert generate(model, processor, words, **run) == expected and counted.sizes == [1]
     assert "1 lines are damaged, and their rows are answered again" in capsys.readouterr().out
     assert generate(model, processor, words, **run) == expected and counted.sizes == [1]
+    with open(run["save_to"], "ab") as file:
+        file.write(head + b"\n" + lines[0] + b"\n")  # once more: the head is none of the answers
+    assert generate(model, processor, words, **run) == expected and counted.sizes == [1]
 
 
 def test_two_processes_do_not_write_one_file(qwen, words, tmp_path):

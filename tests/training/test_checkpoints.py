@@ -1,5 +1,6 @@
 """A run that is started again: finished, interrupted, damaged, or no longer the same."""
 
+import errno
 import json
 import os
 import resource
@@ -14,7 +15,9 @@ from filelock import FileLock
 from PIL import Image
 
 from vlmhelpers.common.file_digests import read_digest
+from vlmhelpers.export.adapters import attach, save_adapter
 from vlmhelpers.families import tiny_model
+from vlmhelpers.models.loading import load_model
 from vlmhelpers.samples.drawing import sample_products
 from vlmhelpers.training import identity, pipeline
 from vlmhelpers.training.checkpoints import STAMP, resume_from
@@ -159,7 +162,18 @@ def test_a_file_of_another_checkpoint_or_none_at_all_is_found(copied, trainer, c
     assert [path.name for path in copied.glob("damaged-*")] == [f"damaged-checkpoint-{STEPS - 1}"]  # the other one went
 
 
-STAMPS = ["", "{", "null", "3", "[]", "{}", '{"identity": {}}', '{"identity": 3, "files": {}}', "[" * 100_000]
+STAMPS = [
+    "",
+    '{"identity": {}, "files": {}}',
+    "{",
+    "null",
+    "3",
+    "[]",
+    "{}",
+    '{"identity": {}}',
+    '{"identity": 3, "files": {}}',
+    "[" * 100_000,
+]
 STAMPS += ['{"identity": {}, "files": {"optimizer.pt": 7}}', '{"identity": {}, "files": {"a\\u0000b": "1"}}']
 STAMPS += ['{"identity": {}, "files": {"..": null}}', "\udcff\udcfe"]
 
@@ -197,6 +211,33 @@ def test_a_damaged_adapter_of_a_finished_run_is_made_again(finished, config, tmp
     adapter.write_bytes(flip(adapter.read_bytes()))
     result = train(replace(config, output_dir=str(tmp_path / "out")))
     assert result.steps == STEPS and adapter.read_bytes() == (finished / "adapter" / adapter.name).read_bytes()
+
+
+def test_a_disk_that_does_not_answer_is_no_reason_to_begin_anew(copied, trainer, config, monkeypatch):
+    def refuse(path):
+        if path.name in (STAMP, "results.json"):
+            raise OSError(errno.EIO, "the disk does not answer")
+        return read(path)
+
+    read, before = Path.read_bytes, digests(copied)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    for start in (lambda: resume_from(trainer), lambda: train(replace(config, output_dir=str(copied)))):
+        with pytest.raises(OSError, match="does not answer"):
+            start()
+    assert digests(copied) == before
+
+
+def test_a_finished_run_may_get_its_card(copied, config):
+    config = replace(config, output_dir=str(copied))
+    model, processor = load_model(tiny_model("qwen2.5-vl"), bits=None, backend="transformers")
+    save_adapter(attach(model, copied / "adapter"), processor, copied / "adapter", notes="As it was measured.")
+    before = digests(copied)
+    assert train(config).steps == STEPS and digests(copied) == before
+
+
+def test_a_finished_run_whose_data_are_gone_is_finished(copied, config, capsys):
+    assert train(replace(config, output_dir=str(copied), dataset=str(copied / "gone.jsonl"))).steps == STEPS
+    assert "is finished: 4 steps on 72 rows" in capsys.readouterr().out
 
 
 # Changed
@@ -288,6 +329,14 @@ def test_a_finished_run_with_other_settings_is_refused_before_anything_is_loaded
     with pytest.raises(ValueError, match="trained before this has changed: max_steps, seed. Choose another output_dir"):
         train(replace(config, seed=1, max_steps=5))
     assert digests(finished) == before
+
+
+def test_what_a_finished_run_has_not_seen_cannot_be_accepted_without_a_step(copied, config):
+    config, before = replace(config, output_dir=str(copied)), digests(copied)
+    with pytest.raises(ValueError, match="no step was made with another learning_rate.*or more steps"):
+        train(replace(config, learning_rate=2e-3), accept_changes=True)
+    assert digests(copied) == before
+    assert train(replace(config, learning_rate=2e-3, max_steps=STEPS + 1), accept_changes=True).steps == STEPS + 1
 
 
 def test_two_runs_in_one_folder_do_not_meet(finished, config):

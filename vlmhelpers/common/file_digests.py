@@ -24,7 +24,8 @@ def file_digest(path: str | os.PathLike) -> str:
     """32 hex digits of all bytes of a file: `digest(its bytes)`. Raises OSError, also for a folder, a device or a pipe.
 
     It is kept in the user's cache under inode, size and times, of which one differs in every file that was changed or
-    replaced, whatever `cp -p` or an archive pretends: other processes need not read the file again.
+    replaced, whatever `cp -p` or an archive pretends: other processes need not read the file again. Windows has no time
+    of the last change that nobody can set: there it is always read.
     """
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
@@ -34,7 +35,7 @@ def file_digest(path: str | os.PathLike) -> str:
         known = _table().get(key)
     if known is None:
         known = read_digest(path)
-        if time.time() - max(status.st_ctime, status.st_mtime) > _SETTLED:
+        if os.name != "nt" and time.time() - max(status.st_ctime, status.st_mtime) > _SETTLED:
             with _LOCK:
                 _table().add(key, known)
     return known
@@ -60,32 +61,33 @@ class _Table:
             try:
                 self._open(file)
             except sqlite3.OperationalError:  # not to be written, or in use
-                raise
+                self.disk = None
             except sqlite3.DatabaseError:  # damaged
                 self.disk.close()
                 file.unlink()
                 self._open(file)
 
     def _open(self, file):
-        self.disk = sqlite3.connect(file, 10, isolation_level=None, check_same_thread=False)
-        self.disk.execute("PRAGMA journal_mode = WAL")
+        self.disk = sqlite3.connect(file, 1, isolation_level=None, check_same_thread=False)  # seconds that it waits
+        self.disk.execute("PRAGMA journal_mode = TRUNCATE")  # WAL does not go over a network
         self.disk.execute("PRAGMA synchronous = OFF")  # what a power cut takes is only read again
         self.disk.execute("CREATE TABLE IF NOT EXISTS files (key TEXT PRIMARY KEY, digest TEXT)")
         self.disk.execute("DELETE FROM files WHERE rowid < (SELECT max(rowid) FROM files) - ?", (_MOST,))
 
     def get(self, key):
-        if self.disk is not None:
-            with suppress(sqlite3.Error):
-                found = self.disk.execute("SELECT digest FROM files WHERE key = ?", (key,)).fetchone()
-                return found and found[0]
-        return self.known.get(key)
+        found = self._execute("SELECT digest FROM files WHERE key = ?", key)
+        return found[0][0] if found else self.known.get(key)
 
     def add(self, key, digest):
-        if self.disk is not None:
-            with suppress(sqlite3.Error):
-                self.disk.execute("INSERT OR REPLACE INTO files VALUES (?, ?)", (key, digest))
-                return
-        self.known[key] = digest
+        if self._execute("INSERT OR REPLACE INTO files VALUES (?, ?)", key, digest) is None:
+            self.known[key] = digest
+
+    def _execute(self, statement, *values):
+        """The rows that it gives, or None without a disk: one that fails once is not asked, and waited for, again."""
+        try:
+            return self.disk and self.disk.execute(statement, values).fetchall()
+        except sqlite3.Error:
+            self.disk = None
 
 
 _TABLES = []

@@ -129,9 +129,11 @@ def atomic_file(path: str | os.PathLike, mode: str = "w", durable: bool = True, 
 def atomic_folder(folder: str | os.PathLike, replace: bool = False) -> Iterator[Path]:
     """As `atomic_file`, a temporary folder that becomes `folder`, which may be there and not empty with `replace`.
 
-    Raises FileExistsError otherwise, also where another process was first.
+    Raises FileExistsError otherwise, also where another process was first, and OSError for a mount point.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()  # of a link, what it leads to
+    if folder.is_mount():
+        raise OSError(errno.EBUSY, "a mount point cannot be replaced: name a folder inside it", str(folder))
     remove_abandoned(folder.parent, folder.name)
     if not replace and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is not empty: choose another folder, or remove what is there")
@@ -199,7 +201,8 @@ def name_full_disk(path: str | os.PathLike) -> Iterator[None]:
         number = getattr(error, "errno", None)
         if number not in _DISK and not any(text in str(error) for text in _FAILED_WRITE):
             raise
-        free = shutil.disk_usage(Path(path).absolute().parent).free / 2**30
+        there = next(folder for folder in Path(path).absolute().parents if folder.is_dir())
+        free = shutil.disk_usage(there).free / 2**30
         text = f"the disk took no more of {path}, {free:.2f} GiB are free: {error}. Make room there, and start again"
         raise OSError(number or errno.ENOSPC, text) from error
 
@@ -211,18 +214,24 @@ def one_process(path: str | os.PathLike, task: str) -> Iterator[None]:
     The lock is a hidden file beside a file, or in a folder, and ends with the process. Disks without locks have none.
     """
     path = Path(path)
-    file = path / ".lock" if path.is_dir() else path.with_name(f".{path.name}.lock")
-    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = path / ".lock" if path.is_dir() else path.with_name(f".{path.name}.lock")
+    owner = lock.with_suffix(".owner")  # on Windows nobody else can read a locked file
+    lock.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         try:
-            held.enter_context(FileLock(file, timeout=0))
-            file.write_text(f"process {os.getpid()} on {platform.node()} ({task}, since {time.strftime('%X')})")
+            held.enter_context(FileLock(lock, timeout=0))
         except Timeout:
             who = "another process"
             with suppress(OSError):
-                who = file.read_text() or who
+                who = owner.read_text()
             remedy = "Wait for it, stop it, or choose another place"
             raise BlockingIOError(f"{path}: {who} writes there. {remedy}") from None
-        except NotImplementedError:  # a disk without locks
+        except NotImplementedError:
             pass
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP):
+                raise
+        else:
+            held.callback(owner.unlink, missing_ok=True)
+            owner.write_text(f"process {os.getpid()} on {platform.node()} ({task}, since {time.strftime('%X')})")
         yield

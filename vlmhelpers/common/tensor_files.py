@@ -19,6 +19,7 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> int:
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     """What `save_tensors` wrote. A file with other bytes is removed; raises FileNotFoundError without a whole one."""
+    open(path, "rb").close()  # safetensors says that a file is missing whatever keeps it from being opened
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}

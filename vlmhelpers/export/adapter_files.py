@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
 from transformers import PreTrainedModel
 
-from vlmhelpers.common.files import temporary_folder
+from vlmhelpers.common.files import remove_abandoned, temporary_folder
 from vlmhelpers.common.processes import run_python
 from vlmhelpers.families.received import check_folder, read_object, tensor_shapes
 
@@ -62,6 +62,7 @@ def read_adapter_config(adapter: str | Path) -> dict:
 
     Raises FileNotFoundError without it, or without the weights, and ValueError for what cannot be read or used.
     """
+    remove_abandoned(Path(adapter).parent, Path(adapter).name)  # puts back what a killed process was about to replace
     for name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE):
         if not (Path(adapter) / name).is_file():
             raise FileNotFoundError(f"{adapter} has no {name}: pass the folder that save_adapter or save_model wrote")
@@ -95,7 +96,7 @@ def _check_ranks(file, config, shapes):
     said = {config.r, *config.rank_pattern.values()}
     for name, shape in shapes.items():
         is_a, is_b = (f".lora_{part}." in name or f".lora_embedding_{part}" in name for part in "AB")
-        if (is_a or is_b) and (len(shape) < 2 or shape[is_b] not in said):
+        if (is_a or is_b) and not name.endswith(".bias") and (len(shape) < 2 or shape[is_b] not in said):
             ranks = ", ".join(map(str, sorted(said)[:5]))
             raise ValueError(f"{file} says r = {ranks}, and the tensor {name[:200]} has the shape {list(shape)}")
 
@@ -139,7 +140,7 @@ def _try_patterns(patterns: tuple[str, ...], names: tuple[str, ...]) -> str | No
         file.write_text(json.dumps([patterns, names]), encoding="utf-8")
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
         done = run_python(["-m", "vlmhelpers.export.pattern_trial", file], env=environment, timeout=_SECONDS)
-    if "Traceback" in done.stderr:
+    if done.returncode == 1 and "Traceback" in done.stderr:
         raise RuntimeError(f"the trial of patterns failed: {done.stderr.strip().splitlines()[-1]}")
     slow = "a pattern of modules that takes too long or too much memory"
     return slow if done.returncode else done.stdout.strip() or None

@@ -12,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedConfig, __version__
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+_NETWORK = {"httpx", "httpcore", "requests", "urllib3", "hf_xet"}
+_GPU = re.compile(r"\b(CUDA|NCCL|HIP|CUBLAS|CAS|XET)\b", re.IGNORECASE)
 _AGAIN = "copy or download it again"
 # What transformers reads of a model, processor or adapter, and the most bytes of it: the largest tokenizers have 35 MB.
 _CONFIGS = ("config", "*_config", "special_tokens_map", "added_tokens", "chat_template", "*.index")
@@ -73,7 +75,7 @@ def count_weights(folder: str | Path) -> int | None:
     folder, names = Path(folder), [WEIGHTS]
     if (folder / "adapter_config.json").is_file():  # transformers would load its base, and put it on
         raise ValueError(f"{folder} is the folder of an adapter: load its base, or the model that merge makes of both")
-    if (folder / INDEX).is_file():
+    if not (folder / WEIGHTS).is_file() and (folder / INDEX).is_file():  # the order of transformers
         names = read_object(folder / INDEX).get("weight_map")
         names = sorted(set(map(str, names.values()))) if isinstance(names, dict) else []
         if not names or any(Path(name).name != name for name in names):
@@ -86,6 +88,12 @@ def count_weights(folder: str | Path) -> int | None:
             raise FileNotFoundError(f"{folder} lacks the weights {name}: copy or download that file, too")
         total += sum(map(math.prod, tensor_shapes(folder / name).values()))
     return total
+
+
+def _is_of_machine(error):
+    """Whether an error speaks of the network or of the GPU."""
+    libraries = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return bool(libraries & _NETWORK or (isinstance(error, RuntimeError) and _GPU.search(str(error))))
 
 
 @contextmanager
@@ -101,6 +109,8 @@ def reading(name: str | Path) -> Iterator[None]:
     except (OSError, ImportError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever the files of others bring about, bare Exceptions of tokenizers included
+        if _is_of_machine(error):
+            raise
         if "trust_remote_code" in str(error):
             why = "brings code of its own, which is not executed, and transformers itself does not have that model"
             raise ValueError(f"{name} {why}: choose one that it has") from error

@@ -44,13 +44,13 @@ class AnswerLog:
         if changed := changed_settings(self._settings(first), json.loads(head)["settings"]):
             remedy = "Pass another file as save_to, or delete this one to answer all rows anew"
             raise ValueError(f"{self.path} holds answers with another {', '.join(changed)} than now. {remedy}")
-        sound = {line: found for line in lines if (found := _answer_of(line))}
+        sound = [(line, found) for line in lines if (found := _answer_of(line))]
         if len(sound) < len(lines):
             print(f"{self.path}: {len(lines) - len(sound)} lines are damaged, and their rows are answered again")
         if len(sound) < len(lines) or complete != content:
             with atomic_file(self.path, "wb") as file:
-                file.writelines([first, *sound])
-        found = dict(sound.values())
+                file.writelines([first, *(line for line, _ in sound)])
+        found = dict(found for _, found in sound)
         self.answers = {i: found[i, key] for i, (key, _) in enumerate(rows) if (i, key) in found}
 
     def _settings(self, line):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vlmhelpers.common.digests import digest
 
-_NOT_OF_RESULTS = ("_name_or_path", "transformers_version", "use_cache", "quantization_config")
+_NOT_OF_WEIGHTS = ("_name_or_path", "transformers_version", "use_cache", "quantization_config")
 
 
 def model_identity(model: object) -> dict[str, str]:
@@ -23,7 +23,7 @@ def _settled(value):
     """A configuration without what a trainer adapts to the tokenizer, and without names and versions."""
     if not isinstance(value, dict):
         return str(value)
-    items = sorted((str(name), part) for name, part in value.items() if name not in _NOT_OF_RESULTS)
+    items = sorted((str(name), part) for name, part in value.items() if name not in _NOT_OF_WEIGHTS)
     return [(name, _settled(part)) for name, part in items if not name.endswith("_token_id")]
 
 

@@ -94,8 +94,8 @@ def load_weights(name: str | Path, **options: object) -> PreTrainedModel:
     """
     if Path(name).is_dir() and (held := count_weights(name)) is not None:
         meta = _on_meta(name)
-        # 8 of 4 bits are stored in a number of 32; what is missing would take memory before it is noticed.
-        most = held * (8 if getattr(meta.config, "quantization_config", None) else 1.05)
+        # 16 of 2 bits are stored in a number of 32; what is missing would take memory before it is noticed.
+        most = held * (16 if getattr(meta.config, "quantization_config", None) else 1.05)
         if (described := sum(parameter.numel() for parameter in meta.parameters())) > most:
             sizes = f"describes {described:,} parameters, and its weights are {held:,}"
             raise ValueError(f"{Path(name) / 'config.json'} {sizes}: copy or download both again")

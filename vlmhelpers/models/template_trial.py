@@ -47,7 +47,7 @@ def _trial(template):
         file.write_text(json.dumps(template), encoding="utf-8")
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
         done = run_python(["-m", __name__, file], env=environment, timeout=_TIMEOUT)
-    if "Traceback" in done.stderr:
+    if done.returncode == 1 and "Traceback" in done.stderr:
         raise RuntimeError(f"the trial of a chat template failed: {done.stderr.strip().splitlines()[-1]}")
     exceeds = f"cannot be rendered in {SECONDS} seconds and {GIBIBYTES} GiB for short conversations"
     return exceeds if done.returncode else done.stdout.strip() or None

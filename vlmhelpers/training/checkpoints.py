@@ -7,6 +7,7 @@ from pathlib import Path
 from transformers import Trainer
 from transformers.trainer_utils import sort_checkpoints
 
+from vlmhelpers.common.digests import changed_settings
 from vlmhelpers.common.distributed import on_main
 from vlmhelpers.common.file_digests import read_digest
 from vlmhelpers.common.files import atomic_file, name_full_disk, sync
@@ -54,10 +55,11 @@ def _read_stamp(folder):
     """What is in the stamp, or None where that is nothing which `_stamp` has written."""
     try:
         stamp = json.loads((folder / STAMP).read_bytes())
-    except (OSError, ValueError, RecursionError):
+    except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):
         return None
     parts = [stamp.get("identity"), stamp.get("files")] if isinstance(stamp, dict) else [None]
-    return stamp if all(isinstance(part, dict) for part in parts) else None
+    is_stamp = all(isinstance(part, dict) and part for part in parts) and "trainer_state.json" in stamp["files"]
+    return stamp if is_stamp else None
 
 
 def _flaw(folder, stamp):
@@ -71,6 +73,14 @@ def _flaw(folder, stamp):
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
             return f"{name} is missing"
     return None
+
+
+def refuse_without_a_step(trainer: Trainer, checkpoint: str | None) -> None:
+    """Raises ValueError where a changed run was at its end already: nothing of the change is in its weights."""
+    if checkpoint and trainer.state.global_step == int(checkpoint.rpartition("-")[2]):
+        if changed := changed_settings(_read_stamp(Path(checkpoint))["identity"], getattr(trainer, _IDENTITY)):
+            text = f"{checkpoint} is the end of the run, and no step was made with another {', '.join(changed)}"
+            raise ValueError(f"{text}. Choose another output_dir, or more steps")
 
 
 def _set_aside(folder, flaw, keep):
@@ -95,8 +105,9 @@ def _guard(trainer):
                 trainer.accelerator.wait_for_everyone()  # each process writes some of the files
                 if trainer.is_world_process_zero():
                     _stamp(folder, getattr(trainer, _IDENTITY))
-        except BaseException:  # half of it would only fill the disk
-            shutil.rmtree(folder, ignore_errors=True)
+        except BaseException:
+            if trainer.is_world_process_zero() and _read_stamp(folder) is None:  # half of it would only fill the disk
+                shutil.rmtree(folder, ignore_errors=True)
             raise
 
     def run_epoch(*args, **kwargs):

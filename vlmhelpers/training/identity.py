@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from datasets import Dataset
 
 from vlmhelpers.common.digests import changed_settings, digest, tensors_digest
+from vlmhelpers.common.environment import data_dir
 from vlmhelpers.common.file_digests import file_digest
 from vlmhelpers.common.images import image_identity
 from vlmhelpers.common.version import VERSION
@@ -27,12 +28,13 @@ _LIBRARIES = "torch torchvision transformers trl peft accelerate bitsandbytes".s
 # How training arguments begin that change where and how often something is written, not what is learned.
 _IRRELEVANT = tuple(
     "output_dir run_name report_to logging log_ save eval disable_tqdm hub push_ dataloader_num ddp_timeout resume "
-    "dataloader_pin dataloader_pre dataloader_per project trackio include_ metric load_best greater_is".split()
+    "gradient_checkpointing dataloader_pin dataloader_pre dataloader_per project trackio "
+    "include_ metric load_best greater_is".split()
 )
 # Settings of a RunConfig that do not; those of files and fields act by what is read.
 _NOT_OF_RESULTS = "dataset output_dir image_root text_field image_field response_field cache report_to".split()
-_NOT_OF_RESULTS += ["logging_steps", "save_steps"]
-_NOT_OF_RESULTS += ["logging_steps", "save_steps"]
+_NOT_OF_RESULTS += ["backend", "gradient_checkpointing", "logging_steps", "save_steps"]
+_OF_MODELS = (".safetensors", ".json", ".jinja", ".model", ".txt", ".bin")  # endings of what transformers reads
 
 
 def run_identity(trainer: "Trainer") -> dict:
@@ -98,16 +100,23 @@ def versions(*libraries: str) -> dict[str, str]:
     return found
 
 
-def inputs_identity(config: "RunConfig", dataset: Dataset, base: str) -> dict:
-    """What can be told of a run's identity without loading a model, as JSON values by name.
-
-    dataset: all rows that were read. base: the folder or hub id that was loaded.
-    """
+def inputs_identity(config: "RunConfig", dataset: Dataset) -> dict:
+    """What can be told of a run's identity without loading a model, as JSON values by name; `dataset`: all its rows."""
     found = {name: value for name, value in asdict(config).items() if name not in _NOT_OF_RESULTS}
     found["number of processes"] = int(os.environ.get("WORLD_SIZE", 1))
-    return found | rows_identity(dataset) | {"base": _folder_digest(base)} | versions(*_LIBRARIES)
+    if base := _base_folder(config.model_id):
+        found |= {"model_id": "a folder", "base": _base_digest(base)}
+    return found | rows_identity(dataset) | versions(*_LIBRARIES)
 
 
-def _folder_digest(folder):
-    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-    return digest(*((path.relative_to(folder).as_posix(), file_digest(path)) for path in files))
+def _base_folder(model_id):
+    """The folder of a base that is not from the hub, without the help of torch, or None."""
+    with suppress(FileNotFoundError):  # a package without its data
+        folders = [Path(model_id), data_dir() / "tiny" / model_id]
+        return next((folder for folder in folders if folder.is_dir()), None)
+    return None
+
+
+def _base_digest(folder):
+    files = sorted(path for path in folder.iterdir() if path.suffix in _OF_MODELS and path.is_file())
+    return digest(*((path.name, file_digest(path)) for path in files))

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 
-_OF_CARDS = ("README.md", "adapter_config.json")  # which save_adapter may write anew
+_MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_ODD = (ValueError, TypeError, KeyError, AttributeError)  # for results of another version, or of any content
 
 
 @dataclass(frozen=True)
@@ -61,22 +62,26 @@ def train(config: RunConfig, accept_changes: bool = False) -> RunResult:
     there; OSError where the disk is full.
     """
     with only_main_prints(), _alone(Path(config.output_dir)):
-        if finished := _find_finished(config, accept_changes):
+        alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+        if alone and (finished := _find_finished(config, accept_changes)):
             return finished
         if _may_use_unsloth(config.backend):
             use_unsloth()
         quiet()
-        from vlmhelpers.training import checkpoints, identity, pipeline
+        from vlmhelpers.training import checkpoints, pipeline
 
-        args, dataset = pipeline.training_arguments(config), _read_rows(config)
+        args = pipeline.training_arguments(config)  # joins the processes
+        if not alone and (finished := on_main(lambda: _find_finished(config, accept_changes))):
+            return finished
+        dataset = _read_rows(config)
         rows = pipeline.load_rows(config, dataset)
         trainer = pipeline.make_trainer(config, args, rows.parts["train"])
         checkpoint = checkpoints.resume_from(trainer, accept_changes)
         _save_rejected(Path(config.output_dir) / REJECTED, rows)
-        base = trainer.model.config._name_or_path
-        made_of = on_main(lambda: {"base": base, "inputs": identity.inputs_identity(config, dataset, base)})
+        made_of = on_main(lambda: _made_of(config, dataset, trainer.model.config._name_or_path))
         started = time.perf_counter()
         trainer.train(resume_from_checkpoint=checkpoint)
+        on_main(lambda: checkpoints.refuse_without_a_step(trainer, checkpoint))
         seconds = round(time.perf_counter() - started, 1)
         with name_full_disk(Path(config.output_dir) / ADAPTER):
             return _save(config, trainer, seconds, rows, made_of)
@@ -102,7 +107,18 @@ def _read_rows(config):
 
 
 def _read_results(output_dir):
-    return json.loads((Path(output_dir) / RESULTS).read_text(encoding="utf-8"))
+    return json.loads((Path(output_dir) / RESULTS).read_bytes())
+
+
+def _made_of(config, dataset, base):
+    """What a finished run is recognized by. A CPU takes a tiny base in the place of a hub id."""
+    from vlmhelpers.training.identity import inputs_identity
+
+    return {"inputs": inputs_identity(config, dataset), "stand_in": _is_hub_id(config.model_id) and os.path.isdir(base)}
+
+
+def _is_hub_id(model_id):
+    return "/" in model_id and not os.path.isdir(model_id)
 
 
 def _find_finished(config, accept_changes):
@@ -110,28 +126,37 @@ def _find_finished(config, accept_changes):
     folder = Path(config.output_dir)
     try:
         results = _read_results(folder)
-        result, made_of, files = RunResult.read(folder), results["made_of"], results["files"]
-        is_whole = all(read_digest(folder / ADAPTER / name) == expected for name, expected in files.items())
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # none, half of one, or of an earlier version
-        return None
-    if not is_whole or _would_load_another(config.model_id, made_of["base"]):
+        result, made_of, weights = RunResult.read(folder), results["made_of"], results["weights"]
+        is_whole = weights == _weights_digest(folder / ADAPTER)
+        if not is_whole or (made_of["stand_in"] and _has_gpu()):
+            return None
+        finished = f"{folder} is finished: {result.steps} steps on {result.rows['trained']} rows -> {result.adapter}"
+        before = dict(made_of["inputs"])
+    except (*_MISSING, *_ODD):
         return None
     from vlmhelpers.training.identity import inputs_identity, refuse_changes
 
-    now = inputs_identity(config, _read_rows(config), made_of["base"])
-    changed = changed_settings(made_of["inputs"], now)
-    if any(not name.startswith("version of ") for name in changed):
-        if not accept_changes:
-            refuse_changes(folder, made_of["inputs"], now)
-        return None
-    print(f"{folder} is finished: {result.steps} steps on {result.rows['trained']} rows -> {result.adapter}")
-    return result
+    try:
+        now = inputs_identity(config, _read_rows(config))
+    except FileNotFoundError as error:
+        print(f"{finished} (not compared with the data: {error})")
+        return result
+    changed = changed_settings(before, now)
+    if all(name.startswith("version of ") for name in changed):
+        print(finished)
+        return result
+    if not accept_changes:
+        refuse_changes(folder, before, now)
+    return None
 
 
-def _would_load_another(model_id, base):
-    """Whether a hub id, in whose place a CPU took a tiny base, now finds a GPU."""
-    if "/" not in model_id or os.path.isdir(model_id) or not os.path.isdir(base):
-        return False
+def _weights_digest(adapter):
+    """That of the weights alone: save_adapter may write the other files anew."""
+    json.loads((adapter / "adapter_config.json").read_bytes())
+    return read_digest(adapter / "adapter_model.safetensors")
+
+
+def _has_gpu():
     import torch
 
     return torch.cuda.is_available()
@@ -160,11 +185,10 @@ def _save(config, trainer, seconds, rows, made_of):
         else:
             shutil.rmtree(folder / HELD_OUT, ignore_errors=True)  # of a run with other settings
         config.save(folder / SETTINGS)
-        files = [path for path in (folder / ADAPTER).iterdir() if path.is_file() and path.name not in _OF_CARDS]
-        files = {path.name: read_digest(path) for path in files}
         values = {name: value for name, value in asdict(result).items() if name != "adapter"}
         with atomic_file(folder / RESULTS, encoding="utf-8") as file:  # last: from now on the run is finished
-            json.dump({"result": values, "made_of": made_of, "files": files}, file, indent=1)
+            weights = _weights_digest(folder / ADAPTER)
+            json.dump({"result": values, "made_of": made_of, "weights": weights}, file, indent=1)
         print(f"{state.global_step} steps on {rows.counts['trained']} rows -> {folder / ADAPTER}")
     trainer.accelerator.wait_for_everyone()
     return result
@@ -194,6 +218,7 @@ def load_held_out(output_dir: str | os.PathLike) -> "DatasetDict":
     from datasets import load_from_disk
 
     folder = Path(output_dir) / HELD_OUT
+    remove_abandoned(folder.parent, folder.name)  # puts back what a killed process was about to replace
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not there: train with test_rows, or call save_held_out")
     return load_from_disk(folder)
