@@ -181,7 +181,7 @@ def make_jobs(source: Path, url: str) -> list[Job]:
 
     @script
     def pixels():
-        processor = AutoProcessor.from_pretrained(tiny_model(FAMILY))
+        processor = AutoProcessor.from_pretrained(tiny_model(FAMILY), trust_remote_code=False)
         dataset = precompute(read_jsonl(jsonl), processor, "pixels")
         _keep(tensors_digest(VisionCollator(processor)(list(dataset)).items()))
 
