@@ -12,7 +12,6 @@ from numbers import Real
 import numpy as np
 import pandas as pd
 from datasets import Dataset
-from rapidfuzz.distance import Indel
 
 from vlmhelpers.common.printable import printable
 from vlmhelpers.data.schema import FEATURES, answer_of, message_text
@@ -257,6 +256,8 @@ def worst_rows(
     dataset: Dataset, result: Evaluation | Iterable[float | None], k: int = 6, answers: list[str] | None = None
 ) -> list[int]:
     """The indices of up to `k` rows of a value below 1, the worst first; of equal ones the least similar answers."""
+    from rapidfuzz.distance import Indel
+
     values = result.values_of(EXACT) if isinstance(result, Evaluation) else np.array(list(result), dtype=float)
     check_length(values, dataset, "values")
     wrong = np.flatnonzero(values < 1).tolist()

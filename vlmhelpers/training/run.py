@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,8 @@ class RunResult:
     @classmethod
     def read(cls, output_dir: str | os.PathLike) -> "RunResult":
         """The result that a finished run has written to its `output_dir`. Raises FileNotFoundError without one."""
-        return cls(str(Path(output_dir) / ADAPTER), **_read_results(output_dir)["result"])
+        values = _read_results(output_dir)
+        return cls(str(Path(output_dir) / ADAPTER), *(values[field.name] for field in fields(cls)[1:]))
 
 
 def train(config: RunConfig, accept_changes: bool = False) -> RunResult:
@@ -188,7 +189,7 @@ def _save(config, trainer, seconds, rows, made_of):
         values = {name: value for name, value in asdict(result).items() if name != "adapter"}
         with atomic_file(folder / RESULTS, encoding="utf-8") as file:  # last: from now on the run is finished
             weights = _weights_digest(folder / ADAPTER)
-            json.dump({"result": values, "made_of": made_of, "weights": weights}, file, indent=1)
+            json.dump(values | {"made_of": made_of, "weights": weights}, file, indent=1)
         print(f"{state.global_step} steps on {rows.counts['trained']} rows -> {folder / ADAPTER}")
     trainer.accelerator.wait_for_everyone()
     return result
