@@ -673,3 +673,16 @@ def test_its_help_loads_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True)
     assert "usage: python -m vlmhelpers" in done.stdout and " argparse " in done.stdout
     assert not {"torch", "transformers", "datasets", "numpy", "PIL", "pyarrow", "ijson"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")])
+def test_memory_that_runs_out_is_one_sentence(run, monkeypatch, error):
+    def start(**_):
+        try:
+            raise error
+        finally:
+            raise AttributeError("'Pool' object has no attribute '_threads'")  # as a pool's clean-up does
+
+    monkeypatch.setattr("vlmhelpers.cli._sample", start)
+    code, _, errors = run("sample", "-o", "s.jsonl")
+    assert (code, errors) == (2, ["vlmhelpers: no memory is left: end other programs, and start again"])

@@ -71,13 +71,25 @@ def main(arguments: list[str] | None = None) -> int:
         except (ValueError, OSError) as error:
             print(f"vlmhelpers: {one_line(str(error))}", file=sys.stderr)
             return 2
-        except Exception:
-            traceback.print_exc()
+        except Exception as error:
+            if _lacks_memory(error):
+                print("vlmhelpers: no memory is left: end other programs, and start again", file=sys.stderr)
+            else:
+                traceback.print_exc()
             return 2
         except KeyboardInterrupt as stop:
             terminated = isinstance(stop, Terminated)
             print(f"vlmhelpers: {'terminated' if terminated else 'interrupted'}", file=sys.stderr)
             return 143 if terminated else 130
+
+
+def _lacks_memory(error):
+    """Whether memory was missing, even for a thread, here or in what led to it: pools of threads raise other errors."""
+    while error is not None:
+        if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class Terminated(KeyboardInterrupt):

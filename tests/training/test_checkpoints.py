@@ -21,7 +21,7 @@ from vlmhelpers.models.loading import load_model
 from vlmhelpers.samples.drawing import sample_products
 from vlmhelpers.training import identity, pipeline
 from vlmhelpers.training.checkpoints import STAMP, resume_from
-from vlmhelpers.training.run import RunResult, _read_rows, train
+from vlmhelpers.training.run import RunResult, _read_rows, load_held_out, train
 
 pytestmark = pytest.mark.slow
 STEPS = 4  # of 6 in an epoch: the last one does not end it
@@ -205,11 +205,14 @@ def test_a_full_disk_is_named_and_no_half_is_left(finished, config, tmp_path, na
     assert train(config).steps == STEPS
 
 
-def test_a_damaged_adapter_of_a_finished_run_is_made_again(finished, config, tmp_path):
+def test_what_is_damaged_of_a_finished_run_is_made_again(finished, config, tmp_path):
     shutil.copytree(finished, tmp_path / "out")
     adapter = tmp_path / "out" / "adapter" / "adapter_model.safetensors"
     adapter.write_bytes(flip(adapter.read_bytes()))
+    rows = next((tmp_path / "out" / "held_out").rglob("*.arrow"))
+    rows.write_bytes(halve(rows.read_bytes()))
     result = train(replace(config, output_dir=str(tmp_path / "out")))
+    assert len(load_held_out(tmp_path / "out")["test"]) == 8
     assert result.steps == STEPS and adapter.read_bytes() == (finished / "adapter" / adapter.name).read_bytes()
 
 

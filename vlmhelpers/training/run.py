@@ -127,9 +127,8 @@ def _find_finished(config, accept_changes):
     folder = Path(config.output_dir)
     try:
         results = _read_results(folder)
-        result, made_of, weights = RunResult.read(folder), results["made_of"], results["weights"]
-        is_whole = weights == _weights_digest(folder / ADAPTER)
-        if not is_whole or (made_of["stand_in"] and _has_gpu()):
+        result, made_of = RunResult.read(folder), results["made_of"]
+        if results["digests"] != _digests(folder) or (made_of["stand_in"] and _has_gpu()):
             return None
         finished = f"{folder} is finished: {result.steps} steps on {result.rows['trained']} rows -> {result.adapter}"
         before = dict(made_of["inputs"])
@@ -151,10 +150,11 @@ def _find_finished(config, accept_changes):
     return None
 
 
-def _weights_digest(adapter):
-    """That of the weights alone: save_adapter may write the other files anew."""
-    json.loads((adapter / "adapter_config.json").read_bytes())
-    return read_digest(adapter / "adapter_model.safetensors")
+def _digests(folder):
+    """Those of the adapter's weights and of the held-out rows: save_adapter may write its other files anew."""
+    json.loads((folder / ADAPTER / "adapter_config.json").read_bytes())
+    files = [folder / ADAPTER / "adapter_model.safetensors", *sorted((folder / HELD_OUT).rglob("*.*"))]
+    return {path.relative_to(folder).as_posix(): read_digest(path) for path in files}
 
 
 def _has_gpu():
@@ -188,8 +188,7 @@ def _save(config, trainer, seconds, rows, made_of):
         config.save(folder / SETTINGS)
         values = {name: value for name, value in asdict(result).items() if name != "adapter"}
         with atomic_file(folder / RESULTS, encoding="utf-8") as file:  # last: from now on the run is finished
-            weights = _weights_digest(folder / ADAPTER)
-            json.dump(values | {"made_of": made_of, "weights": weights}, file, indent=1)
+            json.dump(values | {"made_of": made_of, "digests": _digests(folder)}, file, indent=1)
         print(f"{state.global_step} steps on {rows.counts['trained']} rows -> {folder / ADAPTER}")
     trainer.accelerator.wait_for_everyone()
     return result
