@@ -83,10 +83,13 @@ def main(arguments: list[str] | None = None) -> int:
             return 143 if terminated else 130
 
 
+_NO_MEMORY = ("can't start new thread", "could not create a primitive", "can't allocate memory")  # Python, torch
+
+
 def _lacks_memory(error):
     """Whether memory was missing, even for a thread, here or in what led to it: pools of threads raise other errors."""
     while error is not None:
-        if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+        if isinstance(error, MemoryError) or any(text in str(error) for text in _NO_MEMORY):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -209,10 +209,13 @@ def test_what_is_damaged_of_a_finished_run_is_made_again(finished, config, tmp_p
     shutil.copytree(finished, tmp_path / "out")
     adapter = tmp_path / "out" / "adapter" / "adapter_model.safetensors"
     adapter.write_bytes(flip(adapter.read_bytes()))
+    config_file = adapter.with_name("tokenizer_config.json")
+    config_file.write_bytes(halve(config_file.read_bytes()))
     rows = next((tmp_path / "out" / "held_out").rglob("*.arrow"))
     rows.write_bytes(halve(rows.read_bytes()))
     result = train(replace(config, output_dir=str(tmp_path / "out")))
     assert len(load_held_out(tmp_path / "out")["test"]) == 8
+    assert config_file.read_bytes() == (finished / "adapter" / config_file.name).read_bytes()
     assert result.steps == STEPS and adapter.read_bytes() == (finished / "adapter" / adapter.name).read_bytes()
 
 

@@ -6,7 +6,6 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -85,15 +84,7 @@ def _digests(path, varying):
     if path.name == "results.json":
         return {"": _run_digest(path.parent)}
     files = [file for file in sorted(path.rglob("*")) if file.is_file()] if path.is_dir() else [path]
-    return {f"{file.relative_to(path)}": digest(_content(file)) for file in files if file.name not in varying}
-
-
-def _content(file):
-    content = file.read_bytes()
-    with suppress(ValueError):
-        if file.name == "tokenizer.json":  # it says how the last batch was padded
-            return json.loads(content) | {"padding": None}
-    return content
+    return {f"{file.relative_to(path)}": digest(file.read_bytes()) for file in files if file.name not in varying}
 
 
 def _run_digest(folder):

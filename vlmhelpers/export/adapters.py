@@ -72,7 +72,7 @@ def save_adapter(
         raise FileExistsError(f"{folder} holds {others[0]}, which is no adapter's: choose another folder, or remove it")
     with name_full_disk(folder), atomic_folder(folder.resolve(), replace=True) as temporary:
         model.save_pretrained(temporary, selected_adapters=[model.active_adapter])
-        processor.save_pretrained(temporary)
+        loading.save_processor(processor, temporary)
         config = read_adapter_config(temporary) | {"base_model_name_or_path": base}
         (temporary / ADAPTER_CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
         (temporary / CARD).write_text(str(card), encoding="utf-8")
@@ -171,7 +171,7 @@ def merge(
             raise ValueError(f"{adapter} cannot be merged ({error}): serve it unmerged, or train another") from error
         whole.save_pretrained(folder, max_shard_size=max_shard_size)
         processor = load_processor(adapter, base)
-        processor.save_pretrained(folder)
+        loading.save_processor(processor, folder)
         processor.image_processor.save_pretrained(folder)
         if missing := missing_files(folder):
             raise RuntimeError(f"the merged model would lack {', '.join(missing)}, which {base} does not have either")

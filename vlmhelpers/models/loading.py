@@ -87,6 +87,14 @@ def load_processor(name: str | Path) -> ProcessorMixin:
     return processor
 
 
+def save_processor(processor: ProcessorMixin, folder: str | Path) -> None:
+    """Writes a processor's files, which then do not say how the last batch was padded and cut."""
+    if backend := getattr(processor.tokenizer, "backend_tokenizer", None):
+        backend.no_padding()
+        backend.no_truncation()
+    processor.save_pretrained(folder)
+
+
 def load_weights(name: str | Path, **options: object) -> PreTrainedModel:
     """`AutoModelForImageTextToText.from_pretrained`, without code of others.
 

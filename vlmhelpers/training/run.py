@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 
+_OF_ADAPTERS = ("README.md", "adapter_config.json", "training_args.bin")
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _ODD = (ValueError, TypeError, KeyError, AttributeError)  # for results of another version, or of any content
 
@@ -151,10 +152,10 @@ def _find_finished(config, accept_changes):
 
 
 def _digests(folder):
-    """Those of the adapter's weights and of the held-out rows: save_adapter may write its other files anew."""
+    """Those of the adapter and of the held-out rows, but of what save_adapter writes anew, or removes."""
     json.loads((folder / ADAPTER / "adapter_config.json").read_bytes())
-    files = [folder / ADAPTER / "adapter_model.safetensors", *sorted((folder / HELD_OUT).rglob("*.*"))]
-    return {path.relative_to(folder).as_posix(): read_digest(path) for path in files}
+    files = [path for name in (ADAPTER, HELD_OUT) for path in sorted((folder / name).rglob("*")) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): read_digest(path) for path in files if path.name not in _OF_ADAPTERS}
 
 
 def _has_gpu():
@@ -170,6 +171,8 @@ def _may_use_unsloth(backend):
 
 
 def _save(config, trainer, seconds, rows, made_of):
+    from vlmhelpers.models.loading import save_processor
+
     folder, state = Path(config.output_dir), trainer.state
     if trainer.is_fsdp_enabled:  # the checkpoints are in pieces, the adapter is whole
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
@@ -177,7 +180,7 @@ def _save(config, trainer, seconds, rows, made_of):
         temporary = on_main(lambda: held.enter_context(atomic_folder(folder / ADAPTER, replace=True)))
         trainer.save_model(temporary)
         if state.is_world_process_zero:
-            trainer.processing_class.save_pretrained(temporary)
+            save_processor(trainer.processing_class, temporary)
         trainer.accelerator.wait_for_everyone()
     result = RunResult(str(folder / ADAPTER), state.global_step, seconds, rows.counts, state.log_history)
     if state.is_world_process_zero:
