@@ -237,6 +237,7 @@ def test_a_finished_run_may_get_its_card(copied, config):
     config = replace(config, output_dir=str(copied))
     model, processor = load_model(tiny_model("qwen2.5-vl"), bits=None, backend="transformers")
     save_adapter(attach(model, copied / "adapter"), processor, copied / "adapter", notes="As it was measured.")
+    (copied / "adapter" / "notes.txt").write_text("Mine.")
     before = digests(copied)
     assert train(config).steps == STEPS and digests(copied) == before
 

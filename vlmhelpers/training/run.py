@@ -104,8 +104,8 @@ def _read_rows(config):
     """All rows of the run's file."""
     from vlmhelpers.data.readers.jsonl_reader import read_jsonl
 
-    fields = config.text_field, config.image_field, config.response_field
-    return read_jsonl(config.dataset, config.image_root, *fields)
+    names = config.text_field, config.image_field, config.response_field
+    return read_jsonl(config.dataset, config.image_root, *names)
 
 
 def _read_results(output_dir):
@@ -129,7 +129,9 @@ def _find_finished(config, accept_changes):
     try:
         results = _read_results(folder)
         result, made_of = RunResult.read(folder), results["made_of"]
-        if results["digests"] != _digests(folder) or (made_of["stand_in"] and _has_gpu()):
+        json.loads((folder / ADAPTER / "adapter_config.json").read_bytes())
+        is_whole = all(read_digest(folder / name) == expected for name, expected in results["digests"].items())
+        if not is_whole or (made_of["stand_in"] and _has_gpu()):
             return None
         finished = f"{folder} is finished: {result.steps} steps on {result.rows['trained']} rows -> {result.adapter}"
         before = dict(made_of["inputs"])
@@ -153,7 +155,6 @@ def _find_finished(config, accept_changes):
 
 def _digests(folder):
     """Those of the adapter and of the held-out rows, but of what save_adapter writes anew, or removes."""
-    json.loads((folder / ADAPTER / "adapter_config.json").read_bytes())
     files = [path for name in (ADAPTER, HELD_OUT) for path in sorted((folder / name).rglob("*")) if path.is_file()]
     return {path.relative_to(folder).as_posix(): read_digest(path) for path in files if path.name not in _OF_ADAPTERS}
 
