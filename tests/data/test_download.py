@@ -724,3 +724,14 @@ def test_after_an_interruption_nothing_is_stored(server, cache, monkeypatch):
     ended.set()
     wait_for(lambda: not any("worker" in t.name for t in set(threading.enumerate()) - threads))
     assert server.requests.total() == 1 and not os.listdir(cache)
+
+
+def test_threads_that_cannot_be_started_are_the_machines_fault(get, monkeypatch):
+    def refuse(_):
+        raise AttributeError("'DummyProcess' object has no attribute 'terminate'") from RuntimeError(
+            "can't start new thread"
+        )
+
+    monkeypatch.setattr("vlmhelpers.data.download.downloader.ThreadPool", refuse)
+    with pytest.raises(OSError, match="threads cannot be started .end other programs, or pass fewer connections"):
+        get("good")

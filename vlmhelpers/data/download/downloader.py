@@ -3,6 +3,7 @@
 The name of a file in the cache holds the digest of its bytes: one that was cut or changed is downloaded again.
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -15,10 +16,10 @@ from multiprocessing.pool import ThreadPool
 from tqdm.auto import tqdm
 
 from vlmhelpers.common.digests import digest
-from vlmhelpers.common.display import printable
 from vlmhelpers.common.file_digests import file_digest
 from vlmhelpers.common.files import atomic_file, remove_abandoned, user_cache
 from vlmhelpers.common.images import UnusableImage, open_image, strict_pillow, unusable_path
+from vlmhelpers.common.printable import one_line
 from vlmhelpers.data.download.safe_http import DownloadRules, ImageClient
 
 _MAX_SCANS = 500  # of a JPEG; progressive ones have about ten
@@ -75,17 +76,25 @@ def _download(urls, cache, rules):
                 raise UnusableImage(reason, "save it again as JPEG or PNG")
             image_format = open_image(body, rules.max_pixels).format
         except UnusableImage as error:
-            return url, (" ".join(printable(error.reason).split()), error.remedy)
+            return url, (one_line(error.reason), error.remedy)
         # After an interruption Pillow may accept truncated files again.
         return url, None if stopped.is_set() else cache.store(url, body, image_format)
 
     try:
         # Its threads are daemons, unlike those of concurrent.futures: Ctrl-C does not wait for a slow server.
-        with ThreadPool(min(rules.connections, len(urls))) as pool:
+        with _pool(min(rules.connections, len(urls))) as pool:
             results = pool.imap_unordered(download, urls)
             return dict(tqdm(results, "downloading", len(urls), unit=" images", delay=1))
     finally:
         stopped.set()
+
+
+def _pool(threads):
+    try:
+        return ThreadPool(threads)
+    except (RuntimeError, AttributeError) as error:  # Python ends threads that it could not start by a missing method
+        remedy = "end other programs, or pass fewer connections"
+        raise OSError(errno.ENOMEM, f"{threads} threads cannot be started ({remedy})") from error
 
 
 class _Cache:
