@@ -10,7 +10,7 @@ from transformers.trainer_utils import sort_checkpoints
 from vlmhelpers.common.digests import changed_settings
 from vlmhelpers.common.distributed import on_main
 from vlmhelpers.common.file_digests import read_digest
-from vlmhelpers.common.files import atomic_file, name_full_disk, sync
+from vlmhelpers.common.files import atomic_file, name_full_disk, remove_abandoned, sync
 from vlmhelpers.training.identity import refuse_changes, run_identity
 
 STAMP = "complete.json"  # written last into a checkpoint: the run's identity and each file's digest
@@ -89,6 +89,7 @@ def _set_aside(folder, flaw, keep):
     for earlier in folder.parent.glob(f"{ASIDE}checkpoint-*"):
         if folder.with_name(earlier.name.removeprefix(ASIDE)) not in keep or earlier == aside:
             shutil.rmtree(earlier)
+    remove_abandoned(folder)
     folder.rename(aside)
     print(f"skipping {folder}: {flaw}. It is {aside.name} now, until another one is damaged")
 
