@@ -132,7 +132,7 @@ def atomic_folder(folder: str | os.PathLike, replace: bool = False) -> Iterator[
     Raises FileExistsError otherwise, also where another process was first, and OSError for a mount point.
     """
     folder = Path(folder).resolve()  # of a link, what it leads to
-    if folder.is_mount():
+    if os.path.ismount(folder):
         raise OSError(errno.EBUSY, "a mount point cannot be replaced: name a folder inside it", str(folder))
     remove_abandoned(folder.parent, folder.name)
     if not replace and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -156,8 +156,8 @@ def _rename(temporary, folder):
     """Whether the temporary folder has got its name: not where a folder with files has it."""
     try:
         temporary.replace(folder)
-    except OSError:
-        if not folder.is_dir():
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) and not folder.is_dir():
             raise
         return False
     sync(folder.parent)
