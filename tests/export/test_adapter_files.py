@@ -18,6 +18,8 @@ from vlmhelpers.models.loading import load_model
 
 SLOW = r"(([a-z_.0-9]+)+)+$x"  # takes longer than anybody waits
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
@@ -87,7 +89,6 @@ SLOW_PATTERNS = [{"target_modules": SLOW}, {"exclude_modules": SLOW}, {"modules_
 SLOW_PATTERNS += [{"rank_pattern": {SLOW: 2}}, {"alpha_pattern": {SLOW: 2}}, {"layers_pattern": [SLOW]}]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("values", SLOW_PATTERNS[::3], ids=str)
 def test_patterns_that_take_for_ever_are_refused(values, received):
     change(received, **values)

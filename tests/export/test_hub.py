@@ -94,6 +94,7 @@ def test_the_card_of_a_merged_model_quotes_them_and_has_our_code_alone(name, tmp
         assert "PeftModel" not in merged.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("front", ["a: [", "- a", "a: !!bool x", "[" * 2_000, "1: 2"])
 def test_a_card_that_cannot_be_read(front, tmp_path):
     (tmp_path / "README.md").write_text(f"---\n{front}\n---\nText")

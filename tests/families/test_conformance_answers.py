@@ -53,6 +53,7 @@ def test_a_streamed_answer_is_that_of_generate(base, questions):
         assert streamed == "".join(pieces) == expected
 
 
+@pytest.mark.slow
 def test_a_merged_model_answers_as_its_adapter(base, questions, tmp_path):
     torch.manual_seed(0)
     targets = lora_targets(base.model, vision=True)

@@ -11,6 +11,8 @@ from vlmhelpers.families import find_config, tiny_model
 from vlmhelpers.families.received import reading
 from vlmhelpers.models.loading import load_model, load_processor
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def received(tmp_path):

@@ -53,6 +53,7 @@ class Failing:
         return self.generate(**inputs)
 
 
+@pytest.mark.slow
 def test_mixed_rows_are_answered_in_order_in_any_batch_size(loaded, rows_of):
     model, processor = loaded
     samples = [sample_products(1, f"order {i}", size)[0] for i, size in enumerate(SIZES * 2)]
@@ -187,6 +188,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(qwen, words, monkeypatch, t
     assert all(json.loads(line) for line in run["save_to"].read_text().splitlines())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [b"null", b"3", b"{", b"[1, 2]", b"{}", bytes(80), b"\xff", b"[" * 100_000, None])
 def test_damaged_lines_cost_their_rows_alone(line, qwen, words, monkeypatch, tmp_path, capsys):
     model, processor = qwen
