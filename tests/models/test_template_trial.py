@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from vlmhelpers.common import processes
 from vlmhelpers.families import FAMILIES, tiny_model
 from vlmhelpers.models import template_trial
 from vlmhelpers.models.loading import load_model, load_processor
@@ -47,19 +48,19 @@ def test_templates_without_bounds_are_refused(template, reason, with_template):
 def test_a_template_that_refuses_conversations_is_tried_once(with_template, monkeypatch):
     folder = with_template("{% if messages | length > 1 %}{{ raise_exception('too long') }}{% endif %}{{ 1 / 0 }}")
     load_processor(folder)
-    monkeypatch.setattr(template_trial, "run_python", lambda *_, **__: pytest.fail("was tried again"))
+    monkeypatch.setattr(template_trial, "run_trial", lambda *_, **__: pytest.fail("was tried again"))
     load_model(folder, bits=None)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_templates_of_the_tiny_bases_need_no_trial(family, monkeypatch):
-    monkeypatch.setattr(template_trial, "run_python", lambda *_, **__: pytest.fail("was tried"))
+    monkeypatch.setattr(template_trial, "run_trial", lambda *_, **__: pytest.fail("was tried"))
     load_processor(tiny_model(family))
 
 
 def test_a_trial_that_fails_by_itself_blames_no_template(with_template, monkeypatch):
-    failed = template_trial.run_python(["-m", "no_module"])
-    monkeypatch.setattr(template_trial, "run_python", lambda *_, **__: failed)
+    failed = processes.run_python(["-m", "no_module"])
+    monkeypatch.setattr(processes, "run_python", lambda *_, **__: failed)
     with pytest.raises(RuntimeError, match="the trial of a chat template failed: .*no_module"):
         load_processor(with_template("not tried before"))
 

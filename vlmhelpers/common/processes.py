@@ -1,5 +1,7 @@
 """Python in a process of its own, which ends with this one."""
 
+import json
+import os
 import subprocess
 import sys
 import threading
@@ -9,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
+
+from vlmhelpers.common.files import temporary_folder
 
 # Its standard input is a pipe from this process, whose end it sees however this process dies.
 _TIED = """
@@ -52,6 +56,22 @@ def run_python(
             raise
         finally:
             clock.cancel()
+
+
+def run_trial(what: str, module: str, content: object, timeout: float) -> tuple[bool, str]:
+    """(whether `python -m MODULE FILE` ended well, what it printed), of a FILE with `content` as JSON.
+
+    For what others wrote, which the module tries within `limit_resources`. Raises RuntimeError, which names `what`, for
+    an error of the module's own.
+    """
+    with temporary_folder() as folder:
+        file = Path(folder) / "content.json"
+        file.write_text(json.dumps(content), encoding="utf-8")
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        done = run_python(["-m", module, file], env=environment, timeout=timeout)
+    if done.returncode == 1 and "Traceback" in done.stderr:
+        raise RuntimeError(f"the trial of {what} failed: {done.stderr.strip().splitlines()[-1]}")
+    return done.returncode == 0, done.stdout.strip()
 
 
 def limit_resources(seconds: int, gibibytes: int) -> None:

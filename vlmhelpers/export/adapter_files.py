@@ -1,10 +1,7 @@
 """An adapter's files, whoever wrote them: checked before peft reads them, which believes whatever they say."""
 
-import json
 import math
-import os
 import re
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,8 +9,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
 from transformers import PreTrainedModel
 
-from vlmhelpers.common.files import remove_abandoned, temporary_folder
-from vlmhelpers.common.processes import run_python
+from vlmhelpers.common.files import remove_abandoned
+from vlmhelpers.common.processes import run_trial
 from vlmhelpers.families.received import check_folder, read_object, tensor_shapes
 
 ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -135,12 +132,5 @@ def _try_patterns(patterns: tuple[str, ...], names: tuple[str, ...]) -> str | No
     """What is wrong with regular expressions: each is matched with all names, in a process with limits."""
     if not patterns:
         return None
-    with temporary_folder() as folder:
-        file = Path(folder) / "patterns.json"
-        file.write_text(json.dumps([patterns, names]), encoding="utf-8")
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-        done = run_python(["-m", "vlmhelpers.export.pattern_trial", file], env=environment, timeout=_SECONDS)
-    if done.returncode == 1 and "Traceback" in done.stderr:
-        raise RuntimeError(f"the trial of patterns failed: {done.stderr.strip().splitlines()[-1]}")
-    slow = "a pattern of modules that takes too long or too much memory"
-    return slow if done.returncode else done.stdout.strip() or None
+    ended, printed = run_trial("patterns", "vlmhelpers.export.pattern_trial", [patterns, names], _SECONDS)
+    return printed or None if ended else "a pattern of modules that takes too long or too much memory"

@@ -1,14 +1,12 @@
 """A chat template of others, tried in a process with limits: it is a program, which may loop or multiply for ever."""
 
 import json
-import os
 import sys
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from vlmhelpers.common.files import temporary_folder
-from vlmhelpers.common.processes import limit_resources, run_python
+from vlmhelpers.common.processes import limit_resources, run_trial
 
 SECONDS, GIBIBYTES = 10, 2  # of CPU time and memory, for all conversations of the trial together
 _MOST_TEXT = 2**20  # characters that the trial's conversations may become: they have some thousand
@@ -42,15 +40,9 @@ def _own_templates():
 @cache
 def _trial(template):
     """What is wrong with a template, or None."""
-    with temporary_folder() as folder:
-        file = Path(folder) / "template.json"
-        file.write_text(json.dumps(template), encoding="utf-8")
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-        done = run_python(["-m", __name__, file], env=environment, timeout=_TIMEOUT)
-    if done.returncode == 1 and "Traceback" in done.stderr:
-        raise RuntimeError(f"the trial of a chat template failed: {done.stderr.strip().splitlines()[-1]}")
+    ended, printed = run_trial("a chat template", __name__, template, _TIMEOUT)
     exceeds = f"cannot be rendered in {SECONDS} seconds and {GIBIBYTES} GiB for short conversations"
-    return exceeds if done.returncode else done.stdout.strip() or None
+    return printed or None if ended else exceeds
 
 
 def _conversations():
