@@ -46,7 +46,7 @@ def make_rows(options):
 
 def compare(family, dataset, options):
     """Prints the seconds of both ways; asserts that they give the same answers."""
-    model, processor = load_model(tiny_model(family), bits=None)
+    model, processor = load_model(tiny_model(family), bits=16)
     answers = {}
 
     def timed(name, way):

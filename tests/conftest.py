@@ -78,4 +78,4 @@ def tiny():
     def loaded(family, bits):
         return load_model(tiny_model(family), bits=bits, backend="transformers")
 
-    return lambda family, bits=None: copy.deepcopy(loaded(family, bits))
+    return lambda family, bits=16: copy.deepcopy(loaded(family, bits))

@@ -578,7 +578,7 @@ def settings(run, tmp_path):
 
     def write(**changes):
         assert run("sample", "-o", "s.jsonl")[0] == 0
-        needed = {"model_id": "qwen2.5-vl", "dataset": "s.jsonl", "output_dir": "out", "bits": None, "max_steps": 1}
+        needed = {"model_id": "qwen2.5-vl", "dataset": "s.jsonl", "output_dir": "out", "bits": 16, "max_steps": 1}
         (tmp_path / "run.json").write_text(json.dumps(needed | changes))
 
     return write

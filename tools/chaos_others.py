@@ -93,7 +93,7 @@ def prepare(folder):
         "learning_rate": 1e-3,
         "lr_scheduler_type": "constant",
     }
-    ours = {"model_id": "model", "dataset": "rows.jsonl", "output_dir": "out", "bits": None, "lora_r": 4}
+    ours = {"model_id": "model", "dataset": "rows.jsonl", "output_dir": "out", "bits": 16, "lora_r": 4}
     ours |= {"backend": "transformers", "batch_size": 4, "gradient_accumulation_steps": 1, "warmup_steps": 0}
     (folder / "run.yaml").write_text(json.dumps(settings | ours))
     tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}

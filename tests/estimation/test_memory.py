@@ -106,7 +106,7 @@ def size(tensors):
 
 def compare_with_reality(config, dtype, checkpointing, labeled, batch_size, vision, image_tokens=100):
     batch = make_batch(config, 176, image_tokens, batch_size, labeled)
-    model = make_meta_model(config, None, 16, vision, checkpointing, dtype=dtype)
+    model = make_meta_model(config, 16, 16, vision, checkpointing, dtype=dtype)
     step = dry_run(model, batch, half=None)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     still = size(model.parameters()) + size(model.buffers()) + 3 * size(trained)
@@ -206,19 +206,19 @@ def batch_of_four():
 
 @pytest.mark.slow
 def test_what_saves_memory_saves_it_where_it_should(batch_of_four):
-    plain = batch_of_four(gradient_checkpointing=False, bits=None)
-    assert batch_of_four(gradient_checkpointing=True, bits=None).kept < plain.kept / 2
-    labeled = batch_of_four(gradient_checkpointing=False, bits=None, labeled_tokens=4)
+    plain = batch_of_four(gradient_checkpointing=False, bits=16)
+    assert batch_of_four(gradient_checkpointing=True, bits=16).kept < plain.kept / 2
+    labeled = batch_of_four(gradient_checkpointing=False, bits=16, labeled_tokens=4)
     assert labeled.logits < plain.logits / 8
     assert batch_of_four(gradient_checkpointing=False).weights < plain.weights
-    assert plain.flops < batch_of_four(bits=None).flops  # layers are computed twice
+    assert plain.flops < batch_of_four(bits=16).flops  # layers are computed twice
 
 
 def test_full_fine_tuning_holds_gradients_and_states_of_every_parameter(batch_of_four):
-    full = batch_of_four(bits=None, full=True)
+    full = batch_of_four(bits=16, full=True)
     counted = sum(p.numel() for p in AutoModelForImageTextToText.from_pretrained(tiny_model("qwen2.5-vl")).parameters())
     assert full.trained == 3 * 2 * counted
-    with pytest.raises(ValueError, match="bits=None"):
+    with pytest.raises(ValueError, match="bits=16"):
         batch_of_four(full=True)
 
 
@@ -238,7 +238,7 @@ def test_operations_are_those_of_the_matrix_products(strict, monkeypatch):
     for name in ("sdpa_flop_count", "sdpa_backward_flop_count") if strict else ():
         monkeypatch.setattr(flop_counter, name, as_in_torch_2_11(getattr(flop_counter, name)))
     config, tokens = medium("qwen2.5-vl"), 96
-    model = make_meta_model(config, bits=None, full=True, gradient_checkpointing=False)
+    model = make_meta_model(config, bits=16, full=True, gradient_checkpointing=False)
     flops = dry_run(model, make_batch(config, tokens, 0))["flops"]
     linear = [m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and "visual" not in n]
     weights = sum(module.weight.numel() for module in linear)
@@ -314,9 +314,9 @@ def test_durations_read_well():
     ("family", "bits", "logits", "checkpointing"),
     [
         ("qwen2.5-vl", 4, "labeled", True),
-        ("qwen2.5-vl", None, "all", False),
+        ("qwen2.5-vl", 16, "all", False),
         ("qwen3-vl", 4, "all", True),
-        ("qwen3-vl", None, "labeled", False),
+        ("qwen3-vl", 16, "labeled", False),
     ],
 )
 def test_the_estimate_is_what_trls_trainer_holds_under_autocast(

@@ -141,7 +141,7 @@ def coded_rows(n, seed, dropped=False):
 
 def trained(rows, steps=60, rate=1e-2):
     """The tiny base with LoRA, trained on the rows, and its processor."""
-    model, processor = load_model(tiny_model("qwen3-vl"), bits=None)
+    model, processor = load_model(tiny_model("qwen3-vl"), bits=16)
     torch.manual_seed(0)
     model = get_peft_model(model, LoraConfig(r=32, lora_alpha=32, target_modules=lora_targets(model))).train()
     weights = [weight for weight in model.parameters() if weight.requires_grad]

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
-    model, processor = load_model(tiny_model("qwen3-vl"), bits=None)
+    model, processor = load_model(tiny_model("qwen3-vl"), bits=16)
     model = add_lora(model, LoraConfig(r=2, target_modules=r".*language_model.*q_proj", init_lora_weights=False))
     return save_adapter(model, processor, tmp_path_factory.mktemp("sound") / "adapter")
 
@@ -157,7 +157,7 @@ def test_a_flipped_name_in_a_header_is_noticed(sound, received, tmp_path):
 
 def test_a_base_without_all_its_files(sound, tmp_path):
     base = tmp_path / "base"
-    model, processor = load_model(tiny_model("qwen3-vl"), bits=None)
+    model, processor = load_model(tiny_model("qwen3-vl"), bits=16)
     model.save_pretrained(base, max_shard_size="1MB")
     processor.save_pretrained(base)
     index, shard = base / "model.safetensors.index.json", sorted(base.glob("*.safetensors"))[0]
@@ -191,4 +191,4 @@ def test_tensors_that_no_adapter_has(received):
 def test_the_folder_of_an_adapter_is_no_model(received):
     shutil.copyfile(tiny_model("qwen3-vl") / "config.json", received / "config.json")
     with pytest.raises(ValueError, match="is the folder of an adapter"):
-        load_model(received, bits=None)
+        load_model(received, bits=16)

@@ -66,9 +66,9 @@ def in_this_process(monkeypatch):
 def test_merged_weights_answer_as_the_adapter(family, adapter_of, tmp_path):
     adapter, dataset, answers = adapter_of(family)
     out = merge(adapter, tmp_path / "merged", dtype=torch.float32)
-    model, processor = load_model(out, bits=None)
+    model, processor = load_model(out, bits=16)
     assert generate(model, processor, dataset, progress=False) == answers
-    base, _ = load_model(tiny_model(family), bits=None)
+    base, _ = load_model(tiny_model(family), bits=16)
     assert generate(base, processor, dataset, progress=False) != answers
     for name in (*(p.name for p in adapter.iterdir() if p.suffix == ".jinja" or "token" in p.name), "config.json",
                  "generation_config.json", "processor_config.json", "preprocessor_config.json"):  # fmt: skip
@@ -194,12 +194,12 @@ def test_an_adapter_over_4_bits_merges_into_16_bits(rows_of, tmp_path):
 @pytest.fixture
 def tied(tmp_path):
     """A base that uses one matrix for embeddings and head: (its folder, the model, the processor)."""
-    model, processor = load_model(tiny_model("qwen3-vl"), bits=None)
+    model, processor = load_model(tiny_model("qwen3-vl"), bits=16)
     model.config.tie_word_embeddings = True
     model.tie_weights()
     model.save_pretrained(tmp_path / "base")
     processor.save_pretrained(tmp_path / "base")
-    return tmp_path / "base", *load_model(tmp_path / "base", bits=None)
+    return tmp_path / "base", *load_model(tmp_path / "base", bits=16)
 
 
 @pytest.mark.parametrize("targets, fits", [(r".*language_model.*q_proj", True), (r"lm_head", False)])
@@ -211,7 +211,7 @@ def test_tied_embeddings_stay_tied(targets, fits, tied, tmp_path):
         with pytest.raises(ValueError, match="one matrix for embeddings and head"):
             merge(adapter, tmp_path / "merged", base=base)
         return
-    out, _ = load_model(merge(adapter, tmp_path / "merged", base=base), bits=None)
+    out, _ = load_model(merge(adapter, tmp_path / "merged", base=base), bits=16)
     assert "lm_head.weight" not in load_file(tmp_path / "merged" / "model.safetensors")
     assert out.get_input_embeddings().weight is out.get_output_embeddings().weight
 

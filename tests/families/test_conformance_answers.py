@@ -61,7 +61,7 @@ def test_a_merged_model_answers_as_its_adapter(base, questions, tmp_path):
     tuned = get_peft_model(copy.deepcopy(base.model), lora).eval()
     adapter = save_adapter(tuned, base.processor, tmp_path / "adapter")
     folder = merge(adapter, tmp_path / "merged", base.folder, torch.float32)
-    merged, processor = load_model(folder, bits=None)
+    merged, processor = load_model(folder, bits=16)
     expected = answers(tuned, base.processor, questions)
     assert answers(merged, processor, questions) == expected
     assert answers(base.model, base.processor, questions) != expected

@@ -24,7 +24,7 @@ def received(tmp_path):
 def test_what_is_no_json_object_is_named(name, text, received):
     (received / f"{name}.json").write_text(text)
     with pytest.raises(ValueError, match=rf"received/{name}.json .*JSON.*: copy or download it again"):
-        load_model(received, bits=None)
+        load_model(received, bits=16)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_pipe_is_not_waited_for(received):
 def test_a_folder_without_weights(received):
     (received / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="lacks the weights model.safetensors"):
-        load_model(received, bits=None)
+        load_model(received, bits=16)
 
 
 def test_a_configuration_of_a_larger_model_takes_no_memory(received):
@@ -79,14 +79,14 @@ def test_a_configuration_of_a_larger_model_takes_no_memory(received):
     file = received / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"text_config": None}))
     with pytest.raises(ValueError, match=r"config.json describes \d[\d,]{9,} parameters, and its weights are"):
-        load_model(received, bits=None)
+        load_model(received, bits=16)
 
 
 def test_the_index_of_an_earlier_model_does_not_count(received):
     (received / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"a": "model-00001-of-2.safetensors"}})
     )
-    load_model(received, bits=None)
+    load_model(received, bits=16)
 
 
 @pytest.mark.parametrize("error", [httpx.ReadTimeout("slow"), RuntimeError("CUDA error: out of memory")])

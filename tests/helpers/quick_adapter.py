@@ -18,7 +18,7 @@ def sample_rows(rows_of, n=4):
     return rows_of([("What is it?", f"{p.color} {p.color} {p.category}", [image]) for p, image in pairs])
 
 
-def train_adapter(family, dataset, steps=15, bits=None, r=4, **targets):
+def train_adapter(family, dataset, steps=15, bits=16, r=4, **targets):
     """(PeftModel, processor) after a few steps on all rows at once, far enough to answer otherwise than the base."""
     set_seed(0)
     model, processor = load_model(tiny_model(family), bits=bits)

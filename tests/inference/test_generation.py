@@ -22,12 +22,12 @@ SIZES = (96, 64, 160, 96, 128, 224)
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def loaded(request):
-    return load_model(tiny_model(request.param), bits=None)
+    return load_model(tiny_model(request.param), bits=16)
 
 
 @pytest.fixture(scope="module")
 def qwen():
-    return load_model(tiny_model("qwen3-vl"), bits=None)
+    return load_model(tiny_model("qwen3-vl"), bits=16)
 
 
 @pytest.fixture
@@ -274,7 +274,7 @@ def test_answers_of_other_settings_are_not_mixed(qwen, words, tmp_path):
         generate(model, processor, words, max_new_tokens=9, **run)
     with pytest.raises(ValueError, match="another repetition_penalty than now"):
         generate(model, processor, words, repetition_penalty=1.1, **run)
-    tuned = get_peft_model(load_model(tiny_model("qwen3-vl"), bits=None)[0], LoraConfig(target_modules=["q_proj"]))
+    tuned = get_peft_model(load_model(tiny_model("qwen3-vl"), bits=16)[0], LoraConfig(target_modules=["q_proj"]))
     with pytest.raises(ValueError, match="another adapters, weights than now"):
         generate(tuned, processor, words, **run)
     assert run["save_to"].read_bytes() == before

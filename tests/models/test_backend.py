@@ -25,7 +25,7 @@ def unsloth(monkeypatch):
         @staticmethod
         def from_pretrained(name, **options):
             calls.append(("load", name, options))
-            return load_model(name, bits=None, backend="transformers")
+            return load_model(name, bits=16, backend="transformers")
 
         @staticmethod
         def get_peft_model(model, **options):
@@ -90,7 +90,7 @@ def test_unsloth_loads_adapts_and_changes_modes(unsloth, rows_of):
 
 
 def test_peft_adapts_what_transformers_loaded():
-    model, _ = load_model(tiny_model("qwen3-vl"), bits=None)
+    model, _ = load_model(tiny_model("qwen3-vl"), bits=16)
     before = fingerprint(model, "vision", "projector")
     tuned = add_lora(model, LoraConfig(r=4, target_modules=lora_targets(model)))
     trained = describe_trainable(tuned).counts
@@ -102,7 +102,7 @@ def test_peft_adapts_what_transformers_loaded():
 
 
 def test_a_fingerprint_shows_the_smallest_change():
-    model, _ = load_model(tiny_model("qwen3-vl"), bits=None)
+    model, _ = load_model(tiny_model("qwen3-vl"), bits=16)
     vision, projector = fingerprint(model, "vision"), fingerprint(model, "projector")
     weight = next(p for n, p in model.named_parameters() if "visual.blocks.0" in n)
     weight.data.view(-1)[0] = torch.nextafter(weight.data.view(-1)[0], torch.tensor(9.0))
@@ -115,7 +115,7 @@ def test_a_fingerprint_shows_the_smallest_change():
 @pytest.mark.skipif(sys.platform != "linux", reason="Unsloth is installed on Linux only")
 def test_unsloths_own_collator_runs_here_and_trains_on_prompts():
     before = set(sys.modules)
-    model, processor = load_model(tiny_model("qwen2.5-vl"), bits=None)
+    model, processor = load_model(tiny_model("qwen2.5-vl"), bits=16)
     processor.image_processor.size = {"shortest_edge": 32**2, "longest_edge": 4096**2}
     picture = Image.new("RGB", (1280, 960))
     messages = [

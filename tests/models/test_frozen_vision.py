@@ -64,7 +64,7 @@ def test_adapters_in_the_tower_are_trained_as_ever(family, batch):
 
 
 def test_load_model_does_it_and_a_copy_has_a_tower_of_its_own(family, batch):
-    model, _ = load_model(tiny_model(family), bits=None)
+    model, _ = load_model(tiny_model(family), bits=16)
     copied = copy.deepcopy(model)
     (name, tower), *others = [
         (n, m) for n, m in model.named_modules() if "forward" in vars(m) and "vision" == FAMILIES[family].tower_of(n)

@@ -19,14 +19,14 @@ def linear_layers(model, *towers):
 
 
 def test_nothing_chosen_is_an_error():
-    model, _ = load_model(tiny_model("qwen3-vl"), bits=None)
+    model, _ = load_model(tiny_model("qwen3-vl"), bits=16)
     with pytest.raises(ValueError, match="nothing to adapt"):
         lora_targets(model, language=False)
 
 
 def test_counts_by_tower_in_4_bits_and_without():
     counts = []
-    for bits in (4, None):
+    for bits in (4, 16):
         model, _ = load_model(tiny_model("llama-3.2-vision"), bits=bits)
         adapted = get_peft_model(model, LoraConfig(r=2, target_modules=lora_targets(model)))
         counts.append(describe_trainable(adapted))
@@ -39,7 +39,7 @@ def test_counts_by_tower_in_4_bits_and_without():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("bits", [4, None])
+@pytest.mark.parametrize("bits", [4, 16])
 def test_every_adapter_weight_moves_and_no_frozen_one(family, bits, rows_of, picture, tmp_path):
     model, processor = load_model(tiny_model(family), bits=bits)
     trainer = SFTTrainer(
@@ -64,7 +64,7 @@ def test_every_adapter_weight_moves_and_no_frozen_one(family, bits, rows_of, pic
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_lower_language_layers_can_be_left_out(family):
-    model, _ = load_model(tiny_model(family), bits=None)
+    model, _ = load_model(tiny_model(family), bits=16)
     linear = linear_layers(model, "language")
     everywhere, upper = ({n for n in linear if re.fullmatch(lora_targets(model, from_layer=k), n)} for k in (0, 1))
     assert upper == {name for name in everywhere if ".layers.0." not in name} != everywhere
@@ -84,7 +84,7 @@ def test_a_model_with_adapters_has_the_same_targets():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_attention_and_mlp_are_chosen_apart(family):
-    model, _ = load_model(tiny_model(family), bits=None)
+    model, _ = load_model(tiny_model(family), bits=16)
     projector = linear_layers(model, "projector")
     layers = {tower: linear_layers(model, tower) for tower in ("language", "vision")}
     attention = {

@@ -57,7 +57,7 @@ def test_four_bits_learn_after_an_evaluation(rows_of, picture):
 
 
 def test_without_bits_nothing_is_quantized():
-    model, _ = load_model(tiny_model("qwen2.5-vl"), bits=None)
+    model, _ = load_model(tiny_model("qwen2.5-vl"), bits=16)
     assert not any(isinstance(module, bnb.nn.Linear4bit) for module in model.modules())
     with pytest.raises(ValueError, match="bits=8"):
         load_model(tiny_model("qwen2.5-vl"), bits=8)
@@ -68,7 +68,7 @@ def test_the_pixel_cap_takes_effect(family):
     photo = Image.new("RGB", (640, 480))
     tokens = []
     for max_pixels in (16 * 16 * 9, 16 * 16 * 4):
-        _, processor = load_model(tiny_model(family), bits=None, max_pixels=max_pixels)
+        _, processor = load_model(tiny_model(family), bits=16, max_pixels=max_pixels)
         grid = processor.image_processor([photo], return_tensors="pt")["image_grid_thw"]
         tokens.append(int(grid.prod()) // 4)
     assert tokens[0] <= 9 and tokens[1] <= 4 and tokens[1] < tokens[0]
@@ -77,10 +77,10 @@ def test_the_pixel_cap_takes_effect(family):
 def test_the_pixel_cap_of_phi_counts_tiles():
     photo = Image.new("RGB", (640, 640))
     for tiles, tokens in ((1, 25), (4, 55), (16, 169)):
-        _, processor = load_model(tiny_model("phi-3-vision"), bits=None, max_pixels=tiles * 48**2 + 100)
+        _, processor = load_model(tiny_model("phi-3-vision"), bits=16, max_pixels=tiles * 48**2 + 100)
         assert processor(images=photo, text="<|image_1|>")["input_ids"][0].count(processor.image_token_id) == tokens
     with pytest.raises(ValueError, match="max_pixels=2000 is less than one tile of Phi-3-Vision: 2304 pixels"):
-        load_model(tiny_model("phi-3-vision"), bits=None, max_pixels=2000)
+        load_model(tiny_model("phi-3-vision"), bits=16, max_pixels=2000)
 
 
 def test_both_published_names_of_phi_are_known():

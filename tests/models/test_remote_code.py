@@ -72,13 +72,13 @@ def test_a_model_with_code_is_refused(load, received):
 @pytest.mark.parametrize("part", NAMES)
 def test_what_transformers_has_loads_without_the_code(part, tmp_path, executed):
     folder = bring_code(shutil.copytree(tiny_model("qwen2.5-vl"), tmp_path / "known"), executed, [part], known=True)
-    model, processor = load_model(folder, bits=None)
+    model, processor = load_model(folder, bits=16)
     assert type(model).__module__.startswith("transformers.") and type(processor).__module__.startswith("transformers.")
 
 
 @pytest.fixture
 def adapter(tmp_path):
-    model, processor = load_model(tiny_model("qwen2.5-vl"), bits=None)
+    model, processor = load_model(tiny_model("qwen2.5-vl"), bits=16)
     model = add_lora(model, LoraConfig(r=2, target_modules=r".*language_model.*q_proj"))
     return save_adapter(model, processor, tmp_path / "adapter")
 

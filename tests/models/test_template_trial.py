@@ -49,7 +49,7 @@ def test_a_template_that_refuses_conversations_is_tried_once(with_template, monk
     folder = with_template("{% if messages | length > 1 %}{{ raise_exception('too long') }}{% endif %}{{ 1 / 0 }}")
     load_processor(folder)
     monkeypatch.setattr(template_trial, "run_trial", lambda *_, **__: pytest.fail("was tried again"))
-    load_model(folder, bits=None)
+    load_model(folder, bits=16)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

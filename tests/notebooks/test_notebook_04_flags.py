@@ -34,7 +34,7 @@ def changed(tmp_path_factory, execute_cells):
     }  # fmt: skip
     more = {
         "lora_alpha": 12, "logging_steps": 2, "save_steps": 3, "text_field": "question", "image_field": "img_path",
-        "response_field": "answer", "bits": None, "max_pixels": 32 * 32, "test_rows": 6, "warmup_steps": 0, "seed": 3,
+        "response_field": "answer", "bits": 16, "max_pixels": 32 * 32, "test_rows": 6, "warmup_steps": 0, "seed": 3,
     }  # fmt: skip
     execute_cells("04", {name.upper(): value for name, value in flags.items()} | {"MORE": more}, keep=needed)
     return flags | more, folder / "out"

@@ -25,7 +25,7 @@ def config_of(sample):
     """Makes the settings of a short run on the sample into that folder."""
 
     def make(output_dir, **changes):
-        settings = {"model_id": "qwen2.5-vl", "dataset": sample, "output_dir": output_dir, "bits": None, "lora_r": 4}
+        settings = {"model_id": "qwen2.5-vl", "dataset": sample, "output_dir": output_dir, "bits": 16, "lora_r": 4}
         settings |= {"batch_size": 8, "gradient_accumulation_steps": 1, "max_steps": 6, "warmup_steps": 0}
         settings |= {"learning_rate": 1e-3, "logging_steps": 1, "save_steps": 3}
         return RunConfig(**settings | changes)

@@ -235,7 +235,7 @@ def test_a_disk_that_does_not_answer_is_no_reason_to_begin_anew(copied, trainer,
 
 def test_a_finished_run_may_get_its_card(copied, config):
     config = replace(config, output_dir=str(copied))
-    model, processor = load_model(tiny_model("qwen2.5-vl"), bits=None, backend="transformers")
+    model, processor = load_model(tiny_model("qwen2.5-vl"), bits=16, backend="transformers")
     save_adapter(attach(model, copied / "adapter"), processor, copied / "adapter", notes="As it was measured.")
     (copied / "adapter" / "notes.txt").write_text("Mine.")
     before = digests(copied)

@@ -37,7 +37,7 @@ def test_a_run_learns_and_leaves_what_is_needed(alone, config_of):
 
 @pytest.mark.slow
 def test_the_adapter_opens_on_its_base(alone, rows_of, picture):
-    base, _ = load_model(tiny_model("qwen2.5-vl"), bits=None)
+    base, _ = load_model(tiny_model("qwen2.5-vl"), bits=16)
     rows = rows_of([("What is it?", "?", [picture])])
     opened, processor = PeftModel.from_pretrained(base, alone.adapter), AutoProcessor.from_pretrained(alone.adapter)
     assert len(generate(opened, processor, rows, progress=False)) == 1

@@ -141,7 +141,7 @@ def make_source(source: Path, url: str) -> None:
 
 
 def _adapted(seed):
-    model, processor = load_model(tiny_model(FAMILY), bits=None, backend="transformers")
+    model, processor = load_model(tiny_model(FAMILY), bits=16, backend="transformers")
     set_seed(seed)
     lora = LoraConfig(r=16, target_modules=lora_targets(model), init_lora_weights=False, task_type="CAUSAL_LM")
     return get_peft_model(model, lora), processor
@@ -178,7 +178,7 @@ def make_jobs(source: Path, url: str) -> list[Job]:
 
     @script
     def features():
-        model, processor = load_model(tiny_model(FAMILY), bits=None, backend="transformers")
+        model, processor = load_model(tiny_model(FAMILY), bits=16, backend="transformers")
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         cache_vision_features(model, "features")
@@ -187,7 +187,7 @@ def make_jobs(source: Path, url: str) -> list[Job]:
         _keep([tensors_digest([("logits", model(**batch).logits)]) for batch in batches])
 
     def answers(adapter=None):
-        model, processor = load_model(tiny_model(FAMILY), bits=None, backend="transformers")
+        model, processor = load_model(tiny_model(FAMILY), bits=16, backend="transformers")
         model = attach(model, adapter) if adapter else model
         dataset = read_jsonl(jsonl)
         return dataset, generate(model, processor, dataset, 4, 24, save_to=f"{'tuned' if adapter else 'base'}.jsonl")
@@ -208,7 +208,7 @@ def make_jobs(source: Path, url: str) -> list[Job]:
 
     @script
     def save():
-        model, processor = load_model(tiny_model(FAMILY), bits=None, backend="transformers")
+        model, processor = load_model(tiny_model(FAMILY), bits=16, backend="transformers")
         save_adapter(attach(model, source / "adapter"), processor, "adapter", notes="Newer.")
 
     trained = {"adapter": "out/adapter", "held_out": "out/held_out", "results": "out/results.json"}

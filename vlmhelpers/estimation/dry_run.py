@@ -37,7 +37,7 @@ def make_meta_model(
 ):
     """The model of `config` as `load_model` makes it, with adapters or `full`. Raises ValueError for full in 4 bits."""
     if full and bits == 4:
-        raise ValueError("4-bit weights cannot be trained themselves: choose bits=None with full=True")
+        raise ValueError("4-bit weights cannot be trained themselves: choose bits=16 with full=True")
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(copy.deepcopy(config), dtype=dtype, trust_remote_code=False)
     tower_of = family_of(model).tower_of

@@ -13,7 +13,7 @@ from vlmhelpers.families import PUBLISHED, family_of, find_config
 
 GIB = 2**30
 NOTE = "An estimate of the peak of PyTorch's allocator. The CUDA context (about 0.5 GiB) and fragmentation come on top."
-_WAYS = {"4-bit LoRA": {"bits": 4}, "16-bit LoRA": {"bits": None}, "full": {"bits": None, "full": True}}
+_WAYS = {"4-bit LoRA": {"bits": 4}, "16-bit LoRA": {"bits": 16}, "full": {"bits": 16, "full": True}}
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def estimate_memory(
     tokens: int,
     image_tokens: int,
     batch_size: int = 1,
-    bits: int | None = 4,
+    bits: int = 4,
     lora_r: int = 16,
     vision: bool = False,
     gradient_checkpointing: bool = True,

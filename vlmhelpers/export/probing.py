@@ -87,7 +87,7 @@ def probe_in_fresh_process(folder: Path, rows: Dataset, max_new_tokens: int, ref
 
 def _main(folder, rows, exchange, max_new_tokens):
     quiet()
-    loaded = load_model(folder, bits=None, backend="transformers")
+    loaded = load_model(folder, bits=16, backend="transformers")
     references = json.loads(Path(exchange).read_text(encoding="utf-8"))
     found = probe(*loaded, load_from_disk(rows), int(max_new_tokens), references)
     Path(exchange).write_text(json.dumps(asdict(found)), encoding="utf-8")

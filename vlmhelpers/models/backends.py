@@ -51,7 +51,7 @@ def choose_backend(backend: str) -> str:
     return "unsloth" if imported and backend != "transformers" else "transformers"
 
 
-def load_with_unsloth(model_id: str | Path, bits: int | None, dtype: torch.dtype) -> PreTrainedModel:
+def load_with_unsloth(model_id: str | Path, bits: int, dtype: torch.dtype) -> PreTrainedModel:
     """The model as Unsloth's FastVisionModel loads it, without adapters."""
     from unsloth import FastVisionModel
 

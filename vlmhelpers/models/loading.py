@@ -38,18 +38,18 @@ def choose_model(model_id: str) -> str:
 
 
 def load_model(
-    model_id: str | Path, bits: int | None = 4, max_pixels: int | None = None, backend: str = "auto"
+    model_id: str | Path, bits: int = 4, max_pixels: int | None = None, backend: str = "auto"
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """A model ready for training or inference, and its processor.
 
     bits: 4 stores the language model's matrices as NF4 with double quantization (Dettmers et al. 2023,
-    arXiv:2305.14314), on a CPU, too; a quantized vision tower can wreck the answers. None quantizes nothing.
+    arXiv:2305.14314), on a CPU, too; a quantized vision tower can wreck the answers. 16 quantizes nothing.
     max_pixels: see `set_max_pixels`. backend: "unsloth", "transformers", or "auto" for Unsloth once imported and where
     it has the family. Computes in `compute_dtype()`. Raises ValueError for what cannot be read, such as a model that
     brings code of its own: that is never executed. FileNotFoundError for weights that are not all there.
     """
-    if bits not in (4, None):
-        raise ValueError(f"bits={bits!r}: choose 4 (NF4) or None (no quantization)")
+    if bits not in (4, 16):
+        raise ValueError(f"bits={bits!r}: choose 4 (NF4) or 16 (no quantization)")
     one_gpu()
     dtype = compute_dtype()
     processor = load_processor(model_id)
