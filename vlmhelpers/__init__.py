@@ -26,7 +26,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
     ],
     submod_attrs={
         "batches": ["VisionCollator", "show_mask"],
-        "common": ["quiet", "record", "show_versions"],
+        "common": ["check_claims", "peak_memory", "quiet", "record", "show_versions"],
         "data": ["check_dataset", "read_alpaca", "read_csv", "read_jsonl", "read_products", "show_rows", "split"],
         "estimation": ["preflight"],
         "evaluation": ["compare", "evaluate", "image_ablation"],

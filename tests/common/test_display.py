@@ -1,4 +1,4 @@
-"""What a notebook shows of images."""
+"""What a notebook shows: images and notes."""
 
 import base64
 import io
@@ -6,7 +6,8 @@ import re
 
 from PIL import Image
 
-from vlmhelpers.common.display import thumbnail
+from vlmhelpers.common import display
+from vlmhelpers.common.display import show_note, thumbnail
 
 
 def test_thumbnail_is_a_small_jpeg_of_the_upright_image():
@@ -20,3 +21,13 @@ def test_thumbnail_is_a_small_jpeg_of_the_upright_image():
     assert image.size == (30, 60) and image.format == "JPEG" and len(markup) < 3000
     thumbnail(photo)
     assert photo.size == (800, 400)  # the image itself stays as it was
+
+
+def test_a_note_is_a_box_in_a_notebook_and_a_line_elsewhere(monkeypatch, capsys):
+    show_note("The <model>", "a tiny\none")
+    assert capsys.readouterr().out == "The <model>: a tiny one\n"
+    shown = []
+    monkeypatch.setattr(display, "in_notebook", lambda: True)
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    show_note("The <model>", "a tiny\none")
+    assert "<b>The &lt;model&gt;</b>" in shown[0]._repr_html_() and repr(shown[0]) == "The <model>: a tiny one"

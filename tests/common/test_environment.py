@@ -1,5 +1,6 @@
 """Versions, devices and folders. What needs a real GPU is in tests/gpu/."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from vlmhelpers.common import environment
-from vlmhelpers.common.environment import compute_dtype, data_dir, one_gpu, show_versions
+from vlmhelpers.common.environment import compute_dtype, data_dir, one_gpu, peak_memory, show_versions
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -131,6 +132,26 @@ def test_compute_dtype_follows_the_gpu(monkeypatch, capability, dtype):
 def test_compute_dtype_without_a_gpu_is_float32(monkeypatch):
     monkeypatch.setattr(torch, "cuda", Cuda(gpus=0))
     assert compute_dtype() == torch.float32
+
+
+@pytest.mark.slow
+def test_peak_memory_is_what_this_process_held_at_once_and_not_its_parent():
+    code = (
+        "import json, vlmhelpers as vlm; first = vlm.peak_memory(); {}; print(json.dumps([first, vlm.peak_memory()]))"
+    )
+    child = "import subprocess, sys; bytes(2**20) * 1024; print(subprocess.run([sys.executable, '-c', sys.argv[1]]))"
+    held = code.format("data = b'x' * 2**28; del data")
+    run = subprocess.run([sys.executable, "-c", child, held], capture_output=True, text=True, check=True)
+    before, after = json.loads(run.stdout.splitlines()[0])
+    assert 0.2 < after - before < 0.3 and before < 0.9
+
+
+@pytest.mark.parametrize("initialized, gibibytes", [(True, 3.0), (False, 1.0)])
+def test_peak_memory_is_the_gpus_where_torch_uses_one(monkeypatch, initialized, gibibytes):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: initialized)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**30)
+    monkeypatch.setattr(environment, "_peak_of_process", lambda: 2**30)
+    assert peak_memory() == gibibytes
 
 
 def test_data_dir_is_the_checkouts_from_any_folder(tmp_path, monkeypatch):

@@ -5,7 +5,8 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
-        "environment": ["compute_dtype", "data_dir", "one_gpu", "quiet", "show_versions"],
+        "claims": ["check_claims"],
+        "environment": ["compute_dtype", "data_dir", "one_gpu", "peak_memory", "quiet", "show_versions"],
         "records": ["read_records", "record"],
     },
 )

@@ -9,9 +9,11 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from vlmhelpers.common.images import repair
-from vlmhelpers.common.printable import printable
+from vlmhelpers.common.printable import one_line, printable
 
 _CELL = "text-align:left;vertical-align:top;max-width:18em;overflow-wrap:anywhere"
+# Half transparent gray is light on a light page and dark on a dark one.
+_BOX = "border:1px solid #888;border-left-width:5px;padding:.5em .8em;background:rgba(128,128,128,.15)"
 
 
 def in_notebook() -> bool:
@@ -50,3 +52,14 @@ class Html:
 
     def __repr__(self) -> str:
         return self.text
+
+
+def show_note(title: str, text: str) -> None:
+    """Shows a box with a title and a text in a notebook, and prints one line elsewhere."""
+    line = one_line(f"{title}: {text}")
+    if not in_notebook():
+        print(line)
+        return
+    from IPython.display import display
+
+    display(Html(Markup('<div style="{}"><b>{}</b><br>{}</div>').format(_BOX, title, text), line))

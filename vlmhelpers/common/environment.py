@@ -3,6 +3,8 @@
 import logging
 import os
 import platform
+import re
+import sys
 import warnings
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -70,6 +72,32 @@ def one_gpu() -> None:
         remedy = "restart the kernel and call show_versions() first, or start it with CUDA_VISIBLE_DEVICES=0"
         raise RuntimeError(f"this process uses its {count} GPUs already and cannot be limited to one: {remedy}")
     print(f"{count} GPUs found: using the first (CUDA_VISIBLE_DEVICES=0); `accelerate launch` uses all.")
+
+
+def peak_memory() -> float:
+    """The most memory that was used at once so far, in GiB: torch's of the GPU where it uses one, else this process's.
+
+    On a GPU it is what tensors held (`torch.cuda.max_memory_allocated`), without the CUDA context.
+    """
+    import torch
+
+    held = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
+    return round((held or _peak_of_process()) / 2**30, 2)
+
+
+def _peak_of_process():
+    """The bytes of memory that this process held at once, at most."""
+    if os.name == "nt":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    status = Path("/proc/self/status")  # on Linux getrusage would count what the process that started this one held
+    if status.is_file() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
+        return 1024 * int(found[1])
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else 1024 * used  # macOS counts bytes
 
 
 def compute_dtype() -> "torch.dtype":

@@ -5,28 +5,30 @@ import math
 from pathlib import Path
 from typing import Any
 
-from vlmhelpers.common.display import in_notebook
+from vlmhelpers.common.display import Html, in_notebook
 from vlmhelpers.common.printable import one_line
 
 MIMETYPE = "application/vnd.vlmhelpers.record+json"
 
 
-def record(name: str, value: Any) -> None:
+def record(name: str, value: Any, shown: Html | None = None) -> None:
     """Show a measured value on one line, and keep it in the notebook's output under `name`; elsewhere it is printed.
 
-    `value`: what JSON can hold, else TypeError; NumPy's and torch's scalars, too. ValueError for NaN and infinity.
+    `shown` takes the line's place. `value`: what JSON can hold, else TypeError; NumPy's and torch's scalars, too.
+    ValueError for NaN and infinity.
     """
     if not isinstance(name, str) or not name:
         raise TypeError(f"a record's name is a string that is not empty, not {name!r}")
     value = _plain(value, name)
     text = json.dumps(value, ensure_ascii=False)
     line = one_line(f"{name} = {text if len(text) <= 120 else text[:119] + '…'}")
+    data = {"text/plain": repr(shown), "text/html": shown._repr_html_()} if shown else {"text/plain": line}
     if in_notebook():
         from IPython.display import display
 
-        display({MIMETYPE: {"name": name, "value": value}, "text/plain": line}, raw=True)
+        display({MIMETYPE: {"name": name, "value": value}, **data}, raw=True)
     else:
-        print(line)
+        print(data["text/plain"])
 
 
 def read_records(notebook: str | Path | dict) -> dict[str, Any]:
