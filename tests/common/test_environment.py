@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from vlmhelpers.common import environment
-from vlmhelpers.common.environment import compute_dtype, data_dir, one_gpu, peak_memory, show_versions
+from vlmhelpers.common.environment import compute_dtype, data_dir, hidden_gpu, one_gpu, peak_memory, show_versions
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -132,6 +132,52 @@ def test_compute_dtype_follows_the_gpu(monkeypatch, capability, dtype):
 def test_compute_dtype_without_a_gpu_is_float32(monkeypatch):
     monkeypatch.setattr(torch, "cuda", Cuda(gpus=0))
     assert compute_dtype() == torch.float32
+
+
+@pytest.fixture
+def nvidia_smi(clean_environment, tmp_path):
+    """Puts a program of that name on the PATH, where torch finds no GPU; called with the lines of its shell script."""
+    clean_environment.setattr(torch, "cuda", Cuda(gpus=0))
+    clean_environment.setenv("PATH", str(tmp_path))
+
+    def write(*lines):
+        (tmp_path / "nvidia-smi").write_text("\n".join(["#!/bin/sh", *lines]))
+        (tmp_path / "nvidia-smi").chmod(0o755)
+
+    return write
+
+
+posix = pytest.mark.skipif(os.name == "nt", reason="a script stands in for nvidia-smi")
+TWO_T4 = "printf 'Tesla T4, 550.54.15\\nTesla T4, 550.54.15\\n'"
+
+
+@posix
+@pytest.mark.parametrize("cuda, built", [("13.0", "built for CUDA 13.0"), (None, "built for CPUs only")])
+def test_a_gpu_that_torch_cannot_use_is_said_with_both_versions(nvidia_smi, monkeypatch, cuda, built):
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    nvidia_smi(TWO_T4)
+    seen = f"the driver 550.54.15 sees a GPU (Tesla T4) that torch {torch.__version__} ({built}) cannot use: "
+    assert hidden_gpu().startswith(seen) and "pytorch.org" in hidden_gpu()
+
+
+@posix
+@pytest.mark.parametrize("lines", [["echo NVIDIA-SMI has failed because of its driver, 1", "exit 9"], ["exit 0"]])
+def test_a_driver_that_sees_no_gpu_hides_none(nvidia_smi, lines):
+    assert hidden_gpu() is None  # no nvidia-smi at all
+    nvidia_smi(*lines)
+    assert hidden_gpu() is None
+
+
+@posix
+def test_a_gpu_in_use_or_hidden_on_purpose_is_none_to_mention(nvidia_smi, monkeypatch):
+    nvidia_smi(TWO_T4)
+    for visible in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert hidden_gpu() is None
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert hidden_gpu() is not None
+    monkeypatch.setattr(torch, "cuda", Cuda(gpus=1))
+    assert hidden_gpu() is None
 
 
 @pytest.mark.slow

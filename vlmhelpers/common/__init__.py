@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
         "claims": ["check_claims"],
-        "environment": ["compute_dtype", "data_dir", "one_gpu", "peak_memory", "quiet", "show_versions"],
+        "environment": ["compute_dtype", "data_dir", "hidden_gpu", "one_gpu", "peak_memory", "quiet", "show_versions"],
         "records": ["read_records", "record"],
     },
 )

@@ -4,6 +4,7 @@ import logging
 import os
 import platform
 import re
+import subprocess
 import sys
 import warnings
 from contextlib import suppress
@@ -72,6 +73,35 @@ def one_gpu() -> None:
         remedy = "restart the kernel and call show_versions() first, or start it with CUDA_VISIBLE_DEVICES=0"
         raise RuntimeError(f"this process uses its {count} GPUs already and cannot be limited to one: {remedy}")
     print(f"{count} GPUs found: using the first (CUDA_VISIBLE_DEVICES=0); `accelerate launch` uses all.")
+
+
+def hidden_gpu() -> str | None:
+    """What to do, in one sentence, where NVIDIA's driver sees a GPU that torch cannot use; else None.
+
+    None, too, where CUDA_VISIBLE_DEVICES hides the GPUs ("" or "-1").
+    """
+    import torch
+
+    if torch.cuda.is_available() or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return None
+    if (found := _gpu_of_driver()) is None:
+        return None
+    gpu, driver = found
+    built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPUs only"
+    seen = f"the driver {driver} sees a GPU ({gpu}) that torch {torch.__version__} ({built}) cannot use"
+    remedy = "install a build of torch for that driver (https://pytorch.org/get-started/previous-versions)"
+    return f"{seen}: {remedy}; on Colab choose Runtime > Disconnect and delete runtime, and start again"
+
+
+def _gpu_of_driver():
+    """(name, version of the driver) of the first GPU that NVIDIA's driver sees, or None."""
+    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    name, _, driver = shown.partition("\n")[0].rpartition(", ")
+    return (name, driver) if name else None
 
 
 def peak_memory() -> float:
