@@ -1,13 +1,13 @@
-"""Writes the table of notebooks, with what each proves and the values it recorded, into README.md.
+"""Writes what the notebooks recorded: a table with a few figures of each into README.md, all into docs/results.md.
 
-    python tools/readme_tables.py            rewrite the part between the markers
-    python tools/readme_tables.py --check    only say whether it is up to date (exit code 1 when it is not)
+    python tools/readme_tables.py            rewrite the part between README's markers, and docs/results.md
+    python tools/readme_tables.py --check    only say whether they are up to date (exit code 1 when they are not)
 
 The first image of a cell tagged "readme-picture" becomes docs/result.png.
 
-A notebook's title is its first heading; what it proves is the value that it records under the name "proves".
-A unit at the end of a record's name is shown behind the value: `training_seconds` = 71.3 becomes
-"training 71.3 s".
+A notebook's title is its first heading; what it proves is the value that it records under the name "proves". Its
+figures in README are the records that its record "headline" names, at most five; without one, the first five. A unit at
+the end of a record's name is shown behind the value: `training_seconds` = 71.3 becomes "training 71.3 s".
 """
 
 import argparse
@@ -17,17 +17,25 @@ import re
 import sys
 from pathlib import Path
 
+from vlmhelpers.common.claims import CLAIMS
 from vlmhelpers.common.records import read_records
 
 ROOT = Path(__file__).resolve().parent.parent
 START, END = "<!-- results:start -->", "<!-- results:end -->"
+MOST_FIGURES = 5  # of a notebook in README
 EMPTY = f"# Notebooks\n\n{START}\n{END}\n"
-UNITS = {"percent": "%", "seconds": "s", "minutes": "min", "mb": "MB", "gb": "GB", "points": "points", "dollars": "$"}
+MORE = "All figures, and what each notebook asserts of itself: [docs/results.md](docs/results.md)."
+PAGE = (
+    "# Results\n\nWhat every notebook recorded, and whether its claims held, when `make notebooks` last ran: "
+    "with the tiny models, on a CPU. It shows that the methods work, not how good the real models are."
+)
+UNITS = {"percent": "%", "seconds": "s", "minutes": "min", "mb": "MB", "gb": "GB", "gib": "GiB", "points": "points"}
+UNITS |= {"dollars": "$"}
 
 
 def find_notebooks(folder):
-    """The numbered notebooks of a folder, in order."""
-    return sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))
+    """The notebooks of a folder: the numbered ones in order, then the others."""
+    return sorted(Path(folder).glob("*.ipynb"), key=lambda path: (not path.name[:2].isdigit(), path.name))
 
 
 def title_of(notebook):
@@ -64,16 +72,49 @@ def _text(value):
     return value
 
 
+def figures(records):
+    """The records that are measured values."""
+    return {name: value for name, value in records.items() if name not in ("proves", "headline", CLAIMS)}
+
+
+def headline(notebook, records):
+    """The figures of a notebook that README shows. Raises ValueError for names that do not fit."""
+    found = figures(records)
+    names = records.get("headline", list(found)[:MOST_FIGURES])
+    if unknown := [str(name) for name in names if name not in found]:
+        raise ValueError(f"{notebook.name}: its headline names {', '.join(unknown)}, which it does not record")
+    if len(names) > MOST_FIGURES:
+        raise ValueError(f"{notebook.name}: its headline names {len(names)} figures; choose {MOST_FIGURES} of them")
+    return {name: found[name] for name in names}
+
+
 def table(notebooks):
     """The Markdown table: one row per notebook."""
-    lines = ["| Notebook | What it proves | Recorded in its last run |", "| --- | --- | --- |"]
+    rows = []
     for notebook in notebooks:
         records = read_records(notebook)
-        proves = records.pop("proves", "")
-        values = "<br>".join(" ".join(readable(name, value)) for name, value in records.items())
+        values = "<br>".join(" ".join(readable(*figure)) for figure in headline(notebook, records).items())
         link = f"[{title_of(notebook)}]({notebook.parent.name}/{notebook.name})"
-        lines.append("| " + " | ".join(_cell(text) for text in (link, proves, values)) + " |")
-    return "\n".join(lines)
+        rows.append((link, records.get("proves", ""), values))
+    return _markdown(("Notebook", "What it proves", "Recorded in its last run"), rows)
+
+
+def all_results(notebooks):
+    """The page with every figure and every claim of each notebook."""
+    parts = [PAGE]
+    for notebook in notebooks:
+        records = read_records(notebook)
+        parts.append(f"## [{title_of(notebook)}](../{notebook.parent.name}/{notebook.name})")
+        if found := figures(records):
+            parts.append(_markdown(("Figure", "Value"), [readable(*figure) for figure in found.items()]))
+        if claims := records.get(CLAIMS):
+            parts.append(_markdown(("Claim", "Verdict"), claims.items()))
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown(heads, rows):
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
 
 
 def _cell(text):
@@ -86,7 +127,7 @@ def updated(text, notebooks):
     _, end, after = rest.partition(END)
     if not start or not end:
         raise ValueError(f"README.md needs the lines {START} and {END}: the table goes between them")
-    return f"{before}{START}\n{table(notebooks)}\n{END}{after}"
+    return f"{before}{START}\n{table(notebooks)}\n\n{MORE}\n{END}{after}"
 
 
 def image_of(notebooks):
@@ -101,28 +142,41 @@ def image_of(notebooks):
     return None
 
 
+def wanted(notebooks, root):
+    """What belongs into each generated file below `root`, by path: a text, or the bytes of an image."""
+    readme = root / "README.md"
+    old = readme.read_text(encoding="utf-8") if readme.is_file() else EMPTY
+    files = {readme: updated(old, notebooks), root / "docs" / "results.md": all_results(notebooks)}
+    image = image_of(notebooks)
+    return files if image is None else files | {root / "docs" / "result.png": image}
+
+
+def is_current(path, content):
+    """Whether the file holds that already."""
+    if not path.is_file():
+        return False
+    return content == (path.read_text(encoding="utf-8") if isinstance(content, str) else path.read_bytes())
+
+
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description="Write the notebooks' recorded values into README.md.")
+    parser = argparse.ArgumentParser(description="Write the notebooks' recorded values into README.md and docs/.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if out of date")
     parser.add_argument("--folder", type=Path, default=ROOT / "notebooks", help="where the notebooks are")
     options = parser.parse_args(arguments)
-    readme = options.folder.resolve().parent / "README.md"
-    notebooks = find_notebooks(options.folder)
-    old = readme.read_text(encoding="utf-8") if readme.is_file() else EMPTY
-    new = updated(old, notebooks)
-    image, shown = readme.parent / "docs" / "result.png", image_of(notebooks)
-    same_image = shown is None or (image.is_file() and image.read_bytes() == shown)
-    if readme.is_file() and old == new and same_image:
-        print("README.md: the table of results is up to date")
-        return 0
-    if options.check:
-        print("README.md: the table of results is out of date; run `python tools/readme_tables.py`")
+    files = wanted(find_notebooks(options.folder), options.folder.resolve().parent)
+    stale = [path for path, content in files.items() if not is_current(path, content)]
+    names = ", ".join(path.name for path in stale)
+    if not stale:
+        print("README.md and docs/: the recorded results are up to date")
+    elif options.check:
+        print(f"{names}: the recorded results are out of date; run `python tools/readme_tables.py`")
         return 1
-    readme.write_text(new, encoding="utf-8")
-    if shown is not None:
-        image.parent.mkdir(exist_ok=True)
-        image.write_bytes(shown)
-    print("README.md: wrote the table of results")
+    else:
+        for path in stale:
+            path.parent.mkdir(exist_ok=True)
+            content = files[path]
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+        print(f"{names}: wrote the recorded results")
     return 0
 
 

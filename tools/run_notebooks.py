@@ -4,6 +4,7 @@
     python tools/run_notebooks.py --only 01 03             some
     python tools/run_notebooks.py --only 01 -p EPOCHS 5    one with another parameter
 
+A parameter that names a file or folder is taken from the directory where this is called, as any command line is.
 A notebook that uses the outputs of another one runs after it. A notebook is replaced only after a run without errors,
 and never after one with changed parameters: those, and failed ones, stay under outputs/. The first failing cell ends
 everything: exit code 1.
@@ -26,11 +27,14 @@ from clean_outputs import clean
 from papermill.exceptions import PapermillExecutionError
 from progress import ENGINE, Display, Progress
 
+from vlmhelpers.common.claims import CLAIMS
 from vlmhelpers.common.files import atomic_file
 from vlmhelpers.common.records import read_records
 
 LARGE_KB = 500
 OUTPUTS = re.compile(r"\boutputs/(\d\d)\b")  # how a parameter names the folder that another notebook writes
+# Parameters that are paths, and those that can be one or a name: such a value is a path where something lies there.
+PATHS, NAMES_OR_PATHS = ("_PATH", "_ROOT", "_DIR"), ("BASE", "DATASET", "LLAMA_CPP", "MODEL_ID", "RUN")
 
 
 class Run:
@@ -38,7 +42,7 @@ class Run:
 
     def __init__(self, notebook, executed, parameters):
         self.notebook, self.executed, self.parameters = notebook, executed, parameters
-        self.number = notebook.name[:2]
+        self.number = notebook.name[:2] if notebook.name[:2].isdigit() else notebook.stem
 
     def values(self):
         """The value of each parameter, by name."""
@@ -120,6 +124,7 @@ def describe(run, failure):
         failure,
         f"FAILED: {run.notebook.name}, cell {run.progress.number} of {run.progress.total}, "
         f"after {run.progress.elapsed()}.",
+        *(recorded_lines(run.executed) if run.executed.is_file() else ()),
         f"The notebook is unchanged; the run up to the failure is in {run.executed}",
     )
 
@@ -142,7 +147,7 @@ def select(folder, numbers):
     """The notebooks of `folder` whose names begin with one of `numbers`; all of them without numbers."""
     notebooks = readme_tables.find_notebooks(folder)
     if not notebooks:
-        sys.exit(f"no notebook like 01_name.ipynb in {folder}")
+        sys.exit(f"no notebook (*.ipynb) in {folder}")
     for number in numbers:
         if not any(notebook.name.startswith(number) for notebook in notebooks):
             sys.exit(f"no notebook begins with {number!r}; there are: {', '.join(n.name for n in notebooks)}")
@@ -163,21 +168,44 @@ def literal(text):
         return text
 
 
+def from_here(name, value):
+    """The value of a parameter of the command line, absolute where it is a path: the kernels run elsewhere."""
+    if not isinstance(value, str) or not value:
+        return value
+    is_path = name.endswith(PATHS) or (name in NAMES_OR_PATHS and os.path.exists(value))
+    return os.path.abspath(value) if is_path else value
+
+
+def recorded_lines(notebook):
+    """What a notebook recorded, a line each, and which of its claims were met."""
+    records = read_records(notebook)
+    rows = [readme_tables.readable(*figure) for figure in readme_tables.figures(records).items()]
+    width = max((len(label) for label, _ in rows), default=0)
+    lines = [f"    {label:<{width}}  {text}" for label, text in rows]
+    claims = records.get(CLAIMS, {})
+    if claims and set(claims.values()) == {"met"}:
+        return [*lines, f"    claims: {len(claims)} met"]
+    return [*lines, *(f"    {verdict}: {claim}" for claim, verdict in claims.items())]
+
+
 def show_records(notebooks):
-    """Print what the notebooks recorded, as a table."""
+    """Print what the notebooks recorded."""
     print("\nRecorded results")
     for notebook in notebooks:
-        print(f"  {notebook.stem}")
-        rows = [readme_tables.readable(name, value) for name, value in read_records(notebook).items()]
-        width = max((len(label) for label, _ in rows), default=0)
-        for label, text in rows:
-            print(f"    {label:<{width}}  {text}")
+        print(f"  {notebook.stem}", *recorded_lines(notebook), sep="\n")
 
 
 def parse(arguments):
     parser = argparse.ArgumentParser(description="Run the notebooks and write their outputs back into them.")
     add = parser.add_argument
-    add("--only", nargs="+", action="extend", default=[], metavar="NN", help="the notebooks' numbers")
+    add(
+        "--only",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NN",
+        help="the notebooks' numbers, or beginnings of names",
+    )
     add("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter")
     add("--at-once", type=int, metavar="N", help="notebooks that run at the same time: 2, or with -p 1")
     add("--folder", type=Path, default=readme_tables.ROOT / "notebooks", help="where the notebooks are")
@@ -198,7 +226,7 @@ def main(arguments=None):
     options = parse(arguments)
     folder = options.folder.resolve()
     notebooks = select(folder, options.only)
-    parameters = {name: literal(value) for name, value in options.p}
+    parameters = {name: from_here(name, literal(value)) for name, value in options.p}
     outputs = folder.parent / "outputs"
     runs = [Run(notebook, outputs / notebook.name, parameters_for(notebook, parameters)) for notebook in notebooks]
     unknown = set(parameters).difference(*(run.parameters for run in runs))

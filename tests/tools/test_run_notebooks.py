@@ -19,7 +19,7 @@ from clean_outputs import clean
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from progress import Display, Progress
 
-from vlmhelpers.common.records import read_records
+from vlmhelpers.common.records import MIMETYPE, read_records
 
 METADATA = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 PARAMETERS = "STEPS = 3  # how many"
@@ -63,7 +63,7 @@ def save_pair(folder):
         PARAMETERS,
         "import os, pathlib, sys\nfrom vlmhelpers import record\nprint(pathlib.Path('x').resolve())",
         "record('proves', 'it runs')\nrecord('steps', STEPS)\nrecord('python', sys.executable)\n"
-        "record('threads', os.environ['OMP_NUM_THREADS'])",
+        "record('threads', os.environ['OMP_NUM_THREADS'])\nrecord('claims', {'it runs': 'met', 'it ends': 'met'})",
     )
     second = save(folder, "02_second.ipynb", "from vlmhelpers import record", "record('train_seconds', 1.25)")
     return first, second
@@ -94,7 +94,7 @@ def test_a_good_run_writes_outputs_and_readme_back(good_run):
     assert "[1/2] 01_first.ipynb: 4 cells" in shown
     assert "[2/2] 02_second.ipynb: 3 cells" in shown
     assert read_records(folder / "01_first.ipynb")["steps"] == 3
-    assert re.search(r"Recorded results\n  01_first\n.*steps +3\n", shown, re.DOTALL)
+    assert re.search(r"Recorded results\n  01_first\n    steps +3\n.*\n    claims: 2 met\n  02", shown, re.DOTALL)
     assert "| [About 01_first.ipynb](notebooks/01_first.ipynb) | it runs |" in readme(folder)
     assert "train 1.25 s" in readme(folder)
     assert sorted(path.name for path in folder.iterdir()) == ["01_first.ipynb", "02_second.ipynb"]
@@ -157,6 +157,17 @@ def test_the_first_failing_cell_ends_the_run(run, folder):
     kept = folder.parent / "outputs" / "01_broken.ipynb"
     assert str(kept) in shown
     assert "fine" in kept.read_text()
+
+
+@pytest.mark.slow
+def test_records_and_claims_of_a_run_that_failed_are_said(run, folder):
+    proof = "import vlmhelpers as vlm\nvlm.record('exact_percent', 12.5)\n"
+    proof += "vlm.check_claims({'it learns': 12.5 > 90, 'it packs': None, 'it ends': True})"
+    save(folder, "01_wrong.ipynb", proof)
+    code, shown = run()
+    assert code == 1 and "AssertionError: 1 of 3 claims not met:\nit learns\n" in shown
+    lines = ["exact  12.5 %", "met: it ends", "not met: it learns", "not run: it packs"]
+    assert "".join(f"    {line}\n" for line in lines) in shown
 
 
 @pytest.mark.slow
@@ -309,8 +320,49 @@ def test_a_slip_of_the_keyboard_is_said(run, pair, arguments, message):
         run(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "is_path"),
+    [
+        ("CSV_PATH", "my.csv", True),
+        ("IMAGE_ROOT", "not-there/yet", True),
+        ("OUTPUT_DIR", "..", True),
+        ("OUTPUT_DIR", "", False),
+        ("CSV_PATH", None, False),
+        ("DATASET", "my.csv", True),
+        ("DATASET", "someone/not-here", False),
+        ("MODEL_ID", "qwen3-vl", False),
+        ("REPORT_TO", "wandb", False),  # the folder that this tracker makes
+    ],
+)
+def test_paths_are_taken_from_where_the_command_was_called(tmp_path, monkeypatch, name, value, is_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.csv").touch()
+    (tmp_path / "wandb").mkdir()
+    assert run_notebooks.from_here(name, value) == (os.path.abspath(tmp_path / value) if is_path else value)
+
+
+@pytest.mark.slow
+def test_a_file_named_on_the_command_line_is_read(run, folder, tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "my.csv").write_text("a,b")
+    monkeypatch.chdir(tmp_path / "mine")
+    save(folder, "01_reader.ipynb", "CSV_PATH = '../data.csv'  # a table", "print(open(CSV_PATH).read())")
+    tag(folder / "01_reader.ipynb")
+    code, shown = run("-p", "CSV_PATH", "my.csv")
+    assert code == 0, shown
+
+
+def test_notebooks_without_a_number_come_last(pair, folder):
+    save(folder, "about.ipynb", "1 + 1")
+    save(folder, "10_tenth.ipynb", "1 + 1")
+    names = ["01_first.ipynb", "02_second.ipynb", "10_tenth.ipynb", "about.ipynb"]
+    assert [path.name for path in run_notebooks.select(folder, [])] == names
+    (about,) = run_notebooks.select(folder, ["about"])
+    assert run_notebooks.Run(about, about, {}).number == "about"
+
+
 def test_an_empty_folder_is_an_error(run):
-    with pytest.raises(SystemExit, match="no notebook like 01_name.ipynb"):
+    with pytest.raises(SystemExit, match=r"no notebook \(\*\.ipynb\)"):
         run()
 
 
@@ -397,3 +449,38 @@ def test_a_readme_without_markers_is_an_error(pair, folder):
     (folder.parent / "README.md").write_text("# Mine\n")
     with pytest.raises(ValueError, match="results:start"):
         readme_tables.main(["--folder", str(folder)])
+
+
+def save_executed(folder, name, **records):
+    """Write a notebook that has recorded these values."""
+    outputs = [new_output("display_data", data={MIMETYPE: {"name": n, "value": v}}) for n, v in records.items()]
+    cells = [new_markdown_cell(f"# About {name}"), new_code_cell("", outputs=outputs)]
+    nbformat.write(new_notebook(metadata=METADATA, cells=cells), folder / name)
+
+
+def test_readme_shows_the_headline_and_the_page_of_results_everything(folder):
+    six = {f"figure_{letter}": number for number, letter in enumerate("abcdef")}
+    save_executed(
+        folder, "01_x.ipynb", **six, headline=["figure_f", "figure_b"], claims={"a | b": "met", "c": "not run"}
+    )
+    save_executed(folder, "02_y.ipynb", proves="it works", **six)
+    assert readme_tables.main(["--folder", str(folder)]) == 0
+    first, second = (line for line in readme(folder).splitlines() if line.startswith("| [About"))
+    assert first.endswith("|  | figure f 5<br>figure b 1 |")
+    assert second.endswith("| it works | figure a 0<br>figure b 1<br>figure c 2<br>figure d 3<br>figure e 4 |")
+    page = folder.parent / "docs" / "results.md"
+    text = page.read_text()
+    assert "## [About 01_x.ipynb](../notebooks/01_x.ipynb)\n\n| Figure | Value |" in text
+    assert text.count("| figure f | 5 |") == 2 and "| a \\| b | met |\n| c | no |" in text
+    page.write_text(text + "more")
+    assert readme_tables.main(["--folder", str(folder), "--check"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("headline", "message"),
+    [(["exact", "claims", "b"], "01_x.ipynb: its headline names claims, b, which"), (["exact"] * 6, "names 6 figures")],
+)
+def test_a_headline_that_does_not_fit_is_an_error(folder, headline, message):
+    save_executed(folder, "01_x.ipynb", exact=1, claims={}, headline=headline)
+    with pytest.raises(ValueError, match=message):
+        readme_tables.main(["--folder", str(folder), "--check"])
