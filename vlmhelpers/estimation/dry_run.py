@@ -154,6 +154,17 @@ def dry_run(model: nn.Module, batch: dict[str, torch.Tensor], half: torch.dtype 
     return {"kept": peak["kept"], "logits": peak["logits"], "temporary": temporary, "flops": tracker.flops}
 
 
+def dry_run_of_answering(model: nn.Module, batch: dict[str, torch.Tensor]) -> int:
+    """Bytes that reading `batch` takes at its peak beside the weights, its keys and values included."""
+    tracker = MemoryTracker([*model.parameters(), *model.buffers()])
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    for tensor in inputs.values():
+        tracker.enter(tensor)
+    with tracker, torch.no_grad():
+        model(**inputs, use_cache=True, logits_to_keep=1)
+    return tracker.at_peak.total()
+
+
 class MemoryTracker(TorchDispatchMode):
     """Counts meta storages while they exist: `at_peak` is bytes by phase, when they were the most.
 

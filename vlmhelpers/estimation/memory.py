@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import torch
 from markupsafe import Markup, escape
 from tqdm.auto import tqdm
 
-from vlmhelpers.estimation.dry_run import dry_run, make_batch, make_meta_model
+from vlmhelpers.estimation.dry_run import dry_run, dry_run_of_answering, make_batch, make_meta_model
 from vlmhelpers.families import PUBLISHED, family_of, find_config
 
 GIB = 2**30
@@ -18,25 +19,41 @@ _WAYS = {"4-bit LoRA": {"bits": 4}, "16-bit LoRA": {"bits": 16}, "full": {"bits"
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU's published figures."""
+    """A GPU."""
 
     name: str
-    gigabytes: int  # 10^9 bytes
-    teraflops: int  # the peak on dense 16-bit matrices
+    gib: float  # memory in GiB, as PyTorch reports it
+    teraflops: int | None = None  # the published peak on dense 16-bit matrices
 
     def fits(self, peak: int) -> bool:
         """Whether `peak` bytes of PyTorch's allocator fit, with 0.5 GiB of CUDA's own and 5% to spare."""
-        return (peak + GIB / 2) * 1.05 <= self.gigabytes * 1e9
+        return (peak + GIB / 2) * 1.05 <= self.gib * GIB
 
 
-# From NVIDIA's data sheets; half of a figure that is with sparsity only.
+# Operations are from NVIDIA's data sheets, half of a figure that is with sparsity only; memory, less than there, is
+# what PyTorch's messages in public reports say.
 GPUS = (
-    Gpu("T4 16 GB", 16, 65),
-    Gpu("L4 24 GB", 24, 121),
-    Gpu("A100 40 GB", 40, 312),
-    Gpu("A100 80 GB", 80, 312),
-    Gpu("H200 141 GB", 141, 989),
+    Gpu("T4 16 GB", 14.7, 65),
+    Gpu("L4 24 GB", 22.2, 121),
+    Gpu("A100 40 GB", 39.5, 312),
+    Gpu("A100 80 GB", 79.2, 312),
+    Gpu("H200 141 GB", 139.8, 989),
 )
+
+
+def find_gpu(name: str) -> Gpu:
+    """The first of `GPUS` whose name begins with `name`. Raises ValueError without one."""
+    if found := [gpu for gpu in GPUS if gpu.name.startswith(name)]:
+        return found[0]
+    raise ValueError(f"gpu={name!r}: choose one of {', '.join(gpu.name for gpu in GPUS)}")
+
+
+def this_gpu() -> Gpu | None:
+    """The GPU that PyTorch computes on, if any."""
+    if not torch.cuda.is_available():
+        return None
+    found = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return Gpu(found.name, found.total_memory / GIB)
 
 
 def smallest_gpu(peak: int) -> str:
@@ -126,6 +143,20 @@ def estimate_memory(
         trained=3 * trained + adapters,
         **step,
     )
+
+
+def estimate_answering(
+    model_id: str | Path, tokens: int, image_tokens: int, batch_size: int = 1, bits: int = 4, lora_r: int = 16
+) -> int:
+    """The peak in bytes while a model with adapters answers rows of `tokens`, prompt and answer: as `estimate_memory`.
+
+    A row's keys and values are kept for all its tokens; logits are computed for the last one.
+    """
+    config = find_config(model_id)
+    model = make_meta_model(config, bits, lora_r, gradient_checkpointing=False).eval()
+    constants = sum(getattr(module, "constants", 0) for module in model.modules())
+    batch = make_batch(config, tokens, image_tokens, batch_size)
+    return _size(model.parameters()) + _size(model.buffers()) + constants + dry_run_of_answering(model, batch)
 
 
 def _size(tensors):

@@ -154,8 +154,8 @@ def _shapes(counts, states, max_length):
 
     `states` per image, if not 0, count in place of image tokens, and in whole images.
     """
-    rows = [(count.total, count.image + states * len(count.sized["images"]), count.labeled) for count in counts]
-    tokens, of_images, labeled = longest = max(rows, key=lambda row: row[0] + (row[1] if states else 0))
+    rows = _row_shapes(counts, states)
+    tokens, of_images, labeled = longest = longest_shape(counts, states)
     if of_images and not states:  # more or fewer tokens of its images, or of text where it has none
         of_images = max(0, max_length - (tokens - of_images))
     average = [mean(part) for part in zip(*rows, strict=True)]
@@ -163,6 +163,15 @@ def _shapes(counts, states, max_length):
         average[1] = max(1, round(average[1] / states)) * states
     limit = (max_length, of_images, labeled)
     return {"longest row": longest, "row of max_length": limit, "mean row": tuple(map(round, average))}
+
+
+def longest_shape(counts: Sequence[Count], states: int) -> tuple[int, int, int]:
+    """(tokens, image tokens, labeled tokens) of the longest row; see `_shapes`."""
+    return max(_row_shapes(counts, states), key=lambda row: row[0] + (row[1] if states else 0))
+
+
+def _row_shapes(counts, states):
+    return [(count.total, count.image + states * len(count.sized["images"]), count.labeled) for count in counts]
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from vlmhelpers.common.environment import data_dir
 from vlmhelpers.families.towers import derive_towers
+from vlmhelpers.families.values import TINY, USUAL, USUAL_FOR_TEXT
 
 TOWERS = ("vision", "projector", "language", "head")
 UNKNOWN_LICENSE = ({}, "not known here: look it up on the page of the base")
@@ -35,6 +36,8 @@ class Family:
     licenses: (part of a model's id, metadata for a card of the hub, a sentence), the first that fits.
     same_shape: parts of ids, and the published names that have the same shape.
     guide_gigabytes: GPU memory in GB by its guide, by model: (4 bits, "full").
+    values, tiny_values, tiny_values_for_text: name -> (value, reason) that suit its published models and its tiny base,
+        for rows with images and without, where `families/values.py` has others.
     """
 
     name: str = "generic"
@@ -55,6 +58,9 @@ class Family:
     licenses: tuple[tuple[str, dict, str], ...] = ()
     same_shape: dict[str, str] = field(default_factory=dict)
     guide_gigabytes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    values: dict[str, tuple[object, str]] = field(default_factory=dict)
+    tiny_values: dict[str, tuple[object, str]] = field(default_factory=dict)
+    tiny_values_for_text: dict[str, tuple[object, str]] = field(default_factory=dict)
 
     # Names, files and licenses
 
@@ -74,6 +80,12 @@ class Family:
         if base == self.name:
             return TINY_LICENSE
         return next((entry[1:] for entry in self.licenses if entry[0] in base.lower()), UNKNOWN_LICENSE)
+
+    def suitable_values(self, is_tiny: bool, text_only: bool = False) -> dict[str, tuple[object, str]]:
+        """name -> (value, reason) for a training run of adapters."""
+        if is_tiny:
+            return TINY | self.tiny_values | (self.tiny_values_for_text if text_only else {})
+        return USUAL | self.values | (USUAL_FOR_TEXT if text_only else {})
 
     # Towers
 

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from vlmhelpers.families.family import Family
+from vlmhelpers.families.values import USUAL
 
 
 @dataclass(frozen=True)
@@ -65,4 +66,14 @@ LLAMA_3_2_VISION = LlamaVision(
     images_in_sequence=False,
     caches_pixels=True,
     licenses=(("llama-3.2", *_LICENSE),),
+    values={"max_length": (1024, "tokens of text: images take none of the sequence")},
+    tiny_values={
+        "learning_rate": (5e-3, "a tiny model needs more: measured"),
+        "lora_r": (16, "enough: measured"),
+        "lora_alpha": (16, "as lora_r: a scale of 1"),
+        "batch_size": (8, "fits any machine"),
+        "warmup_steps": (10, "usual"),
+        "adam_beta2": USUAL["adam_beta2"],
+        "max_grad_norm": USUAL["max_grad_norm"],
+    },
 )

@@ -12,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from vlmhelpers.families.family import Family, ImageProcessorStandIn
+from vlmhelpers.families.values import USUAL
 
 # "flash" in the name is how a vision tower of transformers is asked to hand over all windows at once.
 _WINDOWS = "sdpa_of_windows_like_flash"
@@ -173,4 +174,13 @@ QWEN3_VL = QwenVL(
     packable=True,
     gguf_architectures=("Qwen3VLForConditionalGeneration",),
     licenses=(("qwen3-vl-", *_APACHE),),
+    tiny_values_for_text={
+        "learning_rate": (1e-2, "a tiny model needs more: measured"),
+        "lora_r": (16, "enough: measured"),
+        "lora_alpha": (16, "as lora_r: a scale of 1"),
+        "max_steps": (180, "what the tiny model needs"),
+        "warmup_steps": (10, "usual"),
+        "adam_beta2": USUAL["adam_beta2"],
+        "max_grad_norm": USUAL["max_grad_norm"],
+    },
 )

@@ -52,9 +52,9 @@ def tiny_model(family: str) -> Path:
 
 
 def find_config(model_id: str | Path) -> PreTrainedConfig:
-    """The configuration of a local folder, without the network also of a hub id in `PUBLISHED` or of the same shape.
+    """The configuration of a local folder or of a hub id; those in `PUBLISHED` and of the same shape need no network.
 
-    Those are Thinking instead of Instruct, and Unsloth's copies. Raises ValueError for an id of another shape.
+    The latter are Thinking instead of Instruct, and Unsloth's copies. Raises ValueError for what cannot be found.
     """
     if Path(model_id).is_dir():
         return load_config(model_id)
@@ -66,7 +66,9 @@ def find_config(model_id: str | Path) -> PreTrainedConfig:
         shape = re.sub("(-128k)?-instruct$", "", published.lower().rpartition("/")[2])  # such as qwen3-vl-2b
         if re.search(rf"(^|/){re.escape(shape)}(-|$)", name):
             return load_config(_SHAPES / published)
-    raise ValueError(
-        f"the shape of {model_id!r} is not known here; known are {', '.join(PUBLISHED)} and their variants. Otherwise "
-        "pass a local folder with the model's config.json; its weights are not needed"
-    )
+    try:
+        return load_config(model_id)
+    except OSError as error:
+        known = f"known without the hub are {', '.join(PUBLISHED)} and their variants"
+        remedy = "pass a local folder with the model's config.json; its weights are not needed"
+        raise ValueError(f"the shape of {model_id!r} is not known here; {known}. Otherwise {remedy}") from error

@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, PreTrainedModel, ProcessorMixin
 
+from vlmhelpers.common.display import show_note
 from vlmhelpers.common.distributed import is_sharded
-from vlmhelpers.common.environment import compute_dtype, one_gpu
+from vlmhelpers.common.environment import compute_dtype, hidden_gpu, one_gpu
 from vlmhelpers.families import FAMILIES, family_of, tiny_model
 from vlmhelpers.families.received import count_weights, load_config, reading
 from vlmhelpers.models.backends import choose_backend, load_with_unsloth
@@ -16,24 +17,27 @@ from vlmhelpers.models.vision import stop_gradients_at_frozen_vision
 
 
 def choose_model(model_id: str) -> str:
-    """What to load for `model_id` (a family's name, a local folder or a hub id) here; a printed line says why.
+    """What to load for `model_id` (a family's name, a local folder or a hub id) here; a box says what, and why.
 
-    Without a GPU a hub id becomes the tiny base of its family. Raises ValueError when there is none.
+    Without a GPU a hub id becomes the tiny base of its family. Raises ValueError when there is none, and RuntimeError
+    where the driver sees a GPU that torch cannot use.
     """
-    if model_id in FAMILIES:
-        print(f"{model_id}: the tiny base of this family, made for learning on a CPU.")
-        return str(tiny_model(model_id))
-    if Path(model_id).is_dir():
-        print(f"{model_id}: a local folder.")
+    if Path(model_id).is_dir() and model_id not in FAMILIES:
+        show_note("The model of the outputs below", f"{model_id}, a local folder")
         return str(model_id)
     one_gpu()
-    if torch.cuda.is_available():
-        print(f"{model_id}: {torch.cuda.get_device_name()} will run it.")
+    if torch.cuda.is_available() and model_id not in FAMILIES:
+        show_note("The model of the outputs below", f"{model_id} on {torch.cuda.get_device_name()}")
         return model_id
     family = family_of(model_id).name
     if family not in FAMILIES:
         raise ValueError(f"no GPU for {model_id!r} and no tiny base for its family; families: {', '.join(FAMILIES)}")
-    print(f"{model_id}: no GPU here, so the tiny base of its family ({family}) takes its place.")
+    if model_id != family and (hidden := hidden_gpu()):
+        raise RuntimeError(f"{model_id} needs a GPU, and {hidden}")
+    stands_in = "" if model_id == family else f" There is no GPU here: it stands in for {model_id}."
+    text = f"the tiny base of {family}: the real architecture with about a million parameters, pretrained on drawn"
+    why = " images. It shows how the method works, not how good a real model is."
+    show_note("The model of the outputs below", text + why + stands_in)
     return str(tiny_model(family))
 
 

@@ -51,7 +51,7 @@ def watch(trainer: Trainer) -> None:
 
 
 class LossPlot(TrainerCallback):
-    """Draws the training loss (nats per trained token) at every `logging_steps`, at most every two seconds."""
+    """Draws the losses of training and validation (nats per trained token), at most every two seconds."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.started, self.first_step = time.perf_counter(), state.global_step
@@ -72,14 +72,20 @@ class LossPlot(TrainerCallback):
         self.drawn_at, self.drawn_step = time.perf_counter(), max(losses)
         spent = self.drawn_at - self.started
         left = spent / max(state.global_step - self.first_step, 1) * (state.max_steps - state.global_step)
+        validated = {entry["step"]: entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry}
         line = f"step {state.global_step}/{state.max_steps}, loss {losses[self.drawn_step]:.3f}, "
+        if validated:
+            line += f"validation {validated[max(validated)]:.3f}, "
         line += f"{spent:.0f} s so far, {left:.0f} s left"
         if self.display is None:
             print(line, flush=True)
             return
         chart = Chart(figsize=(6, 2.6), dpi=80, layout="constrained")
         axes = chart.add_subplot()
-        axes.plot(losses.keys(), losses.values(), marker="." if len(losses) < 40 else None)
+        axes.plot(losses.keys(), losses.values(), marker="." if len(losses) < 40 else None, label="training")
+        if validated:
+            axes.plot(validated.keys(), validated.values(), marker=".", label="validation")
+            axes.legend(fontsize=8)
         axes.set(xlim=(0, state.max_steps), ylim=(0, None), xlabel="step", ylabel="loss")
         axes.set_title(line, fontsize=9, loc="left")
         axes.grid(alpha=0.3)

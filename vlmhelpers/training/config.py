@@ -5,10 +5,10 @@ import os
 import re
 import reprlib
 from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -17,9 +17,18 @@ from pydantic.dataclasses import dataclass
 from vlmhelpers.common.files import atomic_file
 from vlmhelpers.common.printable import one_line, printable
 
+if TYPE_CHECKING:
+    from vlmhelpers.estimation.suggestion import Values
+
 # What a run leaves in its output_dir, besides checkpoints.
 ADAPTER, HELD_OUT, REJECTED, RESULTS, SETTINGS = "adapter held_out rejected.csv results.json run_config.yaml".split()
 
+_SUITABLE = "none: what suits the model"
+# What `suggest` fills in.
+_SUGGESTED = (
+    "learning_rate lora_r lora_alpha epochs max_steps batch_size gradient_accumulation_steps bits max_length max_pixels "
+    "warmup_steps adam_beta2 max_grad_norm"
+).split()
 _PATHS = ("dataset", "output_dir", "image_root")  # in a file they start at the file's folder
 _NOTHING = ("", "none", "null")
 _LARGEST_FILE = 100_000  # bytes; all settings of a run take two thousand
@@ -41,27 +50,34 @@ class RunConfig:
     image_field: str = Field("image", description="the dataset's field of image paths")
     response_field: str = Field("response", description="the dataset's field of answers")
     test_rows: int = Field(0, ge=0, description="rows held out of the training")
-    max_length: int | None = Field(None, ge=1, description="tokens; a longer row is an error, not cut; none: no limit")
-    max_pixels: int | None = Field(None, ge=1, description="of an image after resizing; none: as the model's processor")
+    validation_rows: int = Field(0, ge=0, description="rows whose loss is shown beside that of the training")
+    max_length: int | None = Field(None, ge=1, description=f"tokens; a longer row is an error, not cut; {_SUITABLE}")
+    max_pixels: int | None = Field(None, ge=1, description=f"of an image after resizing; {_SUITABLE}")
     # The model and its adapters
-    bits: Literal[4, None] = Field(4, description="4: QLoRA; none: the weights as they are")
+    bits: Literal[4, 16, None] = Field(None, description=f"4: QLoRA; 16: the weights as they are; {_SUITABLE}")
     backend: Literal["auto", "transformers", "unsloth"] = Field("auto", description="library that runs the model")
-    lora_r: int = Field(16, ge=1, description="rank of the adapters")
-    lora_alpha: int = Field(16, ge=1, description="the adapters' scale is lora_alpha / lora_r")
+    lora_r: int | None = Field(None, ge=1, description=f"rank of the adapters; {_SUITABLE}")
+    lora_alpha: int | None = Field(None, ge=1, description="the adapters' scale is lora_alpha / lora_r; none: 1")
     language: bool = Field(True, description="adapters in the language model")
     vision: bool = Field(False, description="adapters in the vision encoder and on the projector")
     attention: bool = Field(True, description="adapters on the linear layers of the attention")
     mlp: bool = Field(True, description="adapters on the other linear layers")
     # The training
-    epochs: float = Field(3, ge=0, description="passes over the data")
-    max_steps: int = Field(-1, ge=-1, description="optimizer steps in place of epochs; -1: train by epochs")
-    batch_size: int = Field(1, ge=1, description="rows per device")
-    gradient_accumulation_steps: int = Field(8, ge=1, description="batches per optimizer step")
-    learning_rate: float = Field(1e-4, ge=0, description="the highest one, after the warm-up")
+    epochs: float | None = Field(None, ge=0, description=f"passes over the data; {_SUITABLE}")
+    max_steps: int | None = Field(
+        None,
+        ge=-1,
+        description="optimizer steps in place of epochs; -1: train by epochs; none: by epochs if there are any",
+    )
+    batch_size: int | None = Field(None, ge=1, description=f"rows per device; {_SUITABLE}")
+    gradient_accumulation_steps: int | None = Field(None, ge=1, description=f"batches per optimizer step; {_SUITABLE}")
+    learning_rate: float | None = Field(None, ge=0, description=f"the highest one, after the warm-up; {_SUITABLE}")
     lr_scheduler_type: str = Field("cosine", description="a schedule of transformers, such as linear")
-    warmup_steps: int = Field(10, ge=0, description="optimizer steps of rising learning rate")
-    adam_beta2: float = Field(0.999, ge=0, lt=1, description="decay of AdamW's second moment")
-    max_grad_norm: float = Field(1.0, ge=0, description="gradients are clipped to this norm; 0: never")
+    warmup_steps: int | None = Field(None, ge=0, description=f"optimizer steps of rising learning rate; {_SUITABLE}")
+    adam_beta2: float | None = Field(None, ge=0, lt=1, description=f"decay of AdamW's second moment; {_SUITABLE}")
+    max_grad_norm: float | None = Field(
+        None, ge=0, description=f"gradients are clipped to this norm; 0: never; {_SUITABLE}"
+    )
     gradient_checkpointing: bool | None = Field(None, description="saves memory, costs time; none: on a GPU only")
     cache: Literal["none", "pixels", "features"] = Field("none", description="kept on disk; features: of frozen vision")
     seed: int = Field(0, ge=0, lt=2**32, description="of the split, the order of the rows and the adapters")
@@ -126,6 +142,15 @@ class RunConfig:
                 yaml.safe_dump(settings, file, sort_keys=False, allow_unicode=True)
             else:
                 json.dump(settings, file, indent=1, ensure_ascii=False)
+
+    @property
+    def chosen(self) -> dict[str, object]:
+        """The values, by name, that are left to `suggest` where they are None."""
+        return {name: getattr(self, name) for name in _SUGGESTED}
+
+    def filled(self, values: "Values") -> "RunConfig":
+        """The same settings, with those of `values` for all that `suggest` fills in."""
+        return replace(self, **{name: getattr(values, name) for name in _SUGGESTED})
 
     def _repr_html_(self):
         from vlmhelpers.common.display import html_table

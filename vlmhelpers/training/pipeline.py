@@ -18,8 +18,9 @@ from vlmhelpers.common.environment import compute_dtype
 from vlmhelpers.data.report import Report
 from vlmhelpers.data.splitting import split
 from vlmhelpers.data.validation import check_dataset
+from vlmhelpers.estimation.suggestion import suggest
 from vlmhelpers.models.backends import add_lora, choose_backend
-from vlmhelpers.models.loading import choose_model, load_model
+from vlmhelpers.models.loading import load_model, load_processor
 from vlmhelpers.models.lora import keep_adapters_float32, lora_targets
 from vlmhelpers.models.vision import cache_vision_features
 from vlmhelpers.training.callbacks import report_to, watch
@@ -27,7 +28,10 @@ from vlmhelpers.training.config import REJECTED, RunConfig
 
 
 def training_arguments(config: RunConfig) -> SFTConfig:
-    """The `SFTConfig` of a run, which joins the processes. Raises ValueError for what FSDP cannot do."""
+    """The `SFTConfig` of a run, which joins the processes; its own defaults stand for None.
+
+    Raises ValueError for what FSDP cannot do.
+    """
     if is_sharded() and config.cache == "features":
         raise ValueError('cache="features" is for models that are whole on each GPU: with FSDP choose cache="pixels"')
     # peft 0.21 finds no adapter inside the layers that accelerate wraps for this.
@@ -37,10 +41,13 @@ def training_arguments(config: RunConfig) -> SFTConfig:
     dtype, gpu = compute_dtype(), torch.cuda.is_available()
     if not gpu:
         os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")  # else "cpu:0", where torch loads no checkpoint to
-    settings = {name: value for name, value in asdict(config).items() if name in SFTConfig.__dataclass_fields__}
+    own = {"num_train_epochs": config.epochs, "per_device_train_batch_size": config.batch_size}
+    settings = {name: value for name, value in asdict(config).items() if name in SFTConfig.__dataclass_fields__} | own
+    settings = {name: value for name, value in settings.items() if value is not None}
+    if config.validation_rows:
+        settings |= {"eval_strategy": "steps", "eval_steps": config.logging_steps, "prediction_loss_only": True}
+        settings["per_device_eval_batch_size"] = settings.get("per_device_train_batch_size", 1)
     settings |= {
-        "num_train_epochs": config.epochs,
-        "per_device_train_batch_size": config.batch_size,
         "loss_type": "nll",  # of the positions that the collator keeps
         "max_length": None,  # would cut through image tokens; the collator names the row that is too long
         "remove_unused_columns": False,  # keeps `row`, so that errors can name it
@@ -59,7 +66,10 @@ def training_arguments(config: RunConfig) -> SFTConfig:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a run: `parts` are "train" and, with `test_rows`, "test"; the report is that of the main process."""
+    """The rows of a run: `parts` are "train" and, where they are asked for, "test" and "validation".
+
+    The report is that of the main process.
+    """
 
     parts: dict[str, Dataset]
     counts: dict[str, int]
@@ -71,7 +81,10 @@ def load_rows(config: RunConfig, dataset: Dataset) -> Rows:
     reports = []
     rejected = on_main(lambda: _rejected(dataset, config, reports))
     kept = dataset.select([index for index in range(len(dataset)) if index not in rejected])
-    parts = split(kept, config.test_rows, seed=config.seed) if config.test_rows else {"train": kept}
+    parts = dict(split(kept, config.test_rows, seed=config.seed)) if config.test_rows else {"train": kept}
+    if config.validation_rows:
+        more = split(parts["train"], config.validation_rows, seed=config.seed)
+        parts |= {"train": more["train"], "validation": more["test"]}
     counts = {"read": len(dataset), "rejected": len(rejected), "trained": len(parts["train"])}
     return Rows(parts, counts | {"test": len(parts.get("test", ()))}, *reports or [None])
 
@@ -86,10 +99,21 @@ def _rejected(dataset, config, reports):
     return {record["index"] for record in report.rejected}
 
 
-def make_trainer(config: RunConfig, args: SFTConfig, rows: Dataset) -> SFTTrainer:
-    """The trainer of a run, with the model, its adapters and the processor."""
-    model, processor = load_model(choose_model(config.model_id), config.bits, config.max_pixels, config.backend)
-    unsloth = choose_backend(config.backend) == "unsloth"  # it has a loss of its own
+def fill_in(config: RunConfig, model_id: str, rows: Dataset) -> RunConfig:
+    """The settings with what suits the model, the rows to train on and the device, for all that is None."""
+    values = suggest(model_id, text_only=not any(rows.with_format("arrow")["images"].to_pylist()), **config.chosen)
+    return config.filled(values.fit(rows, load_processor(model_id), _logits(config)))
+
+
+def _logits(config):
+    return "all" if choose_backend(config.backend) == "unsloth" else "labeled"  # Unsloth has a loss of its own
+
+
+def make_trainer(config: RunConfig, model_id: str, parts: dict[str, Dataset]) -> SFTTrainer:
+    """The trainer of a run whose settings are all filled in, with the model, its adapters and the processor."""
+    args, rows = training_arguments(config), parts["train"]
+    model, processor = load_model(model_id, config.bits, config.max_pixels, config.backend)
+    unsloth = choose_backend(config.backend) == "unsloth"
     set_seed(config.seed)  # the adapters start at random, before the trainer sets its own seed
     targets = lora_targets(model, config.language, config.vision, attention=config.attention, mlp=config.mlp)
     lora = LoraConfig(r=config.lora_r, lora_alpha=config.lora_alpha, target_modules=targets, task_type="CAUSAL_LM")
@@ -102,7 +126,8 @@ def make_trainer(config: RunConfig, args: SFTConfig, rows: Dataset) -> SFTTraine
         model=add_lora(model, lora, config.seed),
         args=args,
         train_dataset=rows,
-        data_collator=VisionCollator(processor, config.max_length, logits="all" if unsloth else "labeled"),
+        eval_dataset=parts.get("validation"),
+        data_collator=VisionCollator(processor, config.max_length, logits=_logits(config)),
         processing_class=processor,
     )
     if not unsloth:

@@ -70,17 +70,20 @@ def train(config: RunConfig, accept_changes: bool = False) -> RunResult:
         if _may_use_unsloth(config.backend):
             use_unsloth()
         quiet()
+        from vlmhelpers.models.loading import choose_model
         from vlmhelpers.training import checkpoints, pipeline
 
-        args = pipeline.training_arguments(config)  # joins the processes
+        pipeline.training_arguments(config)  # joins the processes
         if not alone and (finished := on_main(lambda: _find_finished(config, accept_changes))):
             return finished
         dataset = _read_rows(config)
         rows = pipeline.load_rows(config, dataset)
-        trainer = pipeline.make_trainer(config, args, rows.parts["train"])
+        model_id = choose_model(config.model_id)
+        asked, config = config, pipeline.fill_in(config, model_id, rows.parts["train"])
+        trainer = pipeline.make_trainer(config, model_id, rows.parts)
         checkpoint = checkpoints.resume_from(trainer, accept_changes)
         _save_rejected(Path(config.output_dir) / REJECTED, rows)
-        made_of = on_main(lambda: _made_of(config, dataset, trainer.model.config._name_or_path))
+        made_of = on_main(lambda: _made_of(asked, dataset, trainer.model.config._name_or_path))
         started = time.perf_counter()
         trainer.train(resume_from_checkpoint=checkpoint)
         on_main(lambda: checkpoints.refuse_without_a_step(trainer, checkpoint))

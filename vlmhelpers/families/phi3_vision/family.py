@@ -72,4 +72,10 @@ PHI_3_VISION = Phi3Vision(
     same_shape={"phi-3.5-vision": "phi-3-vision"},
     loading_import="import vlmhelpers.families.phi3_vision  # makes the model known to transformers",
     licenses=(("phi-3", {"license": "mit"}, "MIT License"),),
+    values={"max_pixels": (4 * 336**2, "num_crops=4: four tiles and the overview, 757 tokens for a square image")},
+    tiny_values={
+        "learning_rate": (4e-3, "a tiny model needs more: measured"),
+        "max_steps": (700, "what the tiny model needs"),
+        "max_pixels": (48**2, "num_crops=1: one tile and the overview"),
+    },
 )

@@ -1,0 +1,231 @@
+"""What suits a model, its rows and the device: the values of a run that nobody has chosen."""
+
+import math
+import os
+import random
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+from datasets import Dataset
+from transformers import ProcessorMixin
+
+from vlmhelpers.estimation.memory import (
+    GIB,
+    Gpu,
+    Shown,
+    estimate_answering,
+    estimate_memory,
+    find_gpu,
+    smallest_gpu,
+    this_gpu,
+)
+from vlmhelpers.estimation.planning import count_again, count_rows, longest_shape, propose_cap, with_cap
+from vlmhelpers.families import family_of, find_config
+from vlmhelpers.models.loading import set_max_pixels
+
+_COUNTED = 200  # rows, of larger datasets a sample
+_TINY = 512  # no published vision-language model has so narrow a language model
+_FEWEST_TOKENS = 512  # `max_length` is not lowered further to make rows with images fit
+_ROWS_PER_STEP, _FEWEST_PER_STEP, _STEPS_PER_EPOCH = 16, 4, 20
+_MANY_ROWS = 10_000
+_RESERVE = 1.1  # on CPUs the measured peaks were up to 15% from the estimates
+_MOST_ANSWERS = 64  # in a batch
+_LATER = "chosen with the rows, by values.fit(rows, processor)"
+
+
+@dataclass(frozen=True, repr=False)
+class Values(Shown):
+    """The values of a run, with a reason for each: see `suggest`. None: not known before the rows are."""
+
+    model_id: str | Path
+    learning_rate: float
+    lora_r: int
+    lora_alpha: int
+    epochs: float
+    max_steps: int  # -1: by epochs
+    warmup_steps: int
+    adam_beta2: float
+    max_grad_norm: float
+    replay: float  # rows about images, as a share of the rows of text
+    max_length: int  # tokens of a row
+    max_pixels: int | None = None  # None: as the processor is set
+    bits: int | None = None  # 4 or 16
+    batch_size: int | None = None  # rows on the device
+    gradient_accumulation_steps: int | None = None
+    max_new_tokens: int | None = None
+    answer_batch_size: int | None = None  # rows that are answered together
+    reasons: dict[str, str] = field(default_factory=dict)
+    changed: frozenset[str] = frozenset()  # what was not suggested but chosen
+    gpu: Gpu | None = None
+    is_tiny: bool = False
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """All values by name."""
+        return {name: getattr(self, name) for name in _NAMES}
+
+    def _parts(self):
+        yield f"{'a tiny model' if self.is_tiny else self.model_id} on {self.gpu.name if self.gpu else 'the CPU'}"
+        shown = {name: _text(value) for name, value in self.settings.items()}
+        table = pd.DataFrame({"value": shown, "why": {name: self.reasons.get(name, "") for name in shown}})
+        yield table[(table["value"] != "") | (table["why"] != "")]
+
+    def fit(self, rows: Dataset, processor: ProcessorMixin, logits: str = "all") -> "Values":
+        """These values with what follows from the `rows` to train on, a Dataset of the schema, and from the memory.
+
+        `processor`: the model's; it gets the pixel cap, if any. On a GPU, dry runs of some seconds find bits, batch and
+        resolution that fit. `logits`: as `VisionCollator`'s. Raises ValueError where nothing fits, and without a usable
+        row.
+        """
+        if self.max_pixels is not None:
+            set_max_pixels(processor, self.max_pixels)
+        indices = sorted(random.Random(0).sample(range(len(rows)), min(_COUNTED, len(rows))))
+        counts, unusable = count_rows(rows, indices, processor)
+        if not counts:
+            raise ValueError(f"no row can be used, such as {unusable[:1] or 'there is none'}: run check_dataset first")
+        fitted = self._with(_by_answers(counts)) if self.is_tiny else self._with(_by_rows(self, counts, len(rows)))
+        if not self.is_tiny:
+            fitted = fitted._with(_by_memory(fitted, counts, processor, logits))
+            if fitted.max_pixels is not None:
+                set_max_pixels(processor, fitted.max_pixels)
+        elif (longest := max(count.total for count in counts)) > self.max_length:
+            fitted = fitted._with({"max_length": (longest, "the longest row, which is not cut")})
+        return fitted
+
+    def _with(self, found):
+        """With `found`, name -> (value, reason), where nobody has chosen another one."""
+        found = {name: pair for name, pair in found.items() if name not in self.changed}
+        reasons = self.reasons | {name: why for name, (_, why) in found.items()}
+        return replace(self, reasons=reasons, **{name: value for name, (value, _) in found.items()})
+
+
+def _text(value):
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+_ALL = [entry.name for entry in fields(Values)]
+_NAMES = _ALL[1 : _ALL.index("reasons")]
+
+
+def suggest(model_id: str | Path, text_only: bool = False, gpu: str | None = None, **chosen: object) -> Values:
+    """The `Values` that suit a model here, or on `gpu`, one of `estimation.GPUS` by its name or how that begins.
+
+    `model_id`: what `choose_model` gave. `text_only`: the rows to train on have no images. `chosen`: values by name,
+    which are taken as they are, unless they are None. Where the others come from: `families/values.py`. Raises
+    ValueError for a name that is no value, and for a model whose configuration is not known.
+    """
+    is_tiny = find_config(model_id).get_text_config().hidden_size < _TINY
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    if unknown := sorted(set(chosen) - set(_NAMES)):
+        raise ValueError(f"{unknown[0]!r} is no value of a run; there are {', '.join(_NAMES)}")
+    found = family_of(model_id).suitable_values(is_tiny, text_only)
+    if "epochs" in chosen and "max_steps" not in chosen:
+        found["max_steps"] = (-1, "by epochs")
+    if "lora_r" in chosen:
+        found["lora_alpha"] = (chosen["lora_r"], "as lora_r: a scale of 1")
+    found |= {name: (value, "your choice") for name, value in chosen.items()}
+    reasons = dict.fromkeys(_NAMES[_NAMES.index("bits") :], _LATER) | {name: why for name, (_, why) in found.items()}
+    card = find_gpu(gpu) if gpu else this_gpu()
+    values = {name: value for name, (value, _) in found.items()}
+    return Values(model_id, **values, reasons=reasons, changed=frozenset(chosen), gpu=card, is_tiny=is_tiny)
+
+
+def _by_answers(counts):
+    longest = max(count.labeled for count in counts)
+    tokens = 32 * math.ceil(max(1.5 * longest, 32) / 32)
+    return {"max_new_tokens": (tokens, f"half as much again as the longest answer, {longest} tokens")}
+
+
+def _by_rows(values, counts, number):
+    """What follows from the rows alone."""
+    longest = 2 ** max(0, math.floor(math.log2(max(1, number / _STEPS_PER_EPOCH))))
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    per_step = max(1, min(_ROWS_PER_STEP, max(_FEWEST_PER_STEP, longest), number) // processes)
+    why = f"{per_step} rows per step; {_ROWS_PER_STEP} are usual, fewer for epochs of under {_STEPS_PER_EPOCH} steps"
+    batch = min(values.batch_size or 1, per_step)
+    found = {"gradient_accumulation_steps": (math.ceil(per_step / batch), why)}
+    if number > _MANY_ROWS:
+        found["epochs"] = (1, f"{number:,} rows are steps enough")
+    steps = values.epochs * math.ceil(number / per_step) if values.max_steps < 0 else values.max_steps
+    if steps < 10 * values.warmup_steps:
+        found["warmup_steps"] = (max(1, round(steps / 10)), f"a tenth of {steps:.0f} steps")
+    return found | _by_answers(counts)
+
+
+def _by_memory(values, counts, processor, logits):
+    """Bits, resolution and batches with which the longest row fits. ValueError where nothing does."""
+    per_step = values.gradient_accumulation_steps * (values.batch_size or 1)
+    if values.gpu is None:
+        why = "the least: memory of a CPU is not estimated"
+        return {"bits": (4, "QLoRA"), "batch_size": (1, why), "answer_batch_size": (1, why)}
+    states = family_of(processor).states_per_image(find_config(values.model_id))
+    for max_length in _budgets(values, processor):
+        cap = None if values.max_pixels else propose_cap(processor, counts, max_length)
+        after = counts if cap is None else count_again(counts, with_cap(processor, cap))
+        tokens, image_tokens, labeled = row = longest_shape(after, states)
+        for bits in (values.bits,) if values.bits else (16, 4):
+            options = {"bits": bits, "lora_r": values.lora_r}
+            kept = {"labeled_tokens": min(max(labeled, 1), tokens - 1)} if logits == "labeled" else {}
+            needs = cache(
+                lambda rows, o=options | kept, r=row: estimate_memory(values.model_id, *r[:2], rows, **o).total
+            )
+            batch = _largest(needs, values.batch_size or per_step, values.gpu)
+            # 16 bits are faster and nearer to what is served, where they leave room for a batch
+            if batch >= (min(4, per_step) if bits == 16 and not values.bits else 1):
+                return _found(values, after, max_length, cap, options, batch, needs(batch), row, per_step)
+    peak = needs(1)
+    size = f"a row of {tokens:,} tokens takes {peak / GIB:.1f} GiB of {values.gpu.gib:.1f}; for {smallest_gpu(peak)}"
+    remedy = "Choose a smaller model, bits=4 or a smaller max_pixels, or shorten the text of the longest rows"
+    raise ValueError(f"{values.model_id} does not fit on {values.gpu.name}: {size}. {remedy}")
+
+
+def _budgets(values, processor):
+    """Values of `max_length` to try; a lower one takes fewer pixels."""
+    yield values.max_length
+    shorter = values.max_length // 2
+    free = not values.changed & {"max_length", "max_pixels"}
+    while free and family_of(processor).has_pixel_cap and shorter >= _FEWEST_TOKENS:
+        yield shorter
+        shorter //= 2
+
+
+def _largest(needs, most, gpu):
+    """The largest power of two of rows, up to `most`, of which `needs` says that they fit; 0 where not even one does.
+
+    Memory grows with the rows, so two estimates lead to the third.
+    """
+    if not gpu.fits(_RESERVE * needs(1)):
+        return 0
+    rows = 2 ** int(math.log2(most))
+    while rows > 1 and not gpu.fits(_RESERVE * (needs(1) + (rows - 1) * (needs(2) - needs(1)))):
+        rows //= 2
+    while rows > 1 and not gpu.fits(_RESERVE * needs(rows)):
+        rows //= 2
+    return rows
+
+
+def _found(values, after, max_length, cap, options, batch, peak, row, per_step):
+    tokens, image_tokens, _ = row
+    memory = f"{batch} of the longest row, {tokens:,} tokens: {peak / GIB:.1f} GiB of {values.gpu.gib:.1f}, estimated"
+    answer = tokens + (values.max_new_tokens or 0)
+    needs = cache(lambda rows: estimate_answering(values.model_id, answer, image_tokens, rows, **options))
+    together = max(1, _largest(needs, _MOST_ANSWERS, values.gpu))
+    fits = "they fit, and are faster" if options["bits"] == 16 else "QLoRA: 16 bits leave no room for a batch"
+    found = {
+        "bits": (options["bits"], fits),
+        "batch_size": (batch, memory),
+        "gradient_accumulation_steps": (math.ceil(per_step / batch), f"{per_step} rows per step"),
+        "answer_batch_size": (together, f"{needs(together) / GIB:.1f} GiB, estimated"),
+    }
+    if cap is not None:
+        found["max_pixels"] = (cap, f"the longest rows fit into {max_length:,} tokens")
+    longest = max(count.total for count in after)
+    if longest > max_length:
+        found["max_length"] = (longest, "the longest row, which is not cut")
+    elif max_length < values.max_length:
+        found["max_length"] = (max_length, f"{values.max_length:,} do not fit on {values.gpu.name}")
+    return found
