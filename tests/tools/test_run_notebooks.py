@@ -471,7 +471,7 @@ def test_readme_shows_the_headline_and_the_page_of_results_everything(folder):
     page = folder.parent / "docs" / "results.md"
     text = page.read_text()
     assert "## [About 01_x.ipynb](../notebooks/01_x.ipynb)\n\n| Figure | Value |" in text
-    assert text.count("| figure f | 5 |") == 2 and "| a \\| b | met |\n| c | no |" in text
+    assert text.count("| figure f | 5 |") == 2 and "| a \\| b | met |\n| c | not run |" in text
     page.write_text(text + "more")
     assert readme_tables.main(["--folder", str(folder), "--check"]) == 1
 
