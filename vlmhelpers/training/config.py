@@ -26,8 +26,8 @@ ADAPTER, HELD_OUT, REJECTED, RESULTS, SETTINGS = "adapter held_out rejected.csv 
 _SUITABLE = "none: what suits the model"
 # What `suggest` fills in.
 _SUGGESTED = (
-    "learning_rate lora_r lora_alpha epochs max_steps batch_size gradient_accumulation_steps bits max_length max_pixels "
-    "warmup_steps adam_beta2 max_grad_norm"
+    "learning_rate lora_r lora_alpha epochs max_steps batch_size gradient_accumulation_steps bits max_length "
+    "max_pixels warmup_steps adam_beta2 max_grad_norm"
 ).split()
 _PATHS = ("dataset", "output_dir", "image_root")  # in a file they start at the file's folder
 _NOTHING = ("", "none", "null")
