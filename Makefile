@@ -18,11 +18,13 @@ export TOKENIZERS_PARALLELISM = false
 WORKERS = 2
 PYTEST = HF_HUB_OFFLINE=1 $(VENV) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help notebooks check test chaos lint format lab lock clean
+.PHONY: help notebooks hosted check test chaos lint format lab lock repository clean
 
 help:
 	@echo "make notebooks  run every notebook on the tiny models and write the outputs back (ONLY=01 for one;"
 	@echo "                ONLY=01 ARGS='-p NAME VALUE' with another parameter, kept under outputs/)"
+	@echo "make hosted     run them from a clone in an environment like Google Colab's (ONLY=01 for one;"
+	@echo "                PYTHON=/path/to/python3.13): ten minutes, 5 GB the first time"
 	@echo "make check      lint, and run the tests that take less than a second: two minutes"
 	@echo "make test       run all tests (ARGS='-k records' for some): a quarter of an hour"
 	@echo "make chaos      kill jobs, fill disks, damage files, and see what comes of it: docs/reliability.md"
@@ -31,10 +33,17 @@ help:
 	@echo "make format     bring the code and the notebooks into that style"
 	@echo "make lab        open JupyterLab"
 	@echo "make lock       pin again in constraints.txt what requirements.txt needs"
+	@echo "make repository NAME=owner/name  write the project's address on GitHub wherever it stands"
 	@echo "make clean      remove what runs leave behind; .venv stays"
 
 notebooks: $(READY)
 	@$(VENV) tools/run_notebooks.py $(foreach number,$(ONLY),--only $(number)) $(ARGS)
+
+hosted: $(READY)
+	@$(VENV) tools/run_hosted.py $(foreach number,$(ONLY),--only $(number)) $(HOSTED_PYTHON)
+
+# The default of PYTHON above is for .venv: Colab has another.
+HOSTED_PYTHON = $(if $(filter command,$(origin PYTHON)),--python $(PYTHON))
 
 check: lint
 	@$(PYTEST) -m "not slow" --durations 10 --durations-min 1 $(ARGS)
@@ -62,6 +71,9 @@ lock:
 	@$(UV) pip compile --universal --python-version 3.11 --no-annotate --quiet \
 		--custom-compile-command "make lock" requirements.txt --output-file constraints.txt >/dev/null
 	@echo "constraints.txt holds $$(grep -c == constraints.txt) pins."
+
+repository: $(READY)
+	@$(VENV) tools/repository.py $(NAME)
 
 clean:
 	rm -rf outputs notebooks/outputs notebooks/.ipynb_checkpoints build
