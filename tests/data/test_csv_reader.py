@@ -140,10 +140,29 @@ def test_bytes_of_no_known_encoding_are_a_problem(read):
     assert dataset[0]["instruction"] == "What\ufffd?"
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
-def test_utf_16_is_an_error_with_a_remedy(read, encoding):
+@pytest.mark.parametrize("order", ["le", "be"])
+def test_utf_16_with_its_mark_is_read(read, order):
+    content = HEADER.replace(",", ";") + 'images/bag.jpg;"What;\r\nis it?";Eine T\u00fcte \U0001f45c.\r\n'
+    row = read(("\ufeff" + content).encode(f"utf-16-{order}"))[0]
+    assert (row["instruction"], row["description"]) == ("What;\nis it?", "Eine T\u00fcte \U0001f45c.")
+    assert (row["problem"], row["note"]) == ("", "")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32"])
+def test_utf_16_without_its_mark_is_an_error_with_a_remedy(read, encoding):
     with pytest.raises(ValueError, match="UTF-16.*Save it as 'CSV UTF-8"):
         read((HEADER + "images/bag.jpg,What?,A bag.\n").encode(encoding))
+
+
+@pytest.mark.parametrize("damage", [b"\0", b"\0\xd8a\0"])  # half a character, half of a pair
+def test_damaged_utf_16_is_an_error_with_a_remedy(read, damage):
+    with pytest.raises(ValueError, match="products.csv is damaged UTF-16.*Save it as 'CSV UTF-8"):
+        read((HEADER + "images/bag.jpg,What?,A bag.\n" * 10_000).encode("utf-16") + damage)
+
+
+def test_a_mark_of_utf_16_alone_is_an_empty_file(read):
+    with pytest.raises(ValueError, match="is empty"):
+        read(b"\xff\xfe")
 
 
 def test_a_workbook_is_an_error_with_a_remedy(read):

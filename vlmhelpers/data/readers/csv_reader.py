@@ -1,11 +1,12 @@
 """CSV files of images, questions and answers, whatever program wrote them: their encoding, separator and quotes."""
 
+import codecs
 import csv
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
+from contextlib import contextmanager
 from pathlib import Path
 
 from datasets import Dataset, Value
@@ -16,7 +17,7 @@ from vlmhelpers.data.schema import make_row
 from vlmhelpers.data.spreadsheets import REASON, REMEDY, SOURCE_ROW, cell_text
 
 _EXPECTED = "Its first line has to name the columns."
-_open = partial(open, encoding="utf-8-sig", errors="surrogateescape", newline="")
+_REMEDY = "Save it as 'CSV UTF-8 (comma delimited)' and read that."
 _UNDECODED = re.compile("[\udc80-\udcff]")  # what `surrogateescape` leaves of bytes that are not UTF-8
 _WINDOWS_1252 = {0xDC00 + byte: text for byte in range(128, 256) if (text := bytes([byte]).decode("cp1252", "ignore"))}
 
@@ -50,14 +51,14 @@ def read_csv(
 def read_table(path: str | os.PathLike) -> tuple[list[str], Iterator[SourceRow]]:
     """The column names of the CSV at `path`, and its rows, which are read while they are asked for.
 
-    UTF-8 with or without a byte order mark; other bytes are read as Windows-1252. The separator is the one of comma,
-    semicolon and tab that parts the first line into most cells. Cells lose the spaces around them; blank lines do not
-    count. A row with too few cells is filled up; surplus ones are joined to the last. What `Report.save_rejected` wrote
-    is read as it was before. Raises ValueError for another encoding, an empty file or a column named twice, and, while
-    the rows are read, for a quote that never closes.
+    UTF-8 with or without a byte order mark, and UTF-16 with one; other bytes are read as Windows-1252. The separator is
+    the one of comma, semicolon and tab that parts the first line into most cells. Cells lose the spaces around them;
+    blank lines do not count. A row with too few cells is filled up; surplus ones are joined to the last. What
+    `Report.save_rejected` wrote is read as it was before. Raises ValueError for another encoding, damaged UTF-16, an
+    empty file or a column named twice, and, while the rows are read, for a quote that never closes.
     """
-    remedy = "Save it as 'CSV UTF-8 (comma delimited)' and read that."
-    check_encoding(path, remedy, _EXPECTED)
+    if not _is_utf_16(path):
+        check_encoding(path, _REMEDY, _EXPECTED)
     with _open(path) as file:
         first = next((line for line in file if line.strip()), "")[:10_000]
     delimiter = max(",;\t", key=lambda mark: len(next(csv.reader([first], delimiter=mark))))
@@ -73,6 +74,24 @@ def read_table(path: str | os.PathLike) -> tuple[list[str], Iterator[SourceRow]]
     if twice := next((name for name, count in Counter(header).items() if count > 1), None):
         raise DataError(f"{path} has two columns named {twice!r}. Rename or remove one of them.")
     return header, (_row(header, delimiter, was_text, *record) for record in records)
+
+
+def _is_utf_16(path):
+    """Whether the file begins with the byte order mark of UTF-16, and not of UTF-32."""
+    with open(path, "rb") as file:
+        mark = file.read(4)
+    return mark.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and mark != codecs.BOM_UTF32_LE
+
+
+@contextmanager
+def _open(path):
+    """The file as text, its line ends as they are."""
+    encoding, errors = ("utf-16", "strict") if _is_utf_16(path) else ("utf-8-sig", "surrogateescape")
+    with open(path, encoding=encoding, errors=errors, newline="") as file:
+        try:
+            yield file
+        except UnicodeError as error:
+            raise DataError(f"{path} is damaged UTF-16 text: {error}. {_REMEDY}") from None
 
 
 def _records(path, delimiter):
