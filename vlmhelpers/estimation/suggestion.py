@@ -23,9 +23,10 @@ from vlmhelpers.estimation.memory import (
 )
 from vlmhelpers.estimation.planning import count_again, count_rows, longest_shape, propose_cap, with_cap
 from vlmhelpers.families import family_of, find_config
+from vlmhelpers.inference.generation import longest_first
 from vlmhelpers.models.loading import set_max_pixels
 
-_COUNTED = 200  # rows, of larger datasets a sample
+_COUNTED = 100  # of the longest rows, and of others
 _TINY = 512  # no published vision-language model has so narrow a language model
 _FEWEST_TOKENS = 512  # `max_length` is not lowered further to make rows with images fit
 _ROWS_PER_STEP, _FEWEST_PER_STEP, _STEPS_PER_EPOCH = 16, 4, 20
@@ -81,8 +82,7 @@ class Values(Shown):
         """
         if self.max_pixels is not None:
             set_max_pixels(processor, self.max_pixels)
-        indices = sorted(random.Random(0).sample(range(len(rows)), min(_COUNTED, len(rows))))
-        counts, unusable = count_rows(rows, indices, processor)
+        counts, unusable = count_rows(rows, _some(rows, processor), processor)
         if not counts:
             raise ValueError(f"no row can be used, such as {unusable[:1] or 'there is none'}: run check_dataset first")
         fitted = self._with(_by_answers(counts)) if self.is_tiny else self._with(_by_rows(self, counts, len(rows)))
@@ -134,6 +134,13 @@ def suggest(model_id: str | Path, text_only: bool = False, gpu: str | None = Non
     return Values(model_id, **values, reasons=reasons, changed=frozenset(chosen), gpu=card, is_tiny=is_tiny)
 
 
+def _some(rows, processor):
+    """Indices of rows to count: the longest as far as their text and headers tell, and others at random."""
+    longest = [i for kind in longest_first(rows, processor, ()) for i in kind[:_COUNTED]]
+    others = random.Random(0).sample(range(len(rows)), min(_COUNTED, len(rows)))
+    return sorted({*longest, *others})
+
+
 def _by_answers(counts):
     longest = max(count.labeled for count in counts)
     tokens = 32 * math.ceil(max(1.5 * longest, 32) / 32)
@@ -166,18 +173,14 @@ def _by_memory(values, counts, processor, logits):
     for max_length in _budgets(values, processor):
         cap = None if values.max_pixels else propose_cap(processor, counts, max_length)
         after = counts if cap is None else count_again(counts, with_cap(processor, cap))
-        tokens, image_tokens, labeled = row = longest_shape(after, states)
-        for bits in (values.bits,) if values.bits else (16, 4):
-            options = {"bits": bits, "lora_r": values.lora_r}
-            kept = {"labeled_tokens": min(max(labeled, 1), tokens - 1)} if logits == "labeled" else {}
-            needs = cache(
-                lambda rows, o=options | kept, r=row: estimate_memory(values.model_id, *r[:2], rows, **o).total
-            )
-            batch = _largest(needs, values.batch_size or per_step, values.gpu)
-            # 16 bits are faster and nearer to what is served, where they leave room for a batch
-            if batch >= (min(4, per_step) if bits == 16 and not values.bits else 1):
-                return _found(values, after, max_length, cap, options, batch, needs(batch), row, per_step)
-    peak = needs(1)
+        tokens, image_tokens, labeled = longest_shape(after, states)
+        labeled = min(max(labeled, 1), tokens - 1) if logits == "labeled" else None
+        batch = values.batch_size or per_step
+        bits, batch, peak = fit_training(
+            values.model_id, (tokens, image_tokens), labeled, values.gpu, batch, values.bits, values.lora_r
+        )
+        if batch:
+            return _found(values, after, max_length, cap, bits, batch, peak, (tokens, image_tokens), per_step)
     size = f"a row of {tokens:,} tokens takes {peak / GIB:.1f} GiB of {values.gpu.gib:.1f}; for {smallest_gpu(peak)}"
     remedy = "Choose a smaller model, bits=4 or a smaller max_pixels, or shorten the text of the longest rows"
     raise ValueError(f"{values.model_id} does not fit on {values.gpu.name}: {size}. {remedy}")
@@ -191,6 +194,36 @@ def _budgets(values, processor):
     while free and family_of(processor).has_pixel_cap and shorter >= _FEWEST_TOKENS:
         yield shorter
         shorter //= 2
+
+
+def fit_training(
+    model_id: str | Path,
+    row: tuple[int, int],
+    labeled_tokens: int | None,
+    gpu: Gpu,
+    most: int,
+    bits: int | None = None,
+    lora_r: int = 16,
+) -> tuple[int, int, int]:
+    """(bits, rows in a batch, peak in bytes) with which rows like `row` (tokens, image tokens) train on `gpu`.
+
+    `bits`: None takes 16 where they leave room for a batch, as they are faster and nearer to what is served. A batch
+    has at most `most` rows, and none where not even one fits: the peak is that of one row then.
+    """
+    for chosen in (bits,) if bits else (16, 4):
+        options = {"bits": chosen, "lora_r": lora_r, "labeled_tokens": labeled_tokens}
+        needs = cache(lambda rows, o=options: estimate_memory(model_id, *row, rows, **o).total)
+        rows = _largest(needs, most, gpu)
+        if rows >= (min(4, most) if chosen == 16 and not bits else 1):
+            return chosen, rows, needs(rows)
+    return chosen, 0, needs(1)
+
+
+def fit_answering(model_id: str | Path, row: tuple[int, int], gpu: Gpu, bits: int, lora_r: int = 16) -> tuple[int, int]:
+    """(rows in a batch, peak in bytes) with which rows like `row` are answered on `gpu`; as `fit_training`."""
+    needs = cache(lambda rows: estimate_answering(model_id, *row, rows, bits, lora_r=lora_r))
+    rows = _largest(needs, _MOST_ANSWERS, gpu)
+    return rows, needs(rows or 1)
 
 
 def _largest(needs, most, gpu):
@@ -208,18 +241,17 @@ def _largest(needs, most, gpu):
     return rows
 
 
-def _found(values, after, max_length, cap, options, batch, peak, row, per_step):
-    tokens, image_tokens, _ = row
+def _found(values, after, max_length, cap, bits, batch, peak, row, per_step):
+    tokens, image_tokens = row
     memory = f"{batch} of the longest row, {tokens:,} tokens: {peak / GIB:.1f} GiB of {values.gpu.gib:.1f}, estimated"
-    answer = tokens + (values.max_new_tokens or 0)
-    needs = cache(lambda rows: estimate_answering(values.model_id, answer, image_tokens, rows, **options))
-    together = max(1, _largest(needs, _MOST_ANSWERS, values.gpu))
-    fits = "they fit, and are faster" if options["bits"] == 16 else "QLoRA: 16 bits leave no room for a batch"
+    longest_answer = (tokens + values.max_new_tokens, image_tokens)
+    together, answering = fit_answering(values.model_id, longest_answer, values.gpu, bits, values.lora_r)
+    fits = "they fit, and are faster" if bits == 16 else "QLoRA: 16 bits leave no room for a batch"
     found = {
-        "bits": (options["bits"], fits),
+        "bits": (bits, fits),
         "batch_size": (batch, memory),
         "gradient_accumulation_steps": (math.ceil(per_step / batch), f"{per_step} rows per step"),
-        "answer_batch_size": (together, f"{needs(together) / GIB:.1f} GiB, estimated"),
+        "answer_batch_size": (together or 1, f"{answering / GIB:.1f} GiB, estimated"),
     }
     if cap is not None:
         found["max_pixels"] = (cap, f"the longest rows fit into {max_length:,} tokens")

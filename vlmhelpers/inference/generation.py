@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -73,7 +73,7 @@ def _decoding(processor, settings):
 
 def _batches(model, processor, dataset, done, batch_size, settings):
     collator = VisionCollator(processor)
-    for rows in _longest_first(dataset, processor, done):
+    for rows in longest_first(dataset, processor, done):
         while batch := rows[:batch_size]:
             found = _try(model, collator, dataset, batch, settings)
             if found is None:  # what the failed batch held is free only now
@@ -110,7 +110,7 @@ def _answer(model, processor, inputs, settings):
     return [Answer(text.strip(), at_limit and last not in ends) for text, last in pairs]
 
 
-def _longest_first(dataset, processor, done):
+def longest_first(dataset: Dataset, processor: ProcessorMixin, done: Container[int]) -> list[list[int]]:
     """The indices of rows not in `done`: those with images, and those without, as not all families mix them."""
     lengths, size = {True: {}, False: {}}, dict(processor.image_processor.size or {})
     cap = size.get("longest_edge", math.inf) if family_of(processor).has_pixel_cap else math.inf  # pixels
