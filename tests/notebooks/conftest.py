@@ -21,22 +21,29 @@ def folder(tmp_path_factory, request):
     shared = shared.parent if hasattr(request.config, "workerinput") else shared
     with FileLock(shared / "notebooks.lock"):
         if not (shared / "notebooks").exists():
-            (shared / "data").symlink_to(ROOT / "data")
+            for name in ("data", "tools", "pyproject.toml"):  # as in a checkout: the set-up cell looks for them
+                (shared / name).symlink_to(ROOT / name)
             (shared / "executed").mkdir()
             shutil.copytree(ROOT / "notebooks", shared / "notebooks", ignore=shutil.ignore_patterns("outputs"))
     return shared / "notebooks"
 
 
+def find(folder, number):
+    """The notebook of that number; the one of that name where it has none."""
+    (notebook,) = folder.glob(f"{number}_*.ipynb" if number.isdigit() else f"{number}.ipynb")
+    return notebook
+
+
 @pytest.fixture(scope="session")
 def records_of(folder):
-    """Runs the notebook of that number from its first cell to its last, and gives the values that it recorded.
+    """Runs a notebook, by its number or name, from its first cell to its last, and gives the values that it recorded.
 
     The notebooks whose outputs it uses are run before it.
     """
     run_notebooks.prepare_kernels(one_thread=True)
 
     def records(number):
-        (notebook,) = folder.glob(f"{number}_*.ipynb")
+        notebook = find(folder, number)
         executed = folder.parent / "executed" / notebook.name
         run = run_notebooks.Run(notebook, executed.with_name(f"unfinished_{notebook.name}"), {})
         for other in run.needs():
@@ -54,14 +61,15 @@ def records_of(folder):
 def execute_cells(folder):
     """Runs the cells of a notebook that `keep` says, with other parameters: the executed notebook.
 
-    `keep` is asked about each cell; it may change the cell.
+    `keep` is asked about each cell; it may change the cell. The working folder is a new one with `fresh`.
     """
     run_notebooks.prepare_kernels(one_thread=True)
 
-    def execute(number, parameters, keep):
-        (notebook,) = folder.glob(f"{number}_*.ipynb")
-        copy = folder / f"part_of_{number}_{uuid.uuid4().hex[:8]}.ipynb"
-        node = nbformat.read(notebook, as_version=4)
+    def execute(number, parameters, keep, fresh=False):
+        name = f"part_of_{number}_{uuid.uuid4().hex[:8]}"
+        copy = (folder.parent / name if fresh else folder) / f"{name}.ipynb"
+        copy.parent.mkdir(exist_ok=True)
+        node = nbformat.read(find(folder, number), as_version=4)
         node.cells = [cell for cell in node.cells if keep(cell)]
         nbformat.write(node, copy)
         run = run_notebooks.Run(copy, folder.parent / "executed" / copy.name, parameters)
