@@ -278,6 +278,13 @@ def test_prices_of_a_csv_are_numbers(folder, cell, value, reason):
     assert reasons(dataset) == [reason, ""] and dataset["full_price"] == [value, 1.0]
 
 
+def test_prices_that_are_all_written_with_a_currency_stay_text(folder):
+    (folder / "t.csv").write_text('title,price,full_price,imageurl\nA,"$1,250.00",,bag.jpg\nB,$5,9,bag.jpg\n')
+    dataset = read_products(folder / "t.csv", cache_dir=folder / "cache", response="{title}: {price}")
+    assert reasons(dataset) == ["", ""] and dataset["full_price"] == [None, 9.0]
+    assert dataset["messages"][0][-1] == assistant("A: $1,250.00")
+
+
 @pytest.mark.parametrize("code", ["80795561.5", "N.A.", "9223372036854775808", "9" * 5000])
 def test_codes_of_a_csv_are_whole_numbers(folder, code):
     (folder / "t.csv").write_text(

@@ -85,8 +85,9 @@ def open_table(source: str | os.PathLike | Dataset | DatasetDict | pd.DataFrame)
     """The Table in a .csv or .parquet file, a Dataset, a DatasetDict of one split, a DataFrame or, from the Hub, in the
     split "train" of "owner/name".
 
-    In a CSV, the prices, product_code and flg_discount are numbers, or None; what is no number is a problem. Raises
-    ValueError for several splits or an unreadable file, TypeError for what is no table, and OSError.
+    In a CSV, the prices, product_code and flg_discount are numbers, or None; what is no number is a problem, but for a
+    column of prices none of which is one, such as "$12.50": it stays text. Raises ValueError for several splits or an
+    unreadable file, TypeError for what is no table, and OSError.
     """
     if isinstance(source, dict):
         if len(source) != 1:
@@ -139,25 +140,46 @@ def _from_dataset(name, dataset, folder=None):
 
 
 def _from_csv(path):
+    kinds = _kinds_of_numbers(path)
+
     def rows():
         for row in read_table(path)[1]:
-            for name in _NUMBERS.keys() & row.fields.keys():
-                row.fields[name] = _number(row, name, _NUMBERS[name])
+            for name, kind in kinds.items():
+                row.fields[name] = _number(row, name, kind)
             yield row
 
-    features = {name: Value(_NUMBERS.get(name, "string")) for name in read_table(path)[0]}
+    features = {name: Value(kinds.get(name, "string")) for name in read_table(path)[0]}
     return Table(str(path), features, rows, Path(path).parent)
+
+
+def _kinds_of_numbers(path):
+    """The type of each column of numbers. Prices of which none is a plain number, such as "$12.50", stay text."""
+    header, rows = read_table(path)
+    kinds = {name: kind for name, kind in _NUMBERS.items() if name in header}
+    undecided, texts = {name for name, kind in kinds.items() if kind == "float64"}, set()
+    for row in rows:
+        texts |= {name for name in undecided if row.fields[name]}
+        undecided -= {name for name in undecided if _parse(row.fields[name], "float64") is not None}
+        if not undecided:
+            break
+    return {name: kind for name, kind in kinds.items() if name not in texts & undecided}
 
 
 def _number(row, name, kind):
     """The number in a field of text; None where it is empty or, which is a problem, no number."""
     if not (text := row.fields[name]):
         return None
+    if (number := _parse(text, kind)) is None:
+        form = "a whole number in digits" if kind == "int64" else "a number like 1234.5"
+        row.reject(f"no number in {name}: {text[:40]!r}", f"write {form}, or leave the cell empty")
+    return number
+
+
+def _parse(text, kind):
+    """The finite number that a text holds; None where there is none."""
     with suppress(pa.ArrowInvalid):
         if math.isfinite(number := pa.scalar(text).cast(kind).as_py()):
             return number
-    form = "a whole number in digits" if kind == "int64" else "a number like 1234.5"
-    row.reject(f"no number in {name}: {text[:40]!r}", f"write {form}, or leave the cell empty")
     return None
 
 
