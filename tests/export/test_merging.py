@@ -1,19 +1,21 @@
 """A merged model answers as its adapter from its own folder, and whatever went wrong is found."""
 
 import json
+import os
 import re
 import shutil
 import sys
 import traceback
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from peft import LoraConfig
 from quick_adapter import sample_rows, train_adapter
 from safetensors.torch import load_file, save_file
 
-from vlmhelpers.export import probing
+from vlmhelpers.export import adapters, probing
 from vlmhelpers.export.adapters import merge, save_adapter
 from vlmhelpers.export.hub import merged_card
 from vlmhelpers.export.verification import check_export
@@ -82,6 +84,37 @@ def test_sixteen_bits_by_default_and_in_shards(adapter_of, tmp_path):
     shards = list(out.glob("*.safetensors"))
     assert len(shards) > 1 and (out / "model.safetensors.index.json").is_file()
     assert {tensor.dtype for shard in shards for tensor in load_file(shard).values()} == {torch.bfloat16}
+
+
+@pytest.fixture
+def no_memory(monkeypatch):
+    """Half a megabyte of memory, and what was merged into files."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**19))
+    mapped, map_tensor = [], adapters._mapped
+    monkeypatch.setattr(adapters, "_mapped", lambda *arguments: mapped.append(1) or map_tensor(*arguments))
+    return mapped
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="needs the memory there")
+def test_short_memory_merges_into_files_with_the_same_result(adapter_of, tmp_path, no_memory, monkeypatch):
+    adapter, base = adapter_of("qwen3-vl")[0], tiny_model("qwen3-vl")
+    dtype = load_file(base / "model.safetensors")["lm_head.weight"].dtype
+    merge(adapter, tmp_path / "short", dtype=dtype)
+    layers = sum("lora_A" in name for name in load_file(adapter / "adapter_model.safetensors"))
+    assert len(no_memory) >= layers > 0
+    monkeypatch.undo()
+    merge(adapter, tmp_path / "whole", dtype=dtype)
+    files = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert sorted(path.name for path in (tmp_path / "short").iterdir()) == files
+    for name in files:
+        assert (tmp_path / "short" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_short_memory_for_another_number_format_is_said(adapter_of, tmp_path, no_memory):
+    with pytest.raises(MemoryError, match=r"in torch.float16 needs 0.0 GiB of memory, .* serve the adapter unmerged"):
+        merge(adapter_of("qwen3-vl")[0], tmp_path / "merged", dtype=torch.float16)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

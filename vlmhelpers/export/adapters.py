@@ -1,12 +1,14 @@
 """Adapters: saved with what they need elsewhere, put onto their base completely or not at all, and merged into it."""
 
 import json
+import os
 import re
 import shutil
 import warnings
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import torch
 from datasets import Dataset
 from huggingface_hub.errors import HFValidationError
@@ -147,14 +149,16 @@ def merge(
     """Merges the adapter in a folder into its base, writes model, processor and card to `out`, returns that Path.
 
     `base` (a folder, hub id or family; None: the adapter's) is loaded in `dtype` on the CPU, never quantized; adapters
-    trained over 4 bits can answer otherwise on 16: see `check_export(..., four_bit=True)`. Raises FileNotFoundError for
-    what cannot be read, ValueError for an adapter that does not fit its base, FileExistsError for an `out` that is not
-    empty, OSError where the disk is too small. The write is atomic.
+    trained over 4 bits can answer otherwise on 16: see `check_export(..., four_bit=True)`. Where memory is short, a
+    base stored in `dtype` is merged layer by layer into files, which takes room for it on the disk twice; for another
+    one MemoryError is raised. Raises FileNotFoundError for what cannot be read, ValueError for an adapter that does not
+    fit its base, FileExistsError for an `out` that is not empty, OSError where the disk is too small. The write is
+    atomic.
     """
     with name_full_disk(out), atomic_folder(out) as folder:
         base = find_base(adapter, base)
-        model = loading.load_weights(base, dtype=dtype)
-        needed, free = model.get_memory_footprint() * 1.05, shutil.disk_usage(folder).free
+        model, is_short = _load_base(base, dtype)
+        needed, free = model.get_memory_footprint() * 1.05 * (1 + is_short), shutil.disk_usage(folder).free
         if needed > free:
             sizes = f"{needed / 2**30:.1f} GiB and its disk has {free / 2**30:.1f} GiB left"
             raise OSError(f"{out} needs {sizes}: make room, or choose a folder on another disk")
@@ -166,7 +170,11 @@ def merge(
             why = f"{adapter} changes the embeddings or the head, and its base has one matrix for embeddings and head"
             raise ValueError(f"{why}: train without this target, or serve the adapter unmerged")
         try:
-            whole = tuned.merge_and_unload(safe_merge=True)
+            if is_short:
+                _merge_into_files(tuned, folder)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="All adapters are already merged")
+                whole = tuned.merge_and_unload(safe_merge=True)
         except (ValueError, NotImplementedError) as error:
             raise ValueError(f"{adapter} cannot be merged ({error}): serve it unmerged, or train another") from error
         whole.save_pretrained(folder, max_shard_size=max_shard_size)
@@ -178,6 +186,36 @@ def merge(
         card = merged_card(adapter, read_adapter_config(adapter)["base_model_name_or_path"] or base)
         (folder / CARD).write_text(str(card), encoding="utf-8")
     return Path(out)
+
+
+def _load_base(base, dtype):
+    """(the model in `dtype`, whether memory is too short for all of its weights). Raises MemoryError: see `merge`."""
+    model = loading.load_weights(base, dtype="auto")  # memory-mapped files: as they are they take no memory
+    needed, free = model.num_parameters() * dtype.itemsize * 1.05, psutil.virtual_memory().available
+    is_stored, is_short = model.dtype == dtype, needed > free
+    if is_short and not (is_stored and os.name != "nt"):  # Windows removes no file that is mapped
+        sizes = f"{base} in {dtype} needs {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are available"
+        remedy = "merge on a machine with more memory, or serve the adapter unmerged (vllm_command)"
+        stored = "" if is_stored else f"; dtype={model.dtype}, as it is stored, needs less, but on Windows"
+        raise MemoryError(f"{sizes}: {remedy}{stored}")
+    return (model if is_stored else loading.load_weights(base, dtype=dtype)), is_short
+
+
+def _merge_into_files(tuned, folder):
+    """Merges the layers one after the other, and keeps what they become in memory-mapped files."""
+    for layer in tuned.modules():
+        if isinstance(layer, BaseTunerLayer):
+            layer.merge(safe_merge=True)
+            for parameter in layer.get_base_layer().parameters():
+                parameter.data = _mapped(parameter.detach(), folder / "merged_weight")
+
+
+def _mapped(tensor, path):
+    """The same tensor, memory-mapped from a file that has no name any more and goes with it."""
+    tensor.contiguous().view(torch.uint8).numpy().tofile(path)
+    mapped = torch.from_file(str(path), shared=True, size=tensor.numel(), dtype=tensor.dtype).view(tensor.shape)
+    path.unlink()
+    return mapped
 
 
 def missing_files(folder: str | Path) -> list[str]:
