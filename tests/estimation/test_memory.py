@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2_5_VLConf
 from trl.trainer import sft_trainer
 
 from vlmhelpers.batches.collator import VisionCollator
-from vlmhelpers.estimation.dry_run import dry_run, make_batch, make_meta_model
+from vlmhelpers.estimation.dry_run import dry_run, dry_run_of_answering, make_batch, make_meta_model
 from vlmhelpers.estimation.memory import (
     GIB,
     GPUS,
@@ -132,6 +132,31 @@ def compare_with_reality(config, dtype, checkpointing, labeled, batch_size, visi
 )
 def test_the_estimate_is_the_allocators_peak(family, dtype, checkpointing, labeled, batch_size, vision):
     compare_with_reality(medium(family), dtype, checkpointing, labeled, batch_size, vision)
+
+
+def answer_for_real(config, dtype, batch):
+    inputs = {name: torch.randn(t.shape) if t.is_meta else t.clone() for name, t in batch.items()}
+    model = AutoModelForImageTextToText.from_config(copy.deepcopy(config), dtype=dtype)
+    family_of(model).prepare(model)
+    model = get_peft_model(model, random_model.make_lora(model, False)).eval()
+    with torch.no_grad():
+        model(**inputs, use_cache=True, logits_to_keep=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["qwen2.5-vl", "qwen3-vl"])
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_the_estimate_of_answering_is_the_allocators_peak(family, batch_size):
+    config = medium(family)
+    batch = make_batch(config, 176, 100, batch_size)
+    del batch["labels"]
+    model = make_meta_model(config, 16, 16, gradient_checkpointing=False, dtype=torch.float32).eval()
+    moving = dry_run_of_answering(model, batch)
+    still = size(model.parameters()) + size(model.buffers())
+    peak = allocated_peak(lambda: answer_for_real(config, torch.float32, batch))
+    print(f"estimated {(still + moving) / 1e6:.1f} MB, allocated {peak / 1e6:.1f} MB, at rest {still / 1e6:.1f} MB")
+    assert still + moving == pytest.approx(peak, rel=0.15)
+    assert moving == pytest.approx(peak - still, rel=0.25)
 
 
 @pytest.mark.slow
