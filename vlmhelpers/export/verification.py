@@ -84,7 +84,7 @@ def check_export(
     """
     indices = _spread(rows, len(dataset))
     chosen, base = fixed_rows(dataset, indices), find_base(adapter, base)
-    model, processor = _load(adapter, base, None)
+    model, processor = _load(adapter, base, 16)
     of_adapter = probe(model, processor, chosen, max_new_tokens)
     with model.disable_adapter():
         of_base = probe(model, processor, chosen, max_new_tokens, of_adapter.answers)
