@@ -40,3 +40,10 @@ def test_catastrophic_forgetting_and_replay(records):
 
 def test_the_guide_trains_on_padding(records):
     assert records["guide_padding_trained_percent"] > 90
+
+
+def test_every_claim_is_asked_and_met(records):
+    assert set(records["claims"].values()) == {"met"}
+    assert len(records["claims"]) == 9
+    assert records["replayed_rows"] == 0
+    assert set(records["headline"]) < set(records)
