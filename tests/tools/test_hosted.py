@@ -12,6 +12,7 @@ from pathlib import Path
 
 import hosted
 import pytest
+import run_hosted
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from readme_tables import ROOT, find_notebooks
@@ -290,6 +291,13 @@ def test_every_notebook_has_this_cell(notebook):
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     assert sources[0] == CELL.rstrip("\n")
+
+
+def test_a_run_with_another_torch_afterwards_has_failed(capsys):
+    before = dict.fromkeys(run_hosted.SHOWN, "1.0")
+    assert run_hosted.report(before, before | {"trl": "1.14.0"}, [])
+    assert not run_hosted.report(before, before | {"torch": "2.0"}, [])
+    assert "changed: torch 1.0 -> 2.0\n" in capsys.readouterr().out
 
 
 def bounds():
