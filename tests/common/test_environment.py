@@ -35,6 +35,9 @@ class Cuda:
     def get_device_capability(self):
         return self.capability
 
+    def get_arch_list(self):
+        return ["sm_75", "sm_80", "compute_90"]
+
     def _visible(self):
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         return self.gpus if visible is None else len(visible.split(","))
@@ -178,6 +181,16 @@ def test_a_gpu_in_use_or_hidden_on_purpose_is_none_to_mention(nvidia_smi, monkey
     assert hidden_gpu() is not None
     monkeypatch.setattr(torch, "cuda", Cuda(gpus=1))
     assert hidden_gpu() is None
+
+
+@posix
+@pytest.mark.parametrize(
+    ("capability", "usable"), [((6, 0), False), ((7, 0), False), ((7, 5), True), ((8, 9), True), ((12, 0), True)]
+)
+def test_a_gpu_that_torch_was_not_built_for_is_one_it_cannot_use(nvidia_smi, monkeypatch, capability, usable):
+    nvidia_smi("echo 'Tesla P100, 550.54.15'")
+    monkeypatch.setattr(torch, "cuda", Cuda(gpus=1, capability=capability))
+    assert (hidden_gpu() is None) == usable
 
 
 @pytest.mark.slow

@@ -82,7 +82,7 @@ def hidden_gpu() -> str | None:
     """
     import torch
 
-    if torch.cuda.is_available() or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") or (torch.cuda.is_available() and _has_kernels()):
         return None
     if (found := _gpu_of_driver()) is None:
         return None
@@ -91,6 +91,16 @@ def hidden_gpu() -> str | None:
     seen = f"the driver {driver} sees a GPU ({gpu}) that torch {torch.__version__} ({built}) cannot use"
     remedy = "install a build of torch for that driver (https://pytorch.org/get-started/previous-versions)"
     return f"{seen}: {remedy}; on Colab choose Runtime > Disconnect and delete runtime, and start again"
+
+
+def _has_kernels():
+    """Whether torch was built for the compute capability of its GPU; new builds leave out old GPUs, such as the P100."""
+    import torch
+
+    gpu, built = torch.cuda.get_device_capability(), torch.cuda.get_arch_list()
+    found = [(kind, (int(major), int(minor))) for kind, major, minor in re.findall(r"(\w+)_(\d+)(\d)", " ".join(built))]
+    # Machine code (sm) runs on later ones of the same generation, PTX (compute) on all later ones.
+    return any(one <= gpu and (kind == "compute" or one[0] == gpu[0]) for kind, one in found)
 
 
 def _gpu_of_driver():
