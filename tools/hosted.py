@@ -5,6 +5,7 @@ kernel runs on stay always: replaced under a running kernel they can crash it. N
 """
 
 import importlib
+import json
 import os
 import re
 import shutil
@@ -19,7 +20,7 @@ from packaging.utils import canonicalize_name
 
 FOLDER = "vlm-notebooks"  # where a hosted notebook keeps the project, under its working directory
 MARKER = ".git/made-by-set-up"  # in such a folder only, not in a checkout that somebody made
-RESTART = "VLMHELPERS_RESTART"  # names what has changed under this kernel; after a restart it is not set
+LOADED = "VLMHELPERS_LOADED"  # the packages that this kernel has loaded, with their versions then; a restart forgets it
 KEPT = re.compile(
     "torch|torchvision|torchaudio|triton|numpy|pandas|pillow|matplotlib|ipywidgets|ipython|ipykernel|tornado|pyzmq|"
     "traitlets|notebook|jupyter.*"
@@ -87,9 +88,9 @@ def clone(repository):
 
 def install(root):
     """Install what is missing or out of bounds, optional packages where that works, and print what changed."""
-    if RESTART in os.environ:
-        stop_for_restart()
     before, (required, optional) = installed(), declared(root)
+    under_kernel = {name: before[name] for name in loaded() & before.keys()} | json.loads(os.environ.get(LOADED, "{}"))
+    os.environ[LOADED] = json.dumps(under_kernel)  # for the next try, should this one fail half way
     kept = {name: number for name, number in before.items() if KEPT.fullmatch(name)}
     for name in kept.keys() & faulty(required, before):
         print(f"{name} stays at {kept[name]}, although only {required[name]} was tried")
@@ -102,11 +103,10 @@ def install(root):
         print(f"Going on without an optional package. {stop}")
     importlib.invalidate_caches()
     after = installed()
-    changed = {name for name in before if after.get(name) != before[name]}
     print_changes(before, after)
-    if changed and (under_kernel := changed & loaded() - HARMLESS):
-        os.environ[RESTART] = ", ".join(sorted(under_kernel))
-        stop_for_restart()
+    if stale := sorted(name for name in under_kernel.keys() - HARMLESS if after.get(name) != under_kernel[name]):
+        how = "restart it (Colab: Runtime, Restart session; Kaggle: Run, Restart) and run the notebook from the top"
+        raise Stop(f"{', '.join(stale)} changed while this kernel had an older version loaded: {how}.")
 
 
 def check(root):
@@ -181,12 +181,6 @@ def print_changes(before, after):
             print(f"{title}: {', '.join(sorted(lines))}")
     stays = ", ".join(f"{name} {after[name]}" for name in ("torch", "numpy", "pandas", "pillow") if name in before)
     print(f"left as this image brings them: {stays}" if changed or added else "all packages are there")
-
-
-def stop_for_restart():
-    names = os.environ[RESTART]
-    how = "restart it (Colab: Runtime, Restart session; Kaggle: Run, Restart) and run the notebook from the top"
-    raise Stop(f"{names} changed while this kernel had an older version loaded: {how}.")
 
 
 def gpu_count():

@@ -53,7 +53,7 @@ def content(tmp_path, monkeypatch):
     """An empty working directory, with what a set-up changes of this process brought back after the test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    for name in ("PYTHONPATH", "CUDA_VISIBLE_DEVICES", hosted.RESTART, "VLMHELPERS_REPOSITORY"):
+    for name in ("PYTHONPATH", "CUDA_VISIBLE_DEVICES", hosted.LOADED, "VLMHELPERS_REPOSITORY"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     return tmp_path
@@ -157,11 +157,23 @@ def test_a_loaded_package_that_changed_asks_for_a_restart_until_there_was_one(co
             hosted.set_up("unused")
     assert len(machine.commands) == 1
     assert Path.cwd() == content
-    monkeypatch.delenv(hosted.RESTART)  # as a new kernel has it
+    monkeypatch.delenv(hosted.LOADED)  # as a new kernel has it
     capsys.readouterr()
     hosted.set_up("unused")
     assert capsys.readouterr().out == "all packages are there\n"
     assert len(machine.commands) == 1
+
+
+def test_a_loaded_package_that_changed_before_a_failure_asks_for_a_restart_as_well(content, on):
+    make_project(content / hosted.FOLDER)
+    machine = on(Machine({"torch": "2.11.0", "pyarrow": "18.1.0"}, failure="No space left on device"))
+    machine.loaded = {"pyarrow"}
+    with pytest.raises(hosted.Stop, match="the disk is full"):
+        hosted.set_up("unused")
+    machine.failure, machine.packages["pyarrow"] = None, "26.0.1"  # as far as the installer came
+    with pytest.raises(hosted.Stop, match="^pyarrow changed"):
+        hosted.set_up("unused")
+    assert machine.packages["trl"] == "1.14.2"
 
 
 def test_an_added_package_needs_no_restart(content, on):
