@@ -10,6 +10,11 @@ def records(records_of):
     return records_of("04")
 
 
+def test_all_its_claims_are_met(records):
+    assert len(records["claims"]) == 9
+    assert set(records["claims"].values()) == {"met"}
+
+
 def test_the_sample_is_drawn_and_kept_whole(records):
     assert (records["rows_kept"], records["test_rows"]) == (1000, 200)
 
