@@ -7,7 +7,6 @@ import torch
 from PIL import Image
 
 from vlmhelpers.families.family import Family
-from vlmhelpers.families.values import USUAL
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,5 @@ LLAMA_3_2_VISION = LlamaVision(
         "lora_r": (16, "enough: measured"),
         "lora_alpha": (16, "as lora_r: a scale of 1"),
         "batch_size": (8, "fits any machine"),
-        "warmup_steps": (10, "usual"),
-        "adam_beta2": USUAL["adam_beta2"],
-        "max_grad_norm": USUAL["max_grad_norm"],
     },
 )
