@@ -8,7 +8,6 @@ from PIL import Image
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.families import FAMILIES, family_of, tiny_model
 from vlmhelpers.models import loading as models
-from vlmhelpers.models import loading
 from vlmhelpers.models.loading import choose_model, load_model
 
 PUBLISHED = {
@@ -29,14 +28,14 @@ def test_without_a_gpu_the_tiny_base_of_the_family_stands_in(family, monkeypatch
 def test_with_a_gpu_the_named_model_is_taken(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
-    monkeypatch.setattr(loading, "hidden_gpu", lambda: None)
+    monkeypatch.setattr(models, "hidden_gpu", lambda: None)
     assert choose_model(PUBLISHED["qwen3-vl"]) == PUBLISHED["qwen3-vl"]
     assert "a card" in capsys.readouterr().out
 
 
 def test_a_real_model_is_never_replaced_where_a_gpu_is_there_that_torch_cannot_use(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(loading, "hidden_gpu", lambda: "the driver 1 sees a GPU that torch 2 cannot use")
+    monkeypatch.setattr(models, "hidden_gpu", lambda: "the driver 1 sees a GPU that torch 2 cannot use")
     with pytest.raises(RuntimeError, match="2B-Thinking needs a GPU, and the driver 1 sees a GPU that torch 2"):
         choose_model(PUBLISHED["qwen3-vl"])
     assert choose_model("qwen3-vl") == str(tiny_model("qwen3-vl"))

@@ -94,7 +94,7 @@ def hidden_gpu() -> str | None:
 
 
 def _has_kernels():
-    """Whether torch was built for the compute capability of its GPU; new builds leave out old GPUs, such as the P100."""
+    """Whether torch was built for the compute capability of its GPU: new builds leave out old GPUs."""
     import torch
 
     gpu, built = torch.cuda.get_device_capability(), torch.cuda.get_arch_list()
