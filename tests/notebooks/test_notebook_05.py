@@ -5,6 +5,9 @@ import re
 
 import pytest
 
+from vlmhelpers.common.records import read_records
+from vlmhelpers.training import RunConfig, train
+
 pytestmark = pytest.mark.slow
 
 
@@ -37,13 +40,17 @@ def test_the_merged_model_is_proved_and_the_accident_is_found(records):
     assert records["accident_found"]
 
 
+def test_all_claims_are_asked_and_met(records):
+    assert len(records["claims"]) == 13 and set(records["claims"].values()) == {"met"}
+
+
 def test_without_a_run_a_small_adapter_is_trained_first(execute_cells, tmp_path):
     """The cells before the model is loaded, with a few steps."""
     ends = False
 
     def keep(cell):
         nonlocal ends
-        kept, ends = not ends, ends or "write_sample(" in cell.source
+        kept, ends = not ends, ends or "vlm.train(config)" in cell.source
         cell.source = re.sub(r"max_steps=\d+", "max_steps=2", cell.source)
         return kept
 
@@ -52,3 +59,28 @@ def test_without_a_run_a_small_adapter_is_trained_first(execute_cells, tmp_path)
     assert "a small adapter of the tiny Qwen3-VL is trained instead" in shown
     assert (tmp_path / "out" / "run" / "adapter" / "adapter_config.json").is_file()
     assert (tmp_path / "out" / "run" / "held_out" / "test").is_dir()
+
+
+def test_a_run_of_text_alone_an_unknown_slice_and_too_little_memory(execute_cells, tmp_path):
+    """The notebook goes to its end, and says of each claim that it was not asked or not run."""
+    rows = [{"text": f"What comes after {number}?", "response": f"{number + 1}."} for number in range(40)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    options = {"test_rows": 8, "max_steps": 2, "bits": 16}
+    train(RunConfig("qwen3-vl", str(tmp_path / "rows.jsonl"), str(tmp_path / "run"), **options))
+
+    def keep(cell):
+        cell.source = cell.source.replace("num_examples=1000", "num_examples=300")
+        merge, failure = "vlm.merge(saved, merged, base=base_id)", "raise MemoryError('2 GiB are missing')"
+        cell.source = cell.source.replace(merge, failure)
+        return True
+
+    parameters = {"RUN": str(tmp_path / "run"), "SLICES": ["no column"], "OUTPUT_DIR": str(tmp_path / "out")}
+    notebook = execute_cells("05", parameters, keep)
+    shown, records = json.dumps(notebook), read_records(notebook)
+    assert "not merged: 2 GiB are missing" in shown and "no slices by 'no column'" in shown
+    assert (records["test_rows"], records["verdict"], records["merged_like_adapter_percent"]) == (8, "not run", None)
+    verdicts = records["claims"]
+    assert verdicts["the merged model answers as its adapter"] == "not run"
+    assert verdicts["the tuned model uses the image"] == "not run"
+    assert list(verdicts.values()).count("met") == 2
+    assert sum(verdict.startswith("not asked") for verdict in verdicts.values()) == len(verdicts) - 4
