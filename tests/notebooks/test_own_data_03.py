@@ -14,7 +14,7 @@ OF_A_CARD = 'vlm.suggest("microsoft'  # a cell of some seconds that no other one
 PARAMETERS = {
     "IMAGE_FIELD": "image_url",
     "RESPONSE": "Name: {name}, Kind: {kind}, Price: {price}",
-    "GROUP_BY": None,
+    "GROUP_BY": "",
     "PRICE_FIELD": "Price",
     "MORE": {"max_steps": 4, "batch_size": 8},
 }
