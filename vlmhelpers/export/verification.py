@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from accelerate.utils.memory import clear_device_cache
 from datasets import Dataset
 from markupsafe import Markup
 
@@ -88,10 +89,11 @@ def check_export(
     of_adapter = probe(model, processor, chosen, max_new_tokens)
     with model.disable_adapter():
         of_base = probe(model, processor, chosen, max_new_tokens, of_adapter.answers)
-    del model  # makes room for the export
+    del model
     answers = {"export": ["-"] * len(indices), "adapter": of_adapter.answers, "base": of_base.answers}
     if four_bit:
         answers["adapter in 4 bits"] = probe(*_load(adapter, base, 4), chosen, max_new_tokens).answers
+    clear_device_cache(garbage_collection=True)  # what a cache keeps, another process cannot have
     problems, distance = [f"{exported} lacks {name}" for name in missing_files(exported)], 1.0
     if not problems:
         try:
