@@ -36,13 +36,13 @@ NOTEBOOKS = {
 
 
 def cell(model_id, row, card):
-    """What trains and answers on a GPU, in a few words."""
+    """Bits, then rows at once and the peak, in training and in answering; or what one row would take."""
     gpu = find_gpu(card)
     bits, rows, peak = fit_training(model_id, row, LABELED, gpu, ROWS_PER_STEP)
     if not rows:
         return f"no: {peak / GIB:.1f} GiB"
     answers, answering = fit_answering(model_id, row, gpu, bits)
-    return f"{bits} bits: trains {rows}, {peak / GIB:.1f} GiB; answers {answers}, {answering / GIB:.1f} GiB"
+    return f"{bits} bits: {rows}, {peak / GIB:.1f} GiB; {answers}, {answering / GIB:.1f} GiB"
 
 
 def table():
