@@ -73,21 +73,23 @@ class Values(Shown):
         table = pd.DataFrame({"value": shown, "why": {name: self.reasons.get(name, "") for name in shown}})
         yield table[(table["value"] != "") | (table["why"] != "")]
 
-    def fit(self, rows: Dataset, processor: ProcessorMixin, logits: str = "all") -> "Values":
-        """These values with what follows from the `rows` to train on, a Dataset of the schema, and from the memory.
+    def fit(
+        self, rows: Dataset, processor: ProcessorMixin, logits: str = "all", train_on: str = "assistant"
+    ) -> "Values":
+        """These values with what follows from the rows of training and validation, and from the device's memory.
 
-        `processor`: the model's; it gets the pixel cap, if any. On a GPU, dry runs of some seconds find bits, batch and
-        resolution that fit. `logits`: as `VisionCollator`'s. Raises ValueError where nothing fits, and without a usable
-        row.
+        `rows`: a Dataset of the schema. `processor`: the model's; it gets the pixel cap, if any. On a GPU, dry runs of
+        some seconds find bits, batch and resolution that fit. `logits`, `train_on`: as `VisionCollator`'s. Raises
+        ValueError where nothing fits, and without a usable row.
         """
         if self.max_pixels is not None:
             set_max_pixels(processor, self.max_pixels)
-        counts, unusable = count_rows(rows, _some(rows, processor), processor)
+        counts, unusable = count_rows(rows, _some(rows, processor), processor, train_on=train_on)
         if not counts:
             raise ValueError(f"no row can be used, such as {unusable[:1] or 'there is none'}: run check_dataset first")
         fitted = self._with(_by_answers(counts)) if self.is_tiny else self._with(_by_rows(self, counts, len(rows)))
         if not self.is_tiny:
-            fitted = fitted._with(_by_memory(fitted, counts, processor, logits))
+            fitted = fitted._with(_by_memory(fitted, counts, processor, logits, train_on))
             if fitted.max_pixels is not None:
                 set_max_pixels(processor, fitted.max_pixels)
         elif (longest := max(count.total for count in counts)) > self.max_length:
@@ -163,7 +165,7 @@ def _by_rows(values, counts, number):
     return found | _by_answers(counts)
 
 
-def _by_memory(values, counts, processor, logits):
+def _by_memory(values, counts, processor, logits, train_on):
     """Bits, resolution and batches with which the longest row fits. ValueError where nothing does."""
     per_step = values.gradient_accumulation_steps * (values.batch_size or 1)
     if values.gpu is None:
@@ -172,7 +174,7 @@ def _by_memory(values, counts, processor, logits):
     states = family_of(processor).states_per_image(find_config(values.model_id))
     for max_length in _budgets(values, processor):
         cap = None if values.max_pixels else propose_cap(processor, counts, max_length)
-        after = counts if cap is None else count_again(counts, with_cap(processor, cap))
+        after = counts if cap is None else count_again(counts, with_cap(processor, cap), train_on=train_on)
         tokens, image_tokens, labeled = longest_shape(after, states)
         labeled = min(max(labeled, 1), tokens - 1) if logits == "labeled" else None
         batch = values.batch_size or per_step

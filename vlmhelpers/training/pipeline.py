@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from peft import LoraConfig
 from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
@@ -99,8 +99,9 @@ def _rejected(dataset, config, reports):
     return {record["index"] for record in report.rejected}
 
 
-def fill_in(config: RunConfig, model_id: str, rows: Dataset) -> RunConfig:
-    """The settings with what suits the model, the rows to train on and the device, for all that is None."""
+def fill_in(config: RunConfig, model_id: str, parts: dict[str, Dataset]) -> RunConfig:
+    """The settings with what suits the model, the rows and the device, for all that is None."""
+    rows = concatenate_datasets([parts[name] for name in ("train", "validation") if name in parts])
     values = suggest(model_id, text_only=not any(rows.with_format("arrow")["images"].to_pylist()), **config.chosen)
     return config.filled(values.fit(rows, load_processor(model_id), _logits(config)))
 

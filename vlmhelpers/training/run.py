@@ -79,7 +79,7 @@ def train(config: RunConfig, accept_changes: bool = False) -> RunResult:
         dataset = _read_rows(config)
         rows = pipeline.load_rows(config, dataset)
         model_id = choose_model(config.model_id)
-        asked, config = config, pipeline.fill_in(config, model_id, rows.parts["train"])
+        asked, config = config, pipeline.fill_in(config, model_id, rows.parts)
         trainer = pipeline.make_trainer(config, model_id, rows.parts)
         checkpoint = checkpoints.resume_from(trainer, accept_changes)
         _save_rejected(Path(config.output_dir) / REJECTED, rows)
