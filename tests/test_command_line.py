@@ -644,7 +644,8 @@ def test_the_help_lists_every_setting_with_its_type_default_and_meaning(capsys):
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
     for name, field in RunConfig.__pydantic_fields__.items():
         assert field.description and lines[name].endswith(f": {field.description}")
-    assert "(int, default 16)" in lines["lora_r"] and "(str, required)" in lines["dataset"]
+    assert "(int | None, default None): rank of the adapters; none: what suits the model" in lines["lora_r"]
+    assert "(int, default 0)" in lines["seed"] and "(str, required)" in lines["dataset"]
     assert "Literal['none', 'pixels', 'features'], default none" in lines["cache"]
 
 

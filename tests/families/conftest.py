@@ -43,7 +43,7 @@ def load(tiny, tmp_path_factory):
 @pytest.fixture(params=[*FAMILIES, UNDESCRIBED])
 def base(request, load):
     """A tiny base of every family, and one of an architecture that no family describes."""
-    return load(request.param, None)
+    return load(request.param, 16)
 
 
 @pytest.fixture(params=[*FAMILIES, UNDESCRIBED])
@@ -54,7 +54,7 @@ def base_in_4_bits(request, load):
 @pytest.fixture(params=FAMILIES)
 def described(request, load):
     """A tiny base of every family that is described by hand."""
-    return load(request.param, None)
+    return load(request.param, 16)
 
 
 @pytest.fixture(scope="session")

@@ -102,7 +102,7 @@ def test_derived_towers_are_those_described_by_hand(described):
 
 
 def test_the_towers_of_an_undescribed_model_are_derived(load):
-    base = load(UNDESCRIBED, None)
+    base = load(UNDESCRIBED, 16)
     assert base.family.name == family_of(base.folder).name == family_of(base.processor).name == "generic"
     expected = {"vision_tower": "vision", "multi_modal_projector": "projector", "image_newline": "projector"}
     expected |= {"language_model": "language", "lm_head": "head"}
@@ -196,4 +196,4 @@ def test_a_dry_run_needs_more_with_images_and_more_with_adapters_on_their_tower(
 
 def test_a_dry_run_of_an_undescribed_model_is_refused_by_its_type(load):
     with pytest.raises(ValueError, match="no batch can be made for a 'llava_onevision' without its weights"):
-        estimate_memory(load(UNDESCRIBED, None).folder, 100, 60)
+        estimate_memory(load(UNDESCRIBED, 16).folder, 100, 60)

@@ -17,7 +17,7 @@ from PIL import Image
 from vlmhelpers.common.file_digests import read_digest
 from vlmhelpers.export.adapters import attach, save_adapter
 from vlmhelpers.families import tiny_model
-from vlmhelpers.models.loading import load_model
+from vlmhelpers.models.loading import choose_model, load_model
 from vlmhelpers.samples.drawing import sample_products
 from vlmhelpers.training import identity, pipeline
 from vlmhelpers.training.checkpoints import STAMP, resume_from
@@ -110,7 +110,8 @@ def test_transformers_alone_trains_beyond_the_last_step(finished, config, tmp_pa
 
 def make_trainer(config):
     rows = pipeline.load_rows(config, _read_rows(config))
-    return pipeline.make_trainer(config, pipeline.training_arguments(config), rows.parts["train"])
+    model_id = choose_model(config.model_id)
+    return pipeline.make_trainer(pipeline.fill_in(config, model_id, rows.parts), model_id, rows.parts)
 
 
 # Damaged
@@ -286,7 +287,7 @@ CHANGES = {
     "training data": change_late_answers,
     "images": replace_images,
     "base weights": with_local_base(("model.safetensors", alter_one_weight)),
-    "chat template": with_local_base(("chat_template.jinja", lambda text: text + b" ")),
+    "chat template": with_local_base(("chat_template.jinja", lambda text: b"{# other #}" + text)),
 }
 
 
