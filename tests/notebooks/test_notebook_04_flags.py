@@ -1,17 +1,20 @@
-"""Every flag of the guide's command line has its effect in notebook 04."""
+"""Every flag of the guide's command line has its effect in notebook 04, and a first user's file goes to its end."""
 
 import json
 from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
-from vlmhelpers.samples import write_sample
+from vlmhelpers.common.records import read_records
+from vlmhelpers.samples import sample_products, write_sample
 
 pytestmark = pytest.mark.slow
 
 # Cells that do not depend on the parameters and take long.
 LEFT_OUT = ("memory_table(", 'gpu="T4"', "show_cap(")
+ORIENTATION, TURNED = 0x0112, 6
 
 
 def needed(cell):
@@ -20,11 +23,13 @@ def needed(cell):
 
 @pytest.fixture(scope="module")
 def changed(tmp_path_factory, execute_cells):
-    """(the settings, the output folder) of a run with every parameter changed: the guide's command line."""
+    """(settings, output folder, records) of a run with every parameter changed, on a first user's file."""
     folder = tmp_path_factory.mktemp("changed")
-    write_sample(folder / "sample.jsonl", 30, seed=1, answers="json")
     names = {"text": "question", "image": "img_path", "response": "answer"}
+    write_sample(folder / "sample.jsonl", 10, seed=1, answers="json")
     rows = [json.loads(line) for line in (folder / "sample.jsonl").read_text().splitlines()]
+    rows += write_photos(folder, 10)
+    rows += [{"text": f"What is {i} and {i}?", "response": f"{2 * i}."} for i in range(10)]
     renamed = [json.dumps({names[name]: value for name, value in row.items()}) for row in rows]
     (folder / "rows.jsonl").write_text("\n".join(renamed))
     flags = {
@@ -37,8 +42,18 @@ def changed(tmp_path_factory, execute_cells):
         "gradient_accumulation_steps": 3, "max_length": 200, "adam_beta2": 0.9, "max_grad_norm": 0.5,
         "validation_rows": 2,
     }  # fmt: skip
-    execute_cells("04", {name.upper(): value for name, value in flags.items()} | {"MORE": more}, keep=needed)
-    return flags | more, folder / "out"
+    parameters = {name.upper(): value for name, value in flags.items()} | {"MORE": more}
+    notebook = execute_cells("04", parameters, keep=needed)
+    return flags | more, folder / "out", read_records(notebook)
+
+
+def write_photos(folder, number):
+    """Photos as a phone writes them: 1600 x 1200 pixels that EXIF says to turn by a quarter; gives their rows."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = TURNED
+    for i, (product, image) in enumerate(sample_products(number, "phone", 300)):
+        image.resize((1600, 1200)).save(folder / f"IMG_{i:04}.jpg", exif=exif)
+        yield {"text": "What is this?", "image": f"IMG_{i:04}.jpg", "response": f"A {product.category}."}
 
 
 def read_json(*parts):
@@ -46,7 +61,7 @@ def read_json(*parts):
 
 
 def test_every_flag_is_in_the_file_for_the_command_line(changed):
-    settings, output = changed
+    settings, output, _ = changed
     written = yaml.safe_load((output / "run.yaml").read_text())
     written |= {name: str((output / written[name]).resolve()) for name in ("dataset", "output_dir")}
     expected = settings | {"dataset": str(Path(settings["dataset"]).resolve()), "output_dir": str(output / "again")}
@@ -54,7 +69,7 @@ def test_every_flag_is_in_the_file_for_the_command_line(changed):
 
 
 def test_every_flag_has_its_effect(changed):
-    settings, output = changed
+    settings, output, _ = changed
     adapter = read_json(output, "adapter", "adapter_config.json")
     assert (adapter["r"], adapter["lora_alpha"]) == (8, 12)
     assert adapter["base_model_name_or_path"].endswith("qwen2.5-vl")
@@ -68,3 +83,12 @@ def test_every_flag_has_its_effect(changed):
     assert (output / "checkpoint-6").is_dir() and not (output / "checkpoint-4").exists()
     result = read_json(output, "vision", "results.json")
     assert result["rows"] == {"read": 30, "rejected": 0, "trained": 22, "test": 6}
+
+
+def test_photos_pictures_and_text_go_through_to_the_last_cell(changed):
+    """Only what holds for any rows is asked of them."""
+    _, output, records = changed
+    assert (records["rows_kept"], records["test_rows"]) == (30, 6)
+    verdicts = list(records["claims"].values())
+    assert verdicts.count("met") == 3 and "not met" not in verdicts
+    assert (output / "adapter" / "adapter_model.safetensors").is_file()

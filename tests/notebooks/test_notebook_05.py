@@ -69,9 +69,13 @@ def test_a_run_of_text_alone_an_unknown_slice_and_too_little_memory(execute_cell
     train(RunConfig("qwen3-vl", str(tmp_path / "rows.jsonl"), str(tmp_path / "run"), **options))
 
     def keep(cell):
-        cell.source = cell.source.replace("num_examples=1000", "num_examples=300")
-        merge, failure = "vlm.merge(saved, merged, base=base_id)", "raise MemoryError('2 GiB are missing')"
-        cell.source = cell.source.replace(merge, failure)
+        for words, others in {
+            "num_examples=1000": "num_examples=60",
+            "num_examples=100,": "num_examples=10,",
+            "max_steps=60": "max_steps=10",
+            "vlm.merge(saved, merged, base=base_id)": "raise MemoryError('2 GiB are missing')",
+        }.items():
+            cell.source = cell.source.replace(words, others)
         return True
 
     parameters = {"RUN": str(tmp_path / "run"), "SLICES": ["no column"], "OUTPUT_DIR": str(tmp_path / "out")}

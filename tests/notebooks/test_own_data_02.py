@@ -37,41 +37,24 @@ def write_pictures(folder, number):
     return folder / "pictures.csv"
 
 
-@pytest.fixture
-def records_with(execute_cells, tmp_path):
-    """Runs the notebook with small files of one's own and these parameters: what it recorded."""
-
-    def run(test_path=None, more=None, **parameters):
-        write_alpaca(tmp_path / "train.json", 0, 30)
-        write_alpaca(tmp_path / "test.json", 30, 36)
-        parameters |= {
-            "ALPACA_PATH": str(tmp_path / "train.json"), "PICTURES_PATH": str(write_pictures(tmp_path, 12)),
-            "TEST_PATH": str(tmp_path / "test.json") if test_path is None else test_path,
-            "MORE": {"max_steps": 4} | (more or {}), "EXPERIMENTS": False, "OUTPUT_DIR": str(tmp_path / "my out"),
-        }  # fmt: skip
-        records = read_records(execute_cells("02", parameters, keep=lambda cell: True))
-        verdicts = set(records["claims"].values())
-        assert "met" in verdicts and "not run" in verdicts and "not met" not in verdicts
-        assert (tmp_path / "my out" / "adapter" / "adapter_model.safetensors").is_file()
-        return records
-
-    return run
-
-
-def test_rows_without_topic_beside_pictures_of_ones_own(records_with, tmp_path):
-    records = records_with(more={"replay": 0.1})
+def test_rows_without_topic_beside_pictures_of_ones_own_for_a_thinking_model(execute_cells, tmp_path):
+    """The template of such a model refuses dialogues, unless they are cut into a row for each answer."""
+    shutil.copytree(tiny_model("qwen3-vl"), tmp_path / "thinking")
+    shutil.copy(DATA / "templates" / "qwen3_vl_thinking.jinja", tmp_path / "thinking" / "chat_template.jinja")
+    write_alpaca(tmp_path / "train.json", 0, 30)
+    write_alpaca(tmp_path / "test.json", 30, 36)
+    parameters = {
+        "MODEL_ID": str(tmp_path / "thinking"), "ALPACA_PATH": str(tmp_path / "train.json"),
+        "TEST_PATH": str(tmp_path / "test.json"), "PICTURES_PATH": str(write_pictures(tmp_path, 12)),
+        "MORE": {"max_steps": 4, "replay": 0.1}, "EXPERIMENTS": False, "OUTPUT_DIR": str(tmp_path / "my out"),
+    }  # fmt: skip
+    records = read_records(execute_cells("02", parameters, keep=lambda cell: True))
     assert (records["test_questions"], records["test_pictures"], records["replayed_rows"]) == (6, 7, 3)
     assert records["everyday_questions_percent"] is None
+    verdicts = set(records["claims"].values())
+    assert "met" in verdicts and "not run" in verdicts and "not met" not in verdicts
+    assert (tmp_path / "my out" / "adapter" / "adapter_model.safetensors").is_file()
     converted = (tmp_path / "my out" / "converted.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(converted) == 30
     first = json.loads(converted[0])["messages"][0]["content"][0]["text"]
     assert first == "Add 0 and 0.\n\nAnswer in words."
-
-
-def test_a_thinking_model(records_with, tmp_path):
-    """Its template refuses dialogues unless they are cut into a row for each answer. No test file: a fifth is one."""
-    shutil.copytree(tiny_model("qwen3-vl"), tmp_path / "thinking")
-    template = DATA / "templates" / "qwen3_vl_thinking.jinja"
-    shutil.copy(template, tmp_path / "thinking" / "chat_template.jinja")
-    records = records_with(test_path="", MODEL_ID=str(tmp_path / "thinking"))
-    assert records["test_questions"] == 6
