@@ -28,6 +28,7 @@ from papermill.exceptions import PapermillExecutionError
 from progress import ENGINE, Display, Progress
 
 from vlmhelpers.common.claims import CLAIMS
+from vlmhelpers.common.digests import digest
 from vlmhelpers.common.files import atomic_file
 from vlmhelpers.common.records import read_records
 
@@ -48,6 +49,11 @@ class Run:
         """The value of each parameter, by name."""
         defaults = papermill.inspect_notebook(self.notebook).values()
         return {parameter["name"]: literal(parameter["default"]) for parameter in defaults} | self.parameters
+
+    def keep_apart(self):
+        """Let changed parameters have an output folder of their own, unless they name one: a run goes on in its own."""
+        if "OUTPUT_DIR" in self.values() and "OUTPUT_DIR" not in self.parameters:
+            self.parameters["OUTPUT_DIR"] = f"outputs/{self.notebook.stem}_{digest(self.parameters)[:8]}"
 
     def needs(self):
         """The numbers of the other notebooks whose outputs its parameters name."""
@@ -233,6 +239,8 @@ def main(arguments=None):
     if unknown:
         sys.exit(f"no parameters cell sets {', '.join(sorted(unknown))}")
 
+    for run in runs if parameters else ():
+        run.keep_apart()
     outputs.mkdir(exist_ok=True)
     at_once = options.at_once or (1 if parameters else 2)
     prepare_kernels(one_thread=at_once > 1 or not parameters)

@@ -10,6 +10,7 @@ from vlmhelpers.estimation import suggestion
 from vlmhelpers.estimation.memory import GIB, GPUS, Memory
 from vlmhelpers.estimation.suggestion import Values, suggest
 from vlmhelpers.families import FAMILIES, tiny_model
+from vlmhelpers.families.family import Family
 from vlmhelpers.training.config import RunConfig
 
 REAL = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -101,6 +102,36 @@ def test_16_bits_are_taken_where_they_leave_room_for_a_batch(published, memory):
     assert small.answer_batch_size == 8
     chosen = suggest(REAL, gpu="T4", bits=16).fit(rows_of(400), published)
     assert (chosen.bits, chosen.batch_size, chosen.gradient_accumulation_steps) == (16, 2, 8)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "batch", "accumulation"),
+    [
+        ({"batch_size": 2}, 2, 8),
+        ({"batch_size": 3}, 3, 6),
+        ({"gradient_accumulation_steps": 8}, 2, 8),
+        ({"gradient_accumulation_steps": 1}, 8, 1),
+        ({"batch_size": 2, "gradient_accumulation_steps": 2}, 2, 2),
+    ],
+)
+def test_a_batch_or_an_accumulation_of_ones_own_decides_the_other(published, memory, chosen, batch, accumulation):
+    memory({4: 3, 16: 90}, row=1)
+    values = suggest(REAL, gpu="T4", **chosen).fit(rows_of(400), published)
+    assert (values.batch_size, values.gradient_accumulation_steps) == (batch, accumulation)
+
+
+def test_a_batch_of_ones_own_that_does_not_fit_stays_and_is_said(published, memory, capsys):
+    memory({4: 3, 16: 90}, row=1)
+    values = suggest(REAL, gpu="T4", batch_size=16).fit(rows_of(400), published)
+    assert (values.bits, values.batch_size, values.gradient_accumulation_steps) == (4, 16, 1)
+    assert "batch_size=16 is your choice, and may not fit: 16 of the longest row" in capsys.readouterr().out
+
+
+def test_a_model_that_cannot_be_estimated_gets_the_least(published, memory, monkeypatch):
+    monkeypatch.setattr(type(FAMILIES["qwen2.5-vl"]), "dry_run_inputs", Family.dry_run_inputs)
+    values = suggest(REAL, gpu="T4").fit(rows_of(400), published)
+    assert (values.bits, values.batch_size, values.gradient_accumulation_steps) == (4, 1, 16)
+    assert "memory of this model is not estimated" in values.reasons["batch_size"]
 
 
 def test_what_is_suggested_fits_with_a_reserve(published, memory):

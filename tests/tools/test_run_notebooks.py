@@ -484,3 +484,14 @@ def test_a_headline_that_does_not_fit_is_an_error(folder, headline, message):
     save_executed(folder, "01_x.ipynb", exact=1, claims={}, headline=headline)
     with pytest.raises(ValueError, match=message):
         readme_tables.main(["--folder", str(folder), "--check"])
+
+
+def test_changed_parameters_have_an_output_folder_of_their_own():
+    notebook = readme_tables.ROOT / "notebooks" / "01_prepare_csv.ipynb"
+    runs = [run_notebooks.Run(notebook, None, dict(changed)) for changed in ({"SEED": 1}, {"SEED": 1}, {"SEED": 2})]
+    named = run_notebooks.Run(notebook, None, {"OUTPUT_DIR": "mine"})
+    for run in (*runs, named):
+        run.keep_apart()
+    same, again, other = (run.parameters["OUTPUT_DIR"] for run in runs)
+    assert same == again != other and same.startswith("outputs/01_prepare_csv_")
+    assert named.parameters["OUTPUT_DIR"] == "mine" and not runs[0].needs()

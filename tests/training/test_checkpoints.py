@@ -21,6 +21,7 @@ from vlmhelpers.models.loading import choose_model, load_model
 from vlmhelpers.samples.drawing import sample_products
 from vlmhelpers.training import identity, pipeline
 from vlmhelpers.training.checkpoints import STAMP, resume_from
+from vlmhelpers.training.config import RunConfig
 from vlmhelpers.training.run import RunResult, _read_rows, load_held_out, train
 
 pytestmark = pytest.mark.slow
@@ -319,6 +320,14 @@ def test_what_has_changed_is_named_and_nothing_is_touched(local, config, tmp_pat
     with pytest.raises(ValueError, match=rf"was trained before this has changed: .*{name}.*accept_changes=True"):
         train(_in(tmp_path / "run", config, **settings))
     assert digests(tmp_path / "run" / "out") == before
+
+
+def test_the_settings_that_a_finished_run_has_written_are_its_own(finished, config, capsys):
+    """There all that was None is filled in."""
+    written = RunConfig.read(finished / "run_config.yaml")
+    assert config.max_length is None and written.max_length
+    assert train(written) == RunResult.read(finished)
+    assert "is finished" in capsys.readouterr().out
 
 
 def test_a_copy_elsewhere_is_the_same_run_and_changes_can_be_accepted(local, config, tmp_path, capsys):

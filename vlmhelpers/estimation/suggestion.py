@@ -74,26 +74,37 @@ class Values(Shown):
         yield table[(table["value"] != "") | (table["why"] != "")]
 
     def fit(
-        self, rows: Dataset, processor: ProcessorMixin, logits: str = "all", train_on: str = "assistant"
+        self,
+        rows: Dataset,
+        processor: ProcessorMixin,
+        logits: str = "all",
+        train_on: str = "assistant",
+        **options: object,
     ) -> "Values":
         """These values with what follows from the rows of training and validation, and from the device's memory.
 
         `rows`: a Dataset of the schema. `processor`: the model's; it gets the pixel cap, if any. On a GPU, dry runs of
-        some seconds find bits, batch and resolution that fit. `logits`, `train_on`: as `VisionCollator`'s. Raises
-        ValueError where nothing fits, and without a usable row.
+        some seconds find bits, batch and resolution that fit. `logits`, `train_on`: as `VisionCollator`'s; `options`:
+        vision and gradient_checkpointing of `estimate_memory`. Raises ValueError where nothing fits, and without a
+        usable row.
         """
         if self.max_pixels is not None:
             set_max_pixels(processor, self.max_pixels)
         counts, unusable = count_rows(rows, _some(rows, processor), processor, train_on=train_on)
         if not counts:
             raise ValueError(f"no row can be used, such as {unusable[:1] or 'there is none'}: run check_dataset first")
-        fitted = self._with(_by_answers(counts)) if self.is_tiny else self._with(_by_rows(self, counts, len(rows)))
-        if not self.is_tiny:
-            fitted = fitted._with(_by_memory(fitted, counts, processor, logits, train_on))
-            if fitted.max_pixels is not None:
-                set_max_pixels(processor, fitted.max_pixels)
-        elif (longest := max(count.total for count in counts)) > self.max_length:
-            fitted = fitted._with({"max_length": (longest, "the longest row, which is not cut")})
+        if self.is_tiny:
+            longest = max(count.total for count in counts)
+            of_length = (
+                {"max_length": (longest, "the longest row, which is not cut")} if longest > self.max_length else {}
+            )
+            return self._with(_by_answers(counts) | of_length)
+        per_step, why = _rows_per_step(self, len(rows))
+        fitted = self._with(_by_rows(self, counts, len(rows), per_step))
+        found = _by_memory(fitted, counts, processor, logits, train_on, per_step, why, options)
+        fitted = fitted._with(found)
+        if fitted.max_pixels is not None:
+            set_max_pixels(processor, fitted.max_pixels)
         return fitted
 
     def _with(self, found):
@@ -149,14 +160,9 @@ def _by_answers(counts):
     return {"max_new_tokens": (tokens, f"half as much again as the longest answer, {longest} tokens")}
 
 
-def _by_rows(values, counts, number):
+def _by_rows(values, counts, number, per_step):
     """What follows from the rows alone."""
-    longest = 2 ** max(0, math.floor(math.log2(max(1, number / _STEPS_PER_EPOCH))))
-    processes = int(os.environ.get("WORLD_SIZE", 1))
-    per_step = max(1, min(_ROWS_PER_STEP, max(_FEWEST_PER_STEP, longest), number) // processes)
-    why = f"{per_step} rows per step; {_ROWS_PER_STEP} are usual, fewer for epochs of under {_STEPS_PER_EPOCH} steps"
-    batch = min(values.batch_size or 1, per_step)
-    found = {"gradient_accumulation_steps": (math.ceil(per_step / batch), why)}
+    found = {}
     if number > _MANY_ROWS:
         found["epochs"] = (1, f"{number:,} rows are steps enough")
     steps = values.epochs * math.ceil(number / per_step) if values.max_steps < 0 else values.max_steps
@@ -165,24 +171,47 @@ def _by_rows(values, counts, number):
     return found | _by_answers(counts)
 
 
-def _by_memory(values, counts, processor, logits, train_on):
+def _rows_per_step(values, number):
+    """(rows of an optimizer step on one device, why): 16 are usual, fewer where an epoch had under 20 steps."""
+    if values.changed >= {"batch_size", "gradient_accumulation_steps"}:
+        return values.batch_size * values.gradient_accumulation_steps, "your choice"
+    fitting = 2 ** max(0, math.floor(math.log2(max(1, number / _STEPS_PER_EPOCH))))
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    per_step = max(1, min(_ROWS_PER_STEP, max(_FEWEST_PER_STEP, fitting), number) // processes)
+    return per_step, f"{per_step} rows per step; {_ROWS_PER_STEP} are usual, fewer for epochs of few steps"
+
+
+def _batch(values, per_step, why, rows, reason):
+    """A batch of `rows`, with the accumulation that makes a step of it."""
+    rows = values.batch_size or rows
+    return {"batch_size": (rows, reason), "gradient_accumulation_steps": (math.ceil(per_step / rows), why)}
+
+
+def _by_memory(values, counts, processor, logits, train_on, per_step, why, options):
     """Bits, resolution and batches with which the longest row fits. ValueError where nothing does."""
-    per_step = values.gradient_accumulation_steps * (values.batch_size or 1)
-    if values.gpu is None:
-        why = "the least: memory of a CPU is not estimated"
-        return {"bits": (4, "QLoRA"), "batch_size": (1, why), "answer_batch_size": (1, why)}
     states = family_of(processor).states_per_image(find_config(values.model_id))
     for max_length in _budgets(values, processor):
         cap = None if values.max_pixels else propose_cap(processor, counts, max_length)
         after = counts if cap is None else count_again(counts, with_cap(processor, cap), train_on=train_on)
         tokens, image_tokens, labeled = longest_shape(after, states)
-        labeled = min(max(labeled, 1), tokens - 1) if logits == "labeled" else None
-        batch = values.batch_size or per_step
+        row, unknown = (tokens, image_tokens), image_tokens and not family_of(processor).is_estimated
+        if values.gpu is None or unknown:
+            of_what = "this model" if unknown else "a CPU"
+            reason = f"the least: memory of {of_what} is not estimated"
+            found = {"bits": (4, "QLoRA"), "answer_batch_size": (1, reason)}
+            return found | _batch(values, per_step, why, 1, reason)
+        options["labeled_tokens"] = min(max(labeled, 1), tokens - 1) if logits == "labeled" else None
+        most = max(1, per_step // (values.gradient_accumulation_steps or 1))
         bits, batch, peak = fit_training(
-            values.model_id, (tokens, image_tokens), labeled, values.gpu, batch, values.bits, values.lora_r
+            values.model_id, row, values.gpu, most, values.bits, values.batch_size, lora_r=values.lora_r, **options
         )
-        if batch:
-            return _found(values, after, max_length, cap, bits, batch, peak, (tokens, image_tokens), per_step)
+        if batch or values.batch_size:
+            size = f"{values.batch_size or batch} of the longest row, {tokens:,} tokens: {peak / GIB:.1f} GiB"
+            reason = f"{size} of {values.gpu.gib:.1f}, estimated"
+            if not batch:
+                print(f"batch_size={values.batch_size} is your choice, and may not fit: {reason}")
+            found = _found(values, after, max_length, cap, bits, row)
+            return found | _batch(values, per_step, why, batch, reason)
     size = f"a row of {tokens:,} tokens takes {peak / GIB:.1f} GiB of {values.gpu.gib:.1f}; for {smallest_gpu(peak)}"
     remedy = "Choose a smaller model, bits=4 or a smaller max_pixels, or shorten the text of the longest rows"
     raise ValueError(f"{values.model_id} does not fit on {values.gpu.name}: {size}. {remedy}")
@@ -192,7 +221,7 @@ def _budgets(values, processor):
     """Values of `max_length` to try; a lower one takes fewer pixels."""
     yield values.max_length
     shorter = values.max_length // 2
-    free = not values.changed & {"max_length", "max_pixels"}
+    free = "max_length" not in values.changed and values.max_pixels is None
     while free and family_of(processor).has_pixel_cap and shorter >= _FEWEST_TOKENS:
         yield shorter
         shorter //= 2
@@ -201,24 +230,27 @@ def _budgets(values, processor):
 def fit_training(
     model_id: str | Path,
     row: tuple[int, int],
-    labeled_tokens: int | None,
     gpu: Gpu,
     most: int,
     bits: int | None = None,
-    lora_r: int = 16,
+    batch_size: int | None = None,
+    **options: object,
 ) -> tuple[int, int, int]:
     """(bits, rows in a batch, peak in bytes) with which rows like `row` (tokens, image tokens) train on `gpu`.
 
     `bits`: None takes 16 where they leave room for a batch, as they are faster and nearer to what is served. A batch
-    has at most `most` rows, and none where not even one fits: the peak is that of one row then.
+    has at most `most` rows, or just `batch_size`; none where it does not fit: the peak is then that of `batch_size`, or
+    of one row. `options`: those of `estimate_memory`.
     """
     for chosen in (bits,) if bits else (16, 4):
-        options = {"bits": chosen, "lora_r": lora_r, "labeled_tokens": labeled_tokens}
-        needs = cache(lambda rows, o=options: estimate_memory(model_id, *row, rows, **o).total)
-        rows = _largest(needs, most, gpu)
-        if rows >= (min(4, most) if chosen == 16 and not bits else 1):
+        needs = cache(lambda rows, b=chosen: estimate_memory(model_id, *row, rows, bits=b, **options).total)
+        if batch_size:
+            rows, enough = batch_size * gpu.fits(_RESERVE * needs(batch_size)), 1
+        else:
+            rows, enough = _largest(needs, most, gpu), min(4, most) if chosen == 16 and not bits else 1
+        if rows >= enough:
             return chosen, rows, needs(rows)
-    return chosen, 0, needs(1)
+    return chosen, 0, needs(batch_size or 1)
 
 
 def fit_answering(model_id: str | Path, row: tuple[int, int], gpu: Gpu, bits: int, lora_r: int = 16) -> tuple[int, int]:
@@ -243,18 +275,12 @@ def _largest(needs, most, gpu):
     return rows
 
 
-def _found(values, after, max_length, cap, bits, batch, peak, row, per_step):
+def _found(values, after, max_length, cap, bits, row):
     tokens, image_tokens = row
-    memory = f"{batch} of the longest row, {tokens:,} tokens: {peak / GIB:.1f} GiB of {values.gpu.gib:.1f}, estimated"
     longest_answer = (tokens + values.max_new_tokens, image_tokens)
     together, answering = fit_answering(values.model_id, longest_answer, values.gpu, bits, values.lora_r)
     fits = "they fit, and are faster" if bits == 16 else "QLoRA: 16 bits leave no room for a batch"
-    found = {
-        "bits": (bits, fits),
-        "batch_size": (batch, memory),
-        "gradient_accumulation_steps": (math.ceil(per_step / batch), f"{per_step} rows per step"),
-        "answer_batch_size": (together or 1, f"{answering / GIB:.1f} GiB, estimated"),
-    }
+    found = {"bits": (bits, fits), "answer_batch_size": (together or 1, f"{answering / GIB:.1f} GiB, estimated")}
     if cap is not None:
         found["max_pixels"] = (cap, f"the longest rows fit into {max_length:,} tokens")
     longest = max(count.total for count in after)

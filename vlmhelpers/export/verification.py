@@ -90,6 +90,7 @@ def check_export(
     with model.disable_adapter():
         of_base = probe(model, processor, chosen, max_new_tokens, of_adapter.answers)
     del model
+    clear_device_cache(garbage_collection=True)
     answers = {"export": ["-"] * len(indices), "adapter": of_adapter.answers, "base": of_base.answers}
     if four_bit:
         answers["adapter in 4 bits"] = probe(*_load(adapter, base, 4), chosen, max_new_tokens).answers

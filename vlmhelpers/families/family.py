@@ -138,6 +138,11 @@ class Family:
 
     # Estimates on the meta device
 
+    @property
+    def is_estimated(self) -> bool:
+        """Whether a batch with images can be made without the weights."""
+        return type(self).dry_run_inputs is not Family.dry_run_inputs
+
     def states_per_image(self, config) -> int:
         """States besides the tokens of the sequence that the text attends to for an image of any size."""
         return 0

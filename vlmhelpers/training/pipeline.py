@@ -1,7 +1,7 @@
 """The parts of a run: its arguments, its rows, and its trainer with model, adapters and collator."""
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -103,7 +103,11 @@ def fill_in(config: RunConfig, model_id: str, parts: dict[str, Dataset]) -> RunC
     """The settings with what suits the model, the rows and the device, for all that is None."""
     rows = concatenate_datasets([parts[name] for name in ("train", "validation") if name in parts])
     values = suggest(model_id, text_only=not any(rows.with_format("arrow")["images"].to_pylist()), **config.chosen)
-    return config.filled(values.fit(rows, load_processor(model_id), _logits(config)))
+    if is_sharded():  # a part of the model on each GPU: the estimate is of all of it
+        values = replace(values, gpu=None)
+    checkpointing = config.gradient_checkpointing is not False
+    options = {"vision": config.vision, "gradient_checkpointing": checkpointing}
+    return config.filled(values.fit(rows, load_processor(model_id), _logits(config), **options))
 
 
 def _logits(config):

@@ -79,11 +79,11 @@ def train(config: RunConfig, accept_changes: bool = False) -> RunResult:
         dataset = _read_rows(config)
         rows = pipeline.load_rows(config, dataset)
         model_id = choose_model(config.model_id)
-        asked, config = config, pipeline.fill_in(config, model_id, rows.parts)
+        config = pipeline.fill_in(config, model_id, rows.parts)
         trainer = pipeline.make_trainer(config, model_id, rows.parts)
         checkpoint = checkpoints.resume_from(trainer, accept_changes)
         _save_rejected(Path(config.output_dir) / REJECTED, rows)
-        made_of = on_main(lambda: _made_of(asked, dataset, trainer.model.config._name_or_path))
+        made_of = on_main(lambda: _made_of(config, dataset, trainer.model.config._name_or_path))
         started = time.perf_counter()
         trainer.train(resume_from_checkpoint=checkpoint)
         on_main(lambda: checkpoints.refuse_without_a_step(trainer, checkpoint))
@@ -147,6 +147,7 @@ def _find_finished(config, accept_changes):
     except FileNotFoundError as error:
         print(f"{finished} (not compared with the data: {error})")
         return result
+    now |= {name: before[name] for name, value in config.chosen.items() if value is None and name in before}
     changed = changed_settings(before, now)
     if all(name.startswith("version of ") for name in changed):
         print(finished)
