@@ -94,6 +94,7 @@ def test_a_row_of_a_tiny_run_is_never_longer_than_the_limit(tiny):
     assert values.max_length > 2100
 
 
+@pytest.mark.slow
 def test_16_bits_are_taken_where_they_leave_room_for_a_batch(published, memory):
     memory({4: 3, 16: 9}, row=1)
     roomy, small = (suggest(REAL, gpu=gpu).fit(rows_of(400), published) for gpu in ("L4", "T4"))
@@ -104,6 +105,7 @@ def test_16_bits_are_taken_where_they_leave_room_for_a_batch(published, memory):
     assert (chosen.bits, chosen.batch_size, chosen.gradient_accumulation_steps) == (16, 2, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("chosen", "batch", "accumulation"),
     [
@@ -134,6 +136,7 @@ def test_a_model_that_cannot_be_estimated_gets_the_least(published, memory, monk
     assert "memory of this model is not estimated" in values.reasons["batch_size"]
 
 
+@pytest.mark.slow
 def test_what_is_suggested_fits_with_a_reserve(published, memory):
     for row in (0.3, 0.9, 2.1, 5):
         memory({4: 3, 16: 9}, row=row)
@@ -143,6 +146,7 @@ def test_what_is_suggested_fits_with_a_reserve(published, memory):
         assert values.batch_size * values.gradient_accumulation_steps == 16
 
 
+@pytest.mark.slow
 def test_long_rows_of_photos_get_a_cap_and_a_shorter_one_where_memory_is_short(published, memory):
     memory({4: 5, 16: 15}, row=0.1, thousand_tokens=2)
     values = suggest(REAL, gpu="T4").fit(rows_of(3, size=(2400, 1800)), published)
@@ -163,6 +167,7 @@ def test_a_model_that_fits_nowhere_is_an_error_with_the_size(published, memory):
         suggest(REAL, gpu="T4").fit(rows_of(30), published)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "per_step"), [(32, 4), (170, 8), (5000, 16), (3, 3)])
 def test_few_rows_get_smaller_steps(published, memory, rows, per_step):
     memory({4: 3, 16: 9}, row=0.01)
