@@ -3,8 +3,20 @@
 import pytest
 from datasets import Dataset, Features, Value
 
-from vlmhelpers.data.schema import FEATURES, answer_of, assistant, make_row, message_text, text_part, user
-from vlmhelpers.data.turns import one_answer_per_row, prompted, split_thinking
+from vlmhelpers.data.schema import (
+    FEATURES,
+    KINDS,
+    answer_of,
+    assistant,
+    make_pair,
+    make_prompt,
+    make_rated,
+    make_row,
+    message_text,
+    text_part,
+    user,
+)
+from vlmhelpers.data.turns import one_answer_per_row, prompted, split_thinking, to_rows
 
 SYSTEM = {"role": "system", "content": [text_part("Be brief.")]}
 
@@ -78,6 +90,32 @@ def test_a_prompted_row_begins_with_the_instruction(rows_of, picture):
     assert answer_of(asked[1]) == "hi" and asked.features == dataset.features
     assert asked[0]["images"][0].tobytes() == dataset[0]["images"][0].tobytes()
     assert message_text(dataset[0]["messages"][0]) == "What is it?"  # the given rows stay
+
+
+@pytest.mark.parametrize(
+    "kind, row",
+    [
+        ("messages", make_row("What?", "Good.")),
+        ("pairs", make_pair("What?", "Good.", "Bad.")),
+        ("rated", make_rated("What?", "Good.", True)),
+        ("prompts", make_prompt("What?", "Good.")),
+    ],
+)
+def test_rows_of_every_kind_become_messages_with_the_good_answer(kind, row, picture):
+    prompt = "messages" if kind == "messages" else "prompt"
+    shown = row | {"images": [picture], prompt: [user("What?", 1), *row[prompt][1:]]}
+    rows = [row | {"row": 3, "shop": "s"}, shown | {"row": 4, "shop": "s"}]
+    rows += [make_rated("What?", "Bad.", False) | {"row": 5, "shop": "s"}] if kind == "rated" else []
+    features = Features({**KINDS[kind], "row": Value("int64"), "shop": Value("string")})
+    made = to_rows(Dataset.from_list(rows, features=features))
+    assert made.features == Features({**FEATURES, "row": Value("int64")}) and made["row"][:] == [3, 4]
+    assert made["messages"][:] == [[user("What?", n), assistant("Good.")] for n in (0, 1)]
+    assert made[1]["images"][0].tobytes() == picture.tobytes()
+
+
+def test_rows_of_no_kind_are_an_error_that_names_the_columns():
+    with pytest.raises(ValueError, match="columns prompt, chosen. Expected are .*pairs: prompt, chosen, rejected"):
+        to_rows(Dataset.from_list([{"prompt": [], "chosen": []}]))
 
 
 @pytest.mark.parametrize(

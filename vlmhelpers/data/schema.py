@@ -1,14 +1,23 @@
-"""The one row that every reader returns and every later step takes."""
+"""The rows that readers return and later steps take: messages, and three kinds for other training methods.
+
+Pairs hold a better and a worse answer, rated rows an answer with a verdict, prompts an answer to compare with.
+"""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from datasets import Features, Image, List, Value
 
 # The k-th part of type "image" stands for images[k]; the others are of type "text". Content is always a list of parts,
 # as Arrow refuses a column that mixes strings and lists; a text-only row has no images.
 _CONTENT = List({"type": Value("string"), "text": Value("string")})
-FEATURES = Features({"messages": List({"role": Value("string"), "content": _CONTENT}), "images": List(Image())})
+_MESSAGES, _IMAGES = List({"role": Value("string"), "content": _CONTENT}), {"images": List(Image())}
+FEATURES = Features({"messages": _MESSAGES, **_IMAGES})
+# Pairs may also have `rejected_images`: what the rejected side shows, where that is not `images`.
+PAIR_FEATURES = Features({**dict.fromkeys(["prompt", "chosen", "rejected"], _MESSAGES), **_IMAGES})
+RATED_FEATURES = Features({"prompt": _MESSAGES, "completion": _MESSAGES, "label": Value("bool"), **_IMAGES})
+PROMPT_FEATURES = Features({"prompt": _MESSAGES, "answer": Value("string"), **_IMAGES})  # and what a reward needs
+KINDS = {"messages": FEATURES, "pairs": PAIR_FEATURES, "rated": RATED_FEATURES, "prompts": PROMPT_FEATURES}
 
 ROLES = ("system", "user", "assistant")
 
@@ -38,6 +47,47 @@ def make_row(instruction: str, answer: str, images: Iterable = ()) -> dict:
     """One question and its answer as a row of the schema; `images` are paths, PIL images or encoded bytes."""
     images = list(images)
     return {"messages": [user(instruction, len(images)), assistant(answer)], "images": images}
+
+
+def make_pair(question: str, chosen: str, rejected: str, images: Iterable = ()) -> dict:
+    """A question with the better and the worse answer to it, as a row of PAIR_FEATURES."""
+    images = list(images)
+    answers = {"chosen": [assistant(chosen)], "rejected": [assistant(rejected)]}
+    return {"prompt": [user(question, len(images))], **answers, "images": images}
+
+
+def make_rated(question: str, completion: str, label: bool, images: Iterable = ()) -> dict:
+    """A question with an answer that is good (`label` True) or not, as a row of RATED_FEATURES."""
+    images = list(images)
+    answer = {"completion": [assistant(completion)], "label": label}
+    return {"prompt": [user(question, len(images))], **answer, "images": images}
+
+
+def make_prompt(question: str, answer: str, images: Iterable = ()) -> dict:
+    """A question whose answers a reward compares with `answer`, as a row of PROMPT_FEATURES."""
+    images = list(images)
+    return {"prompt": [user(question, len(images))], "answer": answer, "images": images}
+
+
+def kind_of(column_names: Collection[str]) -> str:
+    """The kind of a dataset's rows by their columns, a key of KINDS. Raises ValueError for columns of no kind."""
+    kind = next((kind for kind, features in KINDS.items() if not features.keys() - {"images", *column_names}), None)
+    if kind is None:
+        forms = "; ".join(f"{kind}: {', '.join(features)}" for kind, features in KINDS.items())
+        raise ValueError(f"no rows of a known kind: columns {', '.join(column_names)}. Expected are {forms}.")
+    return kind
+
+
+def conversations(row: dict) -> dict[str, list[dict]]:
+    """Every conversation that a row of any kind holds, by name, the one with the good answer first."""
+    kind = kind_of(row)
+    if kind == "messages":
+        return {"messages": row["messages"] or []}
+    prompt = row["prompt"] or []
+    if kind == "prompts":
+        return {"prompt": [*prompt, assistant(row["answer"] or "")]}
+    sides = ("chosen", "rejected") if kind == "pairs" else ("completion",)
+    return {side: [*prompt, *(row[side] or [])] for side in sides}
 
 
 def message_text(message: dict) -> str:

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from datasets import Dataset
+from datasets import Dataset, Features
 
-from vlmhelpers.data.rows import map_plain_rows
-from vlmhelpers.data.schema import count_images, text_part
+from vlmhelpers.data.rows import READER_FEATURES, map_plain_rows, store_rows, stream_plain_rows
+from vlmhelpers.data.schema import FEATURES, KINDS, conversations, count_images, kind_of, text_part
 
 THINK_TAGS = "<think>", "</think>"  # around the reasoning at the start of an answer
 
@@ -27,6 +27,21 @@ def _cut(row):
         return [row]
     rows = [{**row, "messages": messages[:end]} for end in ends]
     return [{**row, "images": images[: count_images(row["messages"])]} for row in rows] if images else rows
+
+
+def to_rows(dataset: Dataset) -> Dataset:
+    """The good answers of rows of any kind as rows of messages, to learn or to compare with.
+
+    Of pairs the chosen ones, of rated rows those with a true label, of prompts their answers. Columns: FEATURES, and a
+    reader's `row`, `problem` and `note` where they are there. Raises ValueError for rows of no kind.
+    """
+    kind = kind_of(dataset.column_names)
+    kept = {name: feature for name, feature in READER_FEATURES.items() if name in dataset.column_names}
+    if kind == "messages":
+        return dataset.select_columns([name for name in dataset.column_names if name in FEATURES or name in kept])
+    rows = stream_plain_rows(dataset, [*KINDS[kind], *kept], "taking the good answers")
+    good = (row | {"messages": next(iter(conversations(row).values()))} for row in rows if row.get("label", True))
+    return store_rows(good, Features({**FEATURES, **kept}))
 
 
 def prompted(dataset: Dataset, instruction: str, examples: Iterable[str] = ()) -> Dataset:
