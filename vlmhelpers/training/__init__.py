@@ -8,6 +8,16 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "callbacks": ["report_to", "watch"],
         "checkpoints": ["resume_from"],
         "config": ["RunConfig"],
+        "rewards": [
+            "as_reward",
+            "combine",
+            "exact_match",
+            "json_fields",
+            "length_within",
+            "matches",
+            "number_within",
+            "parse_reward",
+        ],
         "run": ["RunResult", "load_held_out", "save_held_out", "train"],
     },
 )
