@@ -23,7 +23,7 @@ _COMMANDS = {
     "csv": "convert a CSV of image paths, questions and answers to JSONL of messages",
     "jsonl": "convert JSONL of image paths, questions and answers, or of conversations, to JSONL of messages",
     "products": "convert a CSV or parquet table of products to JSONL of messages, and download their images",
-    "check": "check every row and image of a file, and say what is wrong",
+    "check": "check every row and image of a file (answers to learn, pairs, rated answers, prompts), say what is wrong",
     "sample": "write a JSONL file of drawn products and questions about them, to try the rest with",
     "train": "fine-tune a model as a JSON or YAML file says; the same command goes on after an interruption",
 }
@@ -204,7 +204,10 @@ def _root_of_images(dataset, root):
 
 
 def _check(file, image_root=None, rejected=None):
-    report = vlm.check_dataset(_read_any(file, image_root))
+    dataset = _read_any(file, image_root)
+    report = vlm.check_dataset(dataset)
+    if (kind := vlm.data.kind_of(dataset.column_names)) != "messages":
+        print(f"kind of rows: {kind}")
     print(report)
     if rejected:
         report.save_rejected(rejected)
@@ -212,12 +215,25 @@ def _check(file, image_root=None, rejected=None):
 
 
 def _read_any(path, image_root):
+    from vlmhelpers.data.readers.csv_reader import read_table
     from vlmhelpers.data.readers.json_file import read_objects
+    from vlmhelpers.data.readers.preference_reader import find_reader
 
-    if reader := {".csv": vlm.read_csv, ".parquet": vlm.read_products}.get(Path(path).suffix.lower()):
-        return reader(path, image_root)
-    first = next((row.fields for row in read_objects(path) if row.fields), {}).keys()
-    if {"instruction", "output"} <= first and not {"messages", "conversations", "image", "images"} & first:
+    suffix = Path(path).suffix.lower()
+    if suffix == ".parquet":
+        return vlm.read_products(path, image_root)
+    rows = read_table(path)[1] if suffix == ".csv" else read_objects(path)
+    fields = next((row.fields for row in rows if row.fields), {})
+    if reader := find_reader(fields):
+        return getattr(vlm.data, reader)(path, image_root)
+    if suffix == ".csv":
+        return vlm.read_csv(path, image_root)
+    if {"instruction", "output"} <= fields.keys() and not {
+        "messages",
+        "conversations",
+        "image",
+        "images",
+    } & fields.keys():
         return vlm.read_alpaca(path)
     return vlm.read_jsonl(path, image_root)
 

@@ -310,7 +310,7 @@ PAIR = {"chosen": "A bag.", "rejected": "A cat."}
 def test_a_preference_row_is_not_read(read, value):
     dataset = read(value, LLAVA[2])
     assert [reason_of(row).partition(":")[0] for row in dataset] == ["preference row", ""]
-    assert "pairs to choose from are not read here" in dataset[0]["problem"] and dataset[0]["chosen"]
+    assert "read it with vlmhelpers.data.read_preferences" in dataset[0]["problem"] and dataset[0]["chosen"]
     assert check_dataset(dataset).rejected[0]["row"] == 1
 
 

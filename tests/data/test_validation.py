@@ -14,7 +14,7 @@ from PIL import Image
 
 from vlmhelpers.data import validation
 from vlmhelpers.data.duplicates import DuplicateFinder
-from vlmhelpers.data.schema import make_row
+from vlmhelpers.data.schema import make_pair, make_row
 from vlmhelpers.data.validation import check_dataset
 from vlmhelpers.samples.drawing import sample_products
 
@@ -64,8 +64,12 @@ def test_each_picture_is_decoded_once(tmp_path, monkeypatch):
 
 
 def test_a_dataset_of_another_form_is_an_error():
-    with pytest.raises(ValueError, match="no column messages and no column images; its columns are text"):
+    with pytest.raises(ValueError, match="dataset '' has no rows of a known kind: columns text. Expected are messages"):
         check_dataset(Dataset.from_dict({"text": ["a"]}))
+    with pytest.raises(ValueError, match="no column images, only messages"):
+        check_dataset(Dataset.from_list([make_row("What?", "It.")]).remove_columns("images"))
+    with pytest.raises(ValueError, match="the column prompt holds no lists. Make its rows with .*make_pair"):
+        check_dataset(Dataset.from_list([make_pair("What?", "A.", "B.") | {"prompt": "What?"}]))
     paths = Dataset.from_list([make_row("What?", "It.") | {"images": ["a.jpg"]}])
     with pytest.raises(ValueError, match="images is no list of images.*cast_column"):
         check_dataset(paths)

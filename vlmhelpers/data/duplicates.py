@@ -58,10 +58,10 @@ class DuplicateFinder:
         self._near = {}  # (rank of a split, image) -> the row of a near-duplicate in another split
         database.executescript(_TABLES)
 
-    def add(self, split: str, index: int, number: int, messages: list[dict], images: Sequence[int]) -> None:
+    def add(self, split: str, index: int, number: int, question: object, answer: object, images: Sequence[int]) -> None:
         """Takes in a row; `images` are numbers that are equal for the same pixels only."""
-        asked = digest(messages[:-1], images)
-        digests = (bytes.fromhex(text) for text in (asked, digest(asked, messages[-1])))
+        asked = digest(question, images)
+        digests = (bytes.fromhex(text) for text in (asked, digest(asked, answer)))
         row = self._ranks[split], index, number, *digests, len(images)
         key = self._database.execute("INSERT INTO rows VALUES (NULL, ?, ?, ?, ?, ?, ?)", row).lastrowid
         self._database.executemany("INSERT INTO shown VALUES (NULL, ?, ?)", [(key, image) for image in images])

@@ -15,8 +15,9 @@ from vlmhelpers.common.display import Html, html_table, thumbnail
 from vlmhelpers.common.files import atomic_file
 from vlmhelpers.common.images import UnusableImage, open_image, short_path
 from vlmhelpers.common.printable import one_line, printable
-from vlmhelpers.data.rows import ENCODED_ROWS_PER_BATCH, READER_FEATURES, plain_rows, source_column
-from vlmhelpers.data.schema import FEATURES, answer_of, last_question
+from vlmhelpers.data.notes import notes_on
+from vlmhelpers.data.rows import ENCODED_ROWS_PER_BATCH, plain_rows, source_column, taken_columns
+from vlmhelpers.data.schema import all_images, conversations, kind_of, last_question
 from vlmhelpers.data.spreadsheets import REASON, REMEDY, SOURCE_ROW, text_cell
 
 _LINES = 20  # of each kind in plain text
@@ -30,17 +31,28 @@ _DIFFERENT = Markup('<span style="background:#d9534f33">{}</span>')
 def show_rows(dataset: Dataset, rows: Iterable[int], **answers: Sequence[str]) -> Html:
     """Rows (indices from 0) as a table of images, prompt, expected answer, and a column for each list in `answers`.
 
-    Each list holds one string per row of the dataset. A cell that differs from the expected answer is marked.
+    Pairs have the columns chosen and rejected, rated rows completion and label, prompts answer. Each list holds one
+    string per row of the dataset. A cell that differs from the expected answer, the first one, is marked.
     """
-    lines, table = [], []
+    lines, table, names = [], [], []
     for index in rows:
         row = dataset[index]
-        prompt, expected = last_question(row["messages"]), answer_of(row)
+        prompt, shown = last_question(next(iter(conversations(row).values()))), _answers(row)
+        expected, *_ = shown.values()
         given = {name: texts[index] for name, texts in answers.items()}
         cells = [text if text == expected else _DIFFERENT.format(text) for text in given.values()]
-        table.append([Markup("").join(map(thumbnail, row["images"])), prompt, expected, *cells])
-        lines += [f"{index}: {prompt}", f"   expected: {expected}", *(f"   {n}: {t}" for n, t in given.items())]
-    return Html(html_table(["", "prompt", "expected", *answers], table), "\n".join(lines))
+        table.append([Markup("").join(map(thumbnail, all_images(row))), prompt, *shown.values(), *cells])
+        lines += [f"{index}: {prompt}", *(f"   {name}: {text}" for name, text in (shown | given).items())]
+        names = list(shown)
+    return Html(html_table(["", "prompt", *names, *answers], table), "\n".join(lines))
+
+
+def _answers(row):
+    """The texts of a row's answers by their columns in a table."""
+    texts = {side: _last_text(messages, "assistant") for side, messages in conversations(row).items()}
+    columns = {"messages": "expected", "prompt": "answer"}
+    shown = {columns.get(side, side): text for side, text in texts.items()}
+    return shown | ({"label": str(row["label"]).lower()} if kind_of(row) == "rated" else {})
 
 
 class Finding(NamedTuple):
@@ -60,6 +72,7 @@ class Report:
     rejected: a dict for each rejected row: `split`, `row` (its number in the source), `index` (in the checked
         dataset), `image` (its path), `reason`, `remedy`, `fields` (the source's columns).
     repaired, warnings: the same for kept rows; a row can have several.
+    notes: sentences on the kept pairs, rated rows or prompts as a whole, such as labels that are all the same.
     counts: `read`, `kept`, `rejected`, `repaired` and `warned` rows, `by_reason` (kind -> rejected rows) and
         `by_split` (split -> read, kept, rejected). Always kept + rejected == read.
     """
@@ -83,6 +96,7 @@ class Report:
             sound = rows.select(np.delete(np.arange(len(rows)), left_out) if left_out else range(len(rows)))
             kept[name] = sound.remove_columns([name for name in ("problem", "note") if name in rows.column_names])
         self.dataset = kept[""] if list(kept) == [""] else DatasetDict(kept)
+        self.notes = notes_on(kept.values())
         read = {name: (len(rows), len(kept[name])) for name, rows in splits.items()}
         by_split = {name: {"read": n, "kept": k, "rejected": n - k} for name, (n, k) in read.items()}
         self.counts = {key: sum(n[key] for n in by_split.values()) for key in ("read", "kept", "rejected")}
@@ -98,9 +112,10 @@ class Report:
 
         A cell that a spreadsheet would take for a formula has an apostrophe before it, which read_csv takes off again.
         """
-        renamed = {source_column(name): name for name in (*FEATURES, *READER_FEATURES)}
         rows = []
         for record in self.rejected:
+            kind = kind_of(self.splits[record["split"]].column_names)
+            renamed = {source_column(name, kind): name for name in taken_columns(kind)}
             fields = {renamed.get(name, name): value for name, value in record["fields"].items()}
             split = {"source_split": record["split"]} if record["split"] else {}
             row = fields | {SOURCE_ROW: record["row"]} | split
@@ -113,7 +128,9 @@ class Report:
             table.writerows(rows)
 
     def __repr__(self):
-        return "\n".join([one_line(self._summary()), *(_text_of(*section) for section in self._sections())])
+        return "\n".join(
+            [one_line(self._summary()), *self.notes, *(_text_of(*section) for section in self._sections())]
+        )
 
     def _repr_html_(self):
         found = [(title, record) for title, _, records in self._sections() for record in records]
@@ -121,8 +138,9 @@ class Report:
         more = f"... and {len(found) - len(rows)} more: report.rejected, report.warnings, report.repaired"
         kept = [cell for (cell,) in _within(_KEPT_BYTES, ([cell] for cell in self._kept_images()))]
         lines = [kept[i : i + _PER_LINE] for i in range(0, len(kept), _PER_LINE)]
-        page = Markup("<div><p><b>{}</b></p>{}{}{}</div>").format(
+        page = Markup("<div><p><b>{}</b></p>{}{}{}{}</div>").format(
             self._summary(),
+            Markup("").join(map(Markup("<p>{}</p>").format, self.notes)),
             html_table(["", "row", "image", "reason", "remedy"], rows) if found else "",
             Markup("<p>{}</p>").format(more) if len(rows) < len(found) else "",
             Markup("<p>{}</p>{}").format(_title("Kept"), html_table([], lines)) if kept else "",
@@ -142,7 +160,7 @@ class Report:
         return [section for section in found if section[2]]
 
     def _cells(self, title, record):
-        images = plain_rows(self.splits[record["split"]], [record["index"]])[0]["images"]
+        images = all_images(plain_rows(self.splits[record["split"]], [record["index"]])[0])
         texts = [_short(record["reason"]), _short(record["remedy"])]
         return [_title(title), _row_name(**record), _captioned(images, record["image"]), *texts]
 
@@ -172,7 +190,7 @@ def _records(splits, findings):
 
 
 def _record(finding, row):
-    paths = [image["path"] for image in row["images"] or [] if image and image["path"]]
+    paths = [image["path"] for image in all_images(row) if image and image["path"]]
     image, fields = short_path(paths[0]) if paths else "", _source_fields(row, paths)
     split, index, reason, remedy = finding
     found = {"split": split, "row": row.get("row") or index + 1, "index": index, "image": image}
@@ -180,14 +198,19 @@ def _record(finding, row):
 
 
 def _source_fields(row, paths):
-    """The columns that the row has from its source; without any, those that read_csv would make it from."""
-    fields = {name: value for name, value in row.items() if name not in {*FEATURES, *READER_FEATURES}}
-    question, answer = (_last_text(row, role) for role in ("user", "assistant"))
-    return fields or {"image_path": "".join(paths[:1]), "instruction": question, "description": answer}
+    """The columns that the row has from its source; without any, those that a reader of CSV would make it from."""
+    taken = taken_columns(kind_of(row))
+    if fields := {name: value for name, value in row.items() if name not in taken}:
+        return fields
+    image = {"image_path": "".join(paths[:1])}
+    question, answers = _last_text(next(iter(conversations(row).values())), "user"), _answers(row)
+    if "expected" in answers:
+        return image | {"instruction": question, "description": answers["expected"]}
+    return image | {"question": question} | answers
 
 
-def _last_text(row, role):
-    turns = [message["content"] or [] for message in row["messages"] or [] if message["role"] == role]
+def _last_text(messages, role):
+    turns = [message["content"] or [] for message in messages if message["role"] == role]
     return "".join(part["text"] or "" for part in turns[-1]) if turns else ""
 
 

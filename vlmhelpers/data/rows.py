@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from vlmhelpers.common.files import name_full_disk, temporary_folder
 from vlmhelpers.common.printable import printable
 from vlmhelpers.data.rules import Problem
-from vlmhelpers.data.schema import FEATURES
+from vlmhelpers.data.schema import FEATURES, KINDS, REJECTED_IMAGES
 
 # What a reader adds: the number of the source's data row, from 1; rules.join_problems; what was guessed or repaired.
 READER_FEATURES = {"row": Value("int64"), "problem": Value("string"), "note": Value("string")}
@@ -64,9 +64,15 @@ def _no_path(written):
     return None
 
 
-def source_column(name: str) -> str:
+def taken_columns(kind: str = "messages") -> set[str]:
+    """The names that a dataset of this kind leaves to no column of its source; so its columns tell its kind."""
+    kinds = [FEATURES] if kind == "messages" else [*KINDS.values(), REJECTED_IMAGES]
+    return {*READER_FEATURES, *(name for features in kinds for name in features)}
+
+
+def source_column(name: str, kind: str = "messages") -> str:
     """The name under which a dataset keeps a column of its source: `row` and the like get an underscore."""
-    return f"{name}_" if name in FEATURES or name in READER_FEATURES else name
+    return f"{name}_" if name in taken_columns(kind) else name
 
 
 def store_rows(rows: Iterable[dict], features: Features) -> Dataset:

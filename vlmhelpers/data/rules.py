@@ -2,15 +2,65 @@
 
 from PIL import Image
 
-from vlmhelpers.data.schema import ROLES, count_images, message_text
+from vlmhelpers.data.schema import ROLES, conversations, count_images, kind_of, message_text
 
 Problem = tuple[str, str]  # reason, which reads "kind" or "kind: details", and remedy
 
 
 def row_problems(row: dict) -> list[Problem]:
-    """All that makes a row unusable for training; images (of PIL, or {"path", "bytes"} as in Arrow) stay closed."""
+    """All that makes a row of any kind unusable for training.
+
+    Images (of PIL, or {"path", "bytes"} as in Arrow) stay closed.
+    """
     if row.get("problem"):
         return [split_problem(row["problem"])]
+    kind = kind_of(row)
+    if kind == "messages":
+        return _conversation_problems(row)
+    if kind == "pairs" and (problems := _pairing_problems(row)):
+        return problems
+    asked = {"messages": row["prompt"] or [], "images": row.get("images")}
+    if not asked["messages"] or asked["messages"][-1]["role"] != "user":
+        return [("no question: the prompt does not end with the user's turn", "write what the model is to answer")]
+    if kind == "prompts":
+        return prompt_problems(asked)
+    return _problems_of_sides(row) or (_pair_problems(row) if kind == "pairs" else _label_problems(row))
+
+
+def _pairing_problems(row):
+    shown, others = row.get("images") or [], row.get("rejected_images") or row.get("images") or []
+    if len(shown) != len(others):
+        reason = f"another number of images on the two sides: {len(shown)} and {len(others)}"
+        return [(reason, "show one image for each image part on both sides")]
+    if any(side and side[0]["role"] in ("system", "user") for side in (row["chosen"], row["rejected"])):
+        return [("another prompt: chosen and rejected are asked differently", "give both answers the same prompt")]
+    return []
+
+
+def _problems_of_sides(row):
+    """The problems of the prompt with each answer; those that only one of two answers has name it."""
+    images = {"rejected": row.get("rejected_images") or row.get("images")}
+    found = {
+        side: _conversation_problems({"messages": messages, "images": images.get(side, row.get("images"))})
+        for side, messages in conversations(row).items()
+    }
+    common = set.intersection(*map(set, found.values()))
+    named = ((side, *problem) for side, problems in found.items() for problem in problems)
+    return [(what if (what, remedy) in common else f"{what} ({side})", remedy) for side, what, remedy in named]
+
+
+def _pair_problems(row):
+    chosen, rejected = ([message_text(message).strip() for message in row[side]] for side in ("chosen", "rejected"))
+    if chosen == rejected and not row.get("rejected_images"):
+        return [("the same answer: chosen and rejected are equal", "write a worse one, or leave the row out")]
+    return []
+
+
+def _label_problems(row):
+    return [("no label", "write true for a good answer, false for another")] if row["label"] is None else []
+
+
+def _conversation_problems(row):
     return _turn_problems(row) or _image_problems(row) + _answer_problems(row["messages"] or [])
 
 

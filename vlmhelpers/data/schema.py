@@ -13,10 +13,10 @@ from datasets import Features, Image, List, Value
 _CONTENT = List({"type": Value("string"), "text": Value("string")})
 _MESSAGES, _IMAGES = List({"role": Value("string"), "content": _CONTENT}), {"images": List(Image())}
 FEATURES = Features({"messages": _MESSAGES, **_IMAGES})
-# Pairs may also have `rejected_images`: what the rejected side shows, where that is not `images`.
 PAIR_FEATURES = Features({**dict.fromkeys(["prompt", "chosen", "rejected"], _MESSAGES), **_IMAGES})
 RATED_FEATURES = Features({"prompt": _MESSAGES, "completion": _MESSAGES, "label": Value("bool"), **_IMAGES})
 PROMPT_FEATURES = Features({"prompt": _MESSAGES, "answer": Value("string"), **_IMAGES})  # and what a reward needs
+REJECTED_IMAGES = {"rejected_images": List(Image())}  # pairs may have it: the rejected side's, where they are others
 KINDS = {"messages": FEATURES, "pairs": PAIR_FEATURES, "rated": RATED_FEATURES, "prompts": PROMPT_FEATURES}
 
 ROLES = ("system", "user", "assistant")
@@ -88,6 +88,12 @@ def conversations(row: dict) -> dict[str, list[dict]]:
         return {"prompt": [*prompt, assistant(row["answer"] or "")]}
     sides = ("chosen", "rejected") if kind == "pairs" else ("completion",)
     return {side: [*prompt, *(row[side] or [])] for side in sides}
+
+
+def all_images(row: dict) -> list:
+    """The row's images, then those that the rejected side of a pair has of its own."""
+    own = row.get("rejected_images") if kind_of(row) == "pairs" else None
+    return [*(row.get("images") or []), *(own or [])]
 
 
 def message_text(message: dict) -> str:

@@ -10,13 +10,15 @@ from datasets import Dataset, DatasetDict
 from vlmhelpers.common.digests import digest
 from vlmhelpers.common.images import image_identity
 from vlmhelpers.data.rows import stream_plain_rows
-from vlmhelpers.data.schema import message_text
+from vlmhelpers.data.schema import all_images, conversations, message_text
 
 
 def split(
     dataset: Dataset, test_size: int | float, group_by: str | Callable[[dict], object] | None = None, seed: int = 0
 ) -> DatasetDict:
-    """Splits a Dataset into a DatasetDict of `train` and `test`; the rows keep their order, groups stay whole.
+    """Splits a Dataset of rows of any kind into a DatasetDict of `train` and `test`.
+
+    The rows keep their order, groups stay whole.
 
     test_size: rows (an int) or a share of them (a float between 0 and 1). Groups join the test set in random order
         while they fit: it lacks fewer rows than the smallest training group has. Where none fits, it is the smallest.
@@ -67,8 +69,9 @@ def _groups(dataset, group_by):
 
 def _content(row):
     """Digests of the row's images; without images, of what its user says. 64 bits each."""
-    said = [message_text(message) for message in row["messages"] if message["role"] == "user"]
-    keys = list(filter(None, map(image_identity, row.get("images") or []))) or [said]
+    conversation = next(iter(conversations(row).values()))
+    said = [message_text(message) for message in conversation if message["role"] == "user"]
+    keys = list(filter(None, map(image_identity, all_images(row)))) or [said]
     return [int(digest(key)[:16], 16) for key in keys]
 
 

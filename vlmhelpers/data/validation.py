@@ -3,7 +3,7 @@
 import os
 from concurrent.futures import Executor, ThreadPoolExecutor
 
-from datasets import Dataset, Image
+from datasets import Dataset, Image, List
 from tqdm.auto import tqdm
 
 from vlmhelpers.common.images import MAX_PIXELS, UnusableImage, image_identity, inspect_image, strict_pillow
@@ -13,7 +13,7 @@ from vlmhelpers.data.duplicates import DuplicateFinder
 from vlmhelpers.data.report import Finding, Report
 from vlmhelpers.data.rows import ENCODED_ROWS_PER_BATCH
 from vlmhelpers.data.rules import merge_problems, row_problems
-from vlmhelpers.data.schema import FEATURES, find_control_tokens, message_text
+from vlmhelpers.data.schema import KINDS, all_images, conversations, find_control_tokens, kind_of, message_text
 
 
 def check_dataset(
@@ -25,7 +25,7 @@ def check_dataset(
     workers: int | None = None,
     progress: bool = True,
 ) -> Report:
-    """Checks every row of a dataset, decodes every image once, and returns a `Report`.
+    """Checks every row of a dataset of any kind, decodes every image once, and returns a `Report`.
 
     Rejected are rows with `rules.row_problems`, with an image that cannot be decoded, and those that repeat an earlier
     one. Of several splits, "train" first, the earlier one's row is also rejected for a leak, an image (or a text
@@ -33,7 +33,7 @@ def check_dataset(
 
     max_pixels: larger images are rejected by their header. near_duplicates: nearly equal images are a warning within a
         split, a leak between splits. workers: threads that decode; by default one per processor, 8 at most.
-    Raises ValueError for a dataset without the columns of the schema, TypeError for what is no dataset, and OSError
+    Raises ValueError for a dataset without the columns of a kind of rows, TypeError for what is no dataset, and OSError
     where the machine keeps an image from being read. Memory grows with what is found, not with rows or images, which
     take up to 600 bytes each in the folder for temporary files.
     """
@@ -59,15 +59,26 @@ def _as_splits(dataset):
         raise TypeError(f"a {type(dataset).__name__} is no Dataset; make one with Dataset.from_list(rows)")
     splits = {"": dataset} if isinstance(dataset, Dataset) else dict(dataset)
     for split, rows in splits.items():
-        missing = [name for name in FEATURES if name not in rows.column_names]
-        if missing:
-            columns = printable(", ".join(rows.column_names))
-            there = f"its columns are {columns}. Make its rows with a reader or with make_row."
-            raise ValueError(f"dataset {split!r} has no column {' and no column '.join(missing)}; {there}")
+        _check_columns(split, rows)
         if not isinstance(getattr(rows.features["images"], "feature", None), Image):
             remedy = "use dataset.cast_column('images', List(Image()))"
             raise ValueError(f"dataset {split!r}: the column images is no list of images; {remedy}")
     return dict(sorted(splits.items(), key=lambda item: item[0] != "train"))
+
+
+def _check_columns(split, rows):
+    remedy = "Make its rows with a reader, or with make_row, make_pair, make_rated or make_prompt."
+    try:
+        features = KINDS[kind_of(rows.column_names)]
+    except ValueError as error:
+        raise ValueError(printable(f"dataset {split!r} has {error} {remedy}")) from None
+    if "images" not in rows.column_names:
+        raise ValueError(
+            printable(f"dataset {split!r} has no column images, only {', '.join(rows.column_names)}. {remedy}")
+        )
+    for name, feature in features.items():
+        if isinstance(feature, List) and not hasattr(rows.features[name], "feature"):
+            raise ValueError(f"dataset {split!r}: the column {name} holds no lists. {remedy}")
 
 
 class _Validation:
@@ -78,7 +89,7 @@ class _Validation:
 
     def check_rows(self, split: str, start: int, rows: list[dict], pool: Executor) -> None:
         """Checks rows of a split, of which the first has the index `start`; `pool` decodes images not met before."""
-        identified = [[(image_identity(image), image) for image in row["images"] or []] for row in rows]
+        identified = [[(image_identity(image), image) for image in all_images(row)] for row in rows]
         images = {key: image for pairs in identified for key, image in pairs if key}
         checked = self.images.find(images)
         new = {key: image for key, image in images.items() if key not in checked}
@@ -90,7 +101,7 @@ class _Validation:
                 self.rejected[split, index] = Finding(split, index, *merge_problems(problems))
             else:
                 numbers = [image.number for image in of_row]
-                self.duplicates.add(split, index, row.get("row") or index + 1, row["messages"], numbers)
+                self.duplicates.add(split, index, row.get("row") or index + 1, *_question_and_answer(row), numbers)
                 self.repaired += [Finding(split, index, repair, "") for repair in _repairs(row, of_row)]
 
     def _inspect(self, image):
@@ -121,9 +132,21 @@ def _image_problems(images):
     return [(image.problem[0] + which, image.problem[1]) for image, which in pairs if image.problem]
 
 
+def _question_and_answer(row):
+    """What a row asks and what it answers; several answers to one question are normal for pairs and rated rows."""
+    kind = kind_of(row)
+    if kind == "messages":
+        return row["messages"][:-1], row["messages"][-1]
+    if kind == "prompts":
+        return row["prompt"], row["answer"]
+    whole = conversations(row), row.get("label")
+    return whole, whole
+
+
 def _repairs(row, images):
     """What is guessed or changed so that the row can be trained on, each once."""
-    tokens = [token for message in row["messages"] for token in find_control_tokens(message_text(message))]
+    messages = [message for turns in conversations(row).values() for message in turns]
+    tokens = [token for message in messages for token in find_control_tokens(message_text(message))]
     repairs = [f"control tokens taken as plain text: {' '.join(dict.fromkeys(tokens))}"] if tokens else []
     repairs += [repair for image in images for repair in image.repairs]
     return dict.fromkeys(filter(None, [row.get("note"), *repairs]))

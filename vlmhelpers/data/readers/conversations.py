@@ -15,11 +15,12 @@ from vlmhelpers.data.schema import ROLES, assistant, image_part, message_text, t
 _ROLES = dict.fromkeys(["human", "user"], "user")  # in a conversation -> in the schema
 _ROLES |= dict.fromkeys(["gpt", "assistant", "model", "bard"], "assistant") | {"system": "system"}
 _TOOLS = ("function_call", "function", "observation", "tool", "tool_call", "tool_response")
+_OF_PREFERENCES = ("chosen", "rejected", "rejected_response", "rejected_messages")
 _REMEDIES = {
     "messages": 'write [{"role": "user", "content": [{"type": "text", "text": ...}]}, ...]',
     "conversations": 'write [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}]',
 }
-_IMAGE = "<image>"
+IMAGE = "<image>"
 
 
 def read_turns(
@@ -36,10 +37,10 @@ def read_turns(
     turns = _read_messages(row, form)
     if turns is None:
         return [], []
-    _refuse_preference(row, turns and turns[-1][0] == "assistant")
+    refuse_preference(row, turns and turns[-1][0] == "assistant")
     in_texts = all(isinstance(content, str) for _, content in turns)
     names = ["images"] if form == "messages" and not in_texts else [image_field, "images"]
-    found = {name: sources for name in names if (sources := _sources(row, name))}
+    found = {name: sources for name in names if (sources := image_sources(row, name))}
     if len(found) > 1:
         row.reject(f"images in both {' and '.join(found)}", "keep one of the two fields")
     sources = next(iter(found.values()), [])
@@ -52,20 +53,34 @@ def read_turns(
 
 
 def _read_fields(row, text_field, image_field, response_field):
-    if _refuse_preference(row, row.fields.get(response_field)):
+    if refuse_preference(row, row.fields.get(response_field)):
         return [], []
     text = row.get_text(text_field, "write the question")
     response = row.get_text(response_field, "write the answer that the model should give")
-    sources = _sources(row, image_field)
+    sources = image_sources(row, image_field)
     return [user(text, len(sources)), assistant(response)], sources
 
 
-def _refuse_preference(row, answer):
-    refused = not answer and all(row.fields.get(name) is not None for name in ("chosen", "rejected"))
-    if refused:
-        reason = "preference row: chosen and rejected, but no answer of its own"
-        row.reject(reason, "add the answer to learn, or leave the row out; pairs to choose from are not read here")
-    return refused
+def refuse_preference(row: SourceRow, answer: object) -> bool:
+    """Whether the row holds a rejected answer, or one with a verdict, which is a problem: neither is to be learned.
+
+    Beside `chosen` and `rejected` there may be an `answer` of its own.
+    """
+    found = {name for name in _OF_PREFERENCES if row.fields.get(name) not in (None, "")}
+    verdict = next(
+        (name for name in ("label", "kto_tag") if str(row.fields.get(name)).lower() in ("true", "false")), ""
+    )
+    if {"rejected_response", "rejected_messages"} & found or (not answer and {"chosen", "rejected"} <= found):
+        remedy = "read it with vlmhelpers.data.read_preferences, and with to_rows where the chosen answers are to learn"
+        row.reject(f"preference row: {' and '.join(sorted(found))}, two answers to choose from", remedy)
+    elif verdict:
+        remedy = "read it with vlmhelpers.data.read_rated, and with to_rows where the good answers are to learn"
+        row.reject(
+            f"rated row: {verdict} is {row.fields[verdict]}", f"{remedy}; rename the field where it is no verdict"
+        )
+    else:
+        return False
+    return True
 
 
 def _read_messages(row, form):
@@ -81,6 +96,21 @@ def _read_messages(row, form):
             row.reject("a message without a role", _REMEDIES[form])
         turns.append((role if isinstance(role, str) else None, message.get("value", message.get("content"))))
     return turns if form == "messages" else _as_in_schema(row, turns)
+
+
+def read_history(row: SourceRow) -> list[dict]:
+    """The messages in a row's `history`, as Alpaca files have it: a list of [question, answer] pairs."""
+    history = row.fields.get("history") or []
+    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
+        row.reject("history is no list of pairs", "write it as [[question, answer], ...], or remove it")
+        return []
+    turns = []
+    for pair in history:
+        question, answer = (row.as_text(text, "a text in history").strip() for text in pair)
+        if not (question and answer):
+            row.reject("empty text in history", "write both the question and its answer, or remove the pair")
+        turns += [user(question), assistant(answer)]
+    return turns
 
 
 def _as_in_schema(row, turns):
@@ -124,7 +154,14 @@ def _read_parts(row, turns, listed):
     return messages, [*sources, *listed]
 
 
-def _sources(row, name):
+def role_of(message: dict) -> str | None:
+    """The role that a message as it was written has in the schema; another one as it is, None without one."""
+    role = message.get("from", message.get("role"))
+    return _ROLES.get(role, role) if isinstance(role, str) else None
+
+
+def image_sources(row: SourceRow, name: str) -> list[str | None]:
+    """The paths or URLs in a field: one, a list of them, or none. What is no text is a problem, and None."""
     value = row.fields.get(name)
     values = [] if value in (None, "") else value if isinstance(value, list) else [value]
     return [_source(row, source, name) for source in values]
@@ -145,25 +182,25 @@ def _source(row, value, where):
 def _place_images(row, messages, images):
     """Makes each `<image>` in the user's texts an image part, or puts all `images` (a number) before the first."""
     questions = [message for message in messages if message["role"] == "user"]
-    here, everywhere = (sum(message_text(m).count(_IMAGE) for m in some) for some in (questions, messages))
+    here, everywhere = (sum(message_text(m).count(IMAGE) for m in some) for some in (questions, messages))
     if images and images == here:
         for question in questions:
             question["content"] = _split(message_text(question))
     elif images and questions and not everywhere:
         questions[0]["content"] = [*(image_part() for _ in range(images)), *questions[0]["content"]]
-        row.notes.append(f"no {_IMAGE} in the texts: the images come before the first question")
+        row.notes.append(f"no {IMAGE} in the texts: the images come before the first question")
     elif images:
-        reason = f"images do not match: {here} {_IMAGE} in the user's texts, {images} images"
-        row.reject(reason, f"write {_IMAGE} into the user's texts once for each image")
+        reason = f"images do not match: {here} {IMAGE} in the user's texts, {images} images"
+        row.reject(reason, f"write {IMAGE} into the user's texts once for each image")
     if not images and everywhere:
-        row.notes.append(f"{_IMAGE} taken as text: the row has no images")
+        row.notes.append(f"{IMAGE} taken as text: the row has no images")
     elif everywhere > here:
-        row.notes.append(f"{_IMAGE} taken as text: it is not the user's")
+        row.notes.append(f"{IMAGE} taken as text: it is not the user's")
 
 
 def _split(text):
     """The parts of a text; each `<image>` takes the line breaks next to it along, and may leave no text between two."""
-    first, *others = re.split(rf"(?:\r?\n)?{_IMAGE}(?:\r?\n)?", text)
+    first, *others = re.split(rf"(?:\r?\n)?{IMAGE}(?:\r?\n)?", text)
     parts = [text_part(first)] if first or not others else []
     for piece in others:
         parts += [image_part(), text_part(piece)] if piece else [image_part()]

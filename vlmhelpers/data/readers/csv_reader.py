@@ -11,6 +11,7 @@ from pathlib import Path
 
 from datasets import Dataset, Value
 
+from vlmhelpers.data.readers.conversations import refuse_preference
 from vlmhelpers.data.readers.source import DataError, SourceRow, check_encoding, explain_missing, to_dataset
 from vlmhelpers.data.rows import ImageRoot
 from vlmhelpers.data.schema import make_row
@@ -31,8 +32,9 @@ def read_csv(
 ) -> Dataset:
     """Reads a CSV with an image path, a question and an answer in each row into a `datasets.Dataset`.
 
-    path: the file, see read_table. image_field, text_field, response_field: the names of the three columns. For
-    image_root, the Dataset's columns and the errors, see vlmhelpers.data.readers.
+    path: the file, see read_table. image_field, text_field, response_field: the names of the three columns. A row with
+    a rejected answer or a true or false `label` has a problem, see read_preferences and read_rated. For image_root,
+    the Dataset's columns and the errors, see vlmhelpers.data.readers.
     """
     header, rows = read_table(path)
     wanted = {"image_field": image_field, "text_field": text_field, "response_field": response_field}
@@ -41,6 +43,7 @@ def read_csv(
     root = ImageRoot(Path(path).parent if image_root is None else image_root)
 
     def build(row):
+        refuse_preference(row, row.fields[response_field])
         question = row.get_text(text_field, "write the question")
         answer = row.get_text(response_field, "write the answer that the model should give")
         return make_row(question, answer, row.get_images([row.fields[image_field]], root))

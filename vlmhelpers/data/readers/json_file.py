@@ -25,9 +25,14 @@ _ROWS_AHEAD = 1000  # of which the fields become columns
 
 
 def read_json(
-    path: str | os.PathLike, wanted: dict[str, str], build: Callable, also: Collection[str], reader: str
+    path: str | os.PathLike,
+    wanted: dict[str, str],
+    build: Callable,
+    also: Collection[str],
+    reader: str,
+    kind: str = "messages",
 ) -> Dataset:
-    """The Dataset of the rows that `build` makes of a JSON or JSONL file's.
+    """The Dataset of the rows of this kind that `build` makes of a JSON or JSONL file's.
 
     `wanted` maps arguments of `reader` (its name) to fields. Raises ValueError where the first object has none of
     them, nor one of `also`, and what read_objects raises.
@@ -51,7 +56,7 @@ def read_json(
             row.notes.append(f"not kept as a column, being new after row {_ROWS_AHEAD}: {', '.join(late)}")
         return build(row)
 
-    return to_dataset(itertools.chain(ahead, rows), build_noted, columns, path)
+    return to_dataset(itertools.chain(ahead, rows), build_noted, columns, path, kind)
 
 
 def read_objects(path: str | os.PathLike) -> Iterator[SourceRow]:

@@ -10,7 +10,7 @@ from datasets import Dataset
 from vlmhelpers.common.files import atomic_file
 from vlmhelpers.data.download.downloader import download_images, is_link
 from vlmhelpers.data.download.safe_http import DownloadRules
-from vlmhelpers.data.readers.conversations import read_turns
+from vlmhelpers.data.readers.conversations import read_history, read_turns, refuse_preference
 from vlmhelpers.data.readers.json_file import read_json, read_objects
 from vlmhelpers.data.readers.source import DataError
 from vlmhelpers.data.rows import ImageRoot, stream_plain_rows
@@ -36,7 +36,8 @@ def read_jsonl(
       `system` comes first.
     Where all contents are texts, each `<image>` in a text of the user stands for the next image of `image_field` or
     `images`; without any, the images come before the first text of the user. In a row without images it is text.
-    A preference row (`chosen` and `rejected`) has a problem unless it also has an answer.
+    A row of two answers to choose from (`rejected_response`, `rejected_messages`, `chosen` and `rejected` without an
+    answer beside them) has a problem, and so has one with a true or false `label` or `kto_tag`: see read_preferences.
 
     A path may be a `file:` URL. With `download`, download_images gets http and https URLs, into `cache_dir` and by its
     `rules`, for rows without another problem. For image_root, columns and errors, see vlmhelpers.data.readers.
@@ -101,27 +102,15 @@ def read_alpaca(
     def build(row):
         question = row.get_text(instruction_field, "write what the model is to do")
         context = row.get_text(input_field)
-        answer = row.get_text(output_field, "write the answer that the model should give")
+        refused = refuse_preference(row, row.fields.get(output_field))
+        answer = row.get_text(output_field, None if refused else "write the answer that the model should give")
         last = user("\n\n".join(filter(None, [question, context]))), assistant(answer)
-        return {"messages": [*_earlier_turns(row), *last], "images": []}
+        system = row.get_text("system")
+        first = [{"role": "system", "content": [text_part(system)]}] if system else []
+        return {"messages": [*first, *read_history(row), *last], "images": []}
 
     wanted = {"instruction_field": instruction_field, "output_field": output_field}
     return read_json(path, wanted, build, (), "read_alpaca")
-
-
-def _earlier_turns(row):
-    system = row.get_text("system")
-    turns = [{"role": "system", "content": [text_part(system)]}] if system else []
-    history = row.fields.get("history") or []
-    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
-        row.reject("history is no list of pairs", "write it as [[question, answer], ...], or remove it")
-        return turns
-    for pair in history:
-        question, answer = (row.as_text(text, "a text in history").strip() for text in pair)
-        if not (question and answer):
-            row.reject("empty text in history", "write both the question and its answer, or remove the pair")
-        turns += [user(question), assistant(answer)]
-    return turns
 
 
 def write_jsonl(dataset: Dataset, path: str | os.PathLike, image_root: str | os.PathLike | None = None) -> None:

@@ -1,5 +1,6 @@
 """What all readers share: the row of a source, and the way from its fields to a row of the schema."""
 
+import copy
 import json
 import os
 from collections.abc import Callable, Collection, Iterable
@@ -12,7 +13,7 @@ from tqdm.auto import tqdm
 from vlmhelpers.common.printable import one_line, printable
 from vlmhelpers.data.rows import READER_FEATURES, ImageRoot, source_column, store_rows
 from vlmhelpers.data.rules import Problem, join_problems
-from vlmhelpers.data.schema import FEATURES
+from vlmhelpers.data.schema import KINDS, REJECTED_IMAGES
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NOT_TEXT = dict.fromkeys([b"\xff\xfe", b"\xfe\xff"], "UTF-16 text")
@@ -37,6 +38,12 @@ class SourceRow:
     def __init__(self, fields: dict, problems: Iterable[Problem] = (), text: str | None = None):
         self.fields, self.problems, self.notes, self.text = fields, list(problems), [], text
         self._broken = bool(self.problems)
+
+    def with_fields(self, fields: dict) -> "SourceRow":
+        """The same row seen with other fields: what is wrong with them is added to this one's problems and notes."""
+        view = copy.copy(self)
+        view.fields = fields
+        return view
 
     def reject(self, reason: str, remedy: str) -> None:
         """Adds a problem, unless the row is broken."""
@@ -76,14 +83,19 @@ class SourceRow:
 
 
 def to_dataset(
-    rows: Iterable[SourceRow], build: Callable[[SourceRow], dict], columns: dict, source: str | os.PathLike
+    rows: Iterable[SourceRow],
+    build: Callable[[SourceRow], dict],
+    columns: dict,
+    source: str | os.PathLike,
+    kind: str = "messages",
 ) -> Dataset:
-    """The Dataset of the rows that `build` makes (their messages and images), with the columns of all readers.
+    """The Dataset of the rows of this kind that `build` makes, with the columns of all readers.
 
     columns: the source's fields with their features; what is no text in a column of strings becomes JSON. The text of
     a row without fields goes to the first. Raises ValueError, naming `source`, for no rows or two columns of one name.
     """
-    kept = {name: source_column(name) for name in columns}
+    kept = {name: source_column(name, kind) for name in columns}
+    features = KINDS[kind] | (REJECTED_IMAGES if kind == "pairs" and REJECTED_IMAGES.keys() <= columns.keys() else {})
     for name in columns:
         if kept[name] != name and kept[name] in columns:
             reason = f"{name!r} would be kept as {kept[name]!r}, which is there"
@@ -94,6 +106,9 @@ def to_dataset(
             tqdm(rows, one_line(f"reading {Path(source).name}"), unit=" rows", delay=1), start=1
         ):
             built = build(row)  # which may add problems and notes
+            if built.keys() - features.keys():
+                remedy = f"name them in {', '.join(REJECTED_IMAGES)}, also in one of the first rows"
+                row.reject("other images on the rejected side, for which the dataset has no column", remedy)
             fields = row.fields if row.text is None else {next(iter(columns)): row.text}
             note = "; ".join(filter(None, dict.fromkeys(row.notes)))
             cells = {kept[name]: _cell(fields.get(name), feature) for name, feature in columns.items()}
@@ -101,7 +116,7 @@ def to_dataset(
             yield {**built, "row": number, "problem": problem, "note": one_line(note), **cells}
 
     of_source = {kept[name]: feature for name, feature in columns.items()}
-    dataset = store_rows(finished(), Features({**FEATURES, **READER_FEATURES, **of_source}))
+    dataset = store_rows(finished(), Features({**features, **READER_FEATURES, **of_source}))
     if not len(dataset):
         raise DataError(f"{source} holds no rows.")
     return dataset

@@ -1,0 +1,247 @@
+"""Pairs of answers, rated answers and prompts, in JSON, JSONL and CSV, as TRL, LLaMA-Factory and ms-swift write them.
+
+Every form becomes whole conversations, which read_turns brings into the schema's form, and which are then cut where the
+answer begins. For a field that is not named, the first of its usual names is taken that the row fills.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from datasets import Dataset, Value
+
+from vlmhelpers.data.readers.conversations import IMAGE, image_sources, read_history, read_turns, role_of
+from vlmhelpers.data.readers.csv_reader import read_table
+from vlmhelpers.data.readers.json_file import read_json
+from vlmhelpers.data.readers.source import DataError, SourceRow, explain_missing, to_dataset
+from vlmhelpers.data.rows import ImageRoot
+from vlmhelpers.data.schema import message_text, text_part
+
+_NAMES = {  # argument -> what its field is called in one form or another
+    "text_field": ("prompt", "messages", "conversations", "question", "instruction", "query", "text"),
+    "image_field": ("images", "image", "image_path"),
+    "chosen_field": ("chosen", "response"),
+    "rejected_field": ("rejected", "rejected_messages", "rejected_response"),
+    "completion_field": ("completion", "response", "output", "answer"),
+    "label_field": ("label", "kto_tag"),
+    "answer_field": ("answer", "solution", "ground_truth", "response"),
+}
+_READERS = {  # kind -> its reader, and the argument whose field a CSV has to have
+    "pairs": ("read_preferences", "rejected_field"),
+    "rated": ("read_rated", "label_field"),
+    "prompts": ("read_prompts", "text_field"),
+}
+_LEARNED = {"response", "output", "description"}  # answers to learn, in other readers' fields
+_CARRIED = ("system", "video", "videos", "audio", "audios")  # fields beside a conversation, see read_turns
+_LABELS = dict.fromkeys(["true", "1", "yes"], True) | dict.fromkeys(["false", "0", "no"], False)
+_MESSAGES = 'write a text, or messages: [{"role": "assistant", "content": ...}]'
+
+
+def read_preferences(
+    path: str | os.PathLike,
+    image_root: str | os.PathLike | None = None,
+    text_field: str | None = None,
+    image_field: str | None = None,
+    chosen_field: str | None = None,
+    rejected_field: str | None = None,
+) -> Dataset:
+    """Reads pairs, a chosen and a rejected answer to one prompt, into a `datasets.Dataset` of PAIR_FEATURES.
+
+    path: JSON, JSONL or, by its ending, CSV, in which lists are JSON. The prompt is a text (as `instruction` with
+    `input` and `history`) or a list of messages, images as in read_jsonl. Each answer is a text, messages, or a whole
+    conversation: the prompt is then what the two share. In ms-swift's form, `messages` end with the chosen answer.
+    RLHF-V's pairs may be JSON in a text. What the rejected side shows instead of `images` is in `rejected_images`, a
+    column where the source has it. For image_root, columns and errors, see vlmhelpers.data.readers.
+    """
+
+    def build(fields, root):
+        shown = fields.name("image_field")
+        other = "rejected_images" if fields.row.fields.get("rejected_images") else shown
+        chosen, sources = fields.read_answer("chosen_field", shown)
+        rejected, other_sources = fields.read_answer("rejected_field", other)
+        start = _shared(chosen, rejected)
+        pair = {"prompt": chosen[:start], "chosen": chosen[start:], "rejected": rejected[start:]}
+        pair["images"] = fields.row.get_images(sources, root)
+        others = {} if other_sources == sources else {"rejected_images": fields.row.get_images(other_sources, root)}
+        return pair | others
+
+    names = {"chosen_field": chosen_field, "rejected_field": rejected_field}
+    return _read(path, image_root, "pairs", {"text_field": text_field, "image_field": image_field} | names, build)
+
+
+def read_rated(
+    path: str | os.PathLike,
+    image_root: str | os.PathLike | None = None,
+    text_field: str | None = None,
+    image_field: str | None = None,
+    completion_field: str | None = None,
+    label_field: str | None = None,
+) -> Dataset:
+    """Reads answers that are rated good or not, as KTO takes them, into a `datasets.Dataset` of RATED_FEATURES.
+
+    The label is true or false, 1 or 0, yes or no. The answer is in its field, or the last turn of the messages. For
+    the rest see read_preferences.
+    """
+
+    def build(fields, root):
+        messages, sources = fields.read_answer("completion_field", fields.name("image_field"))
+        start = 1 + max((turn for turn, message in enumerate(messages) if message["role"] == "user"), default=-1)
+        rated = {"prompt": messages[:start], "completion": messages[start:], "label": fields.read_label()}
+        return rated | {"images": fields.row.get_images(sources, root)}
+
+    names = {"completion_field": completion_field, "label_field": label_field}
+    return _read(path, image_root, "rated", {"text_field": text_field, "image_field": image_field} | names, build)
+
+
+def read_prompts(
+    path: str | os.PathLike,
+    image_root: str | os.PathLike | None = None,
+    text_field: str | None = None,
+    image_field: str | None = None,
+    answer_field: str | None = None,
+) -> Dataset:
+    """Reads prompts for reinforcement, with what a reward compares with, into a `datasets.Dataset` of PROMPT_FEATURES.
+
+    The answer is in its field, or the last turn of the messages, which then is no part of the prompt; without either
+    it is empty. For the rest see read_preferences.
+    """
+
+    def build(fields, root):
+        messages, sources = fields.read_prompt(fields.name("image_field"))
+        answer = fields.row.get_text(fields.name("answer_field"))
+        if messages and messages[-1]["role"] == "assistant":
+            *messages, last = messages
+            answer = answer or message_text(last)
+        return {"prompt": messages, "answer": answer, "images": fields.row.get_images(sources, root)}
+
+    names = {"text_field": text_field, "image_field": image_field, "answer_field": answer_field}
+    return _read(path, image_root, "prompts", names, build)
+
+
+def find_reader(fields: dict) -> str | None:
+    """The name of the reader here that takes rows of such fields; None where they rather are answers to learn."""
+    fields = {name: value for name, value in _parsed(fields, (), False).items() if value is not None}
+    conversation = fields.get("messages") or fields.get("conversations")
+    answered = isinstance(conversation, list) and conversation and role_of(conversation[-1]) == "assistant"
+    if {"chosen", "rejected"} <= fields.keys() or {"rejected_messages", "rejected_response"} & fields.keys():
+        return "read_preferences"
+    verdicts = [str(fields[name]).lower() for name in _NAMES["label_field"] if name in fields]
+    if verdicts and ("completion" in fields or {"true", "false"} & set(verdicts)):
+        return "read_rated"
+    compared = {"answer", "solution", "ground_truth"} & fields.keys()
+    return "read_prompts" if compared and not answered and not _LEARNED & fields.keys() else None
+
+
+def _read(path, image_root, kind, given: dict[str, str | None], build: Callable) -> Dataset:
+    reader, key = _READERS[kind]
+    names = {argument: (name,) if name else _NAMES[argument] for argument, name in given.items()}
+    root = ImageRoot(Path(path).parent if image_root is None else image_root)
+    is_csv = Path(path).suffix.lower() == ".csv"
+
+    def build_row(row):
+        return build(_Fields(row.with_fields(_parsed(row.fields, names["image_field"], is_csv)), names), root)
+
+    if not is_csv:
+        also = {name for argument, of_argument in names.items() if argument != "image_field" for name in of_argument}
+        return read_json(path, {key: names[key][0]}, build_row, also, reader, kind)
+    header, rows = read_table(path)
+    wanted = {argument: names[argument][0] for argument in given if given[argument] or argument == key}
+    missing = {argument: name for argument, name in wanted.items() if not set(names[argument]) & set(header)}
+    if missing and not (kind == "pairs" and "text" in header and not any(given.values())):  # RLHF-V's pairs in a text
+        raise DataError(explain_missing(path, "column", missing, header, reader))
+    return to_dataset(rows, build_row, dict.fromkeys(header, Value("string")), path, kind)
+
+
+class _Fields:
+    """A row and the names that its fields may have, by the reader's arguments."""
+
+    def __init__(self, row: SourceRow, names: dict[str, tuple[str, ...]]):
+        self.row, self._names = row, names
+
+    def name(self, argument: str) -> str:
+        """The first of the names that the row fills, else has, else the usual one."""
+        names, fields = self._names[argument], self.row.fields
+        filled = (name for name in names if fields.get(name) not in (None, "", []))
+        return next(filled, next((name for name in names if name in fields), names[0]))
+
+    def read_prompt(self, shown: str) -> tuple[list[dict], list[str | None]]:
+        """The prompt's messages and the sources of their images, which the field `shown` lists."""
+        return self._read(self._prompt(shown), shown)
+
+    def read_answer(self, argument: str, shown: str) -> tuple[list[dict], list[str | None]]:
+        """The same with the answer; without a field for it, it is the last turn of the messages."""
+        name = self.name(argument)
+        turns = self._turns(name, "assistant") if name in self.row.fields else []
+        if turns and role_of(turns[0]) in ("system", "user"):
+            return self._read(turns, shown)
+        prompt = self._prompt(shown)
+        if prompt and role_of(prompt[-1]) == "assistant":
+            prompt, turns = prompt[:-1], turns or prompt[-1:]
+        elif name not in self.row.fields:
+            self.row.get_text(name, _MESSAGES)  # a problem
+        return self._read([*prompt, *turns], shown)
+
+    def _prompt(self, shown):
+        name = self.name("text_field")
+        if isinstance(self.row.fields.get(name), list):
+            return self._turns(name, "user")
+        texts = [self.row.get_text(name, "write the question"), name == "instruction" and self.row.get_text("input")]
+        content, images = "\n\n".join(filter(None, texts)), image_sources(self.row, shown)
+        if IMAGE not in content:
+            content = [*({"type": "image"} for _ in images), text_part(content)]
+        earlier = [turn | {"content": message_text(turn)} for turn in read_history(self.row)]
+        return [*earlier, {"role": "user", "content": content}]
+
+    def _turns(self, name, role):
+        """The messages in a field as they are written; a text is a message of `role`."""
+        value = self.row.fields[name]
+        turns = value if isinstance(value, list) else [value]
+        if all(isinstance(turn, dict) for turn in turns):
+            return turns
+        if isinstance(value, list):
+            self.row.reject(f"{name} is no text and no list of messages", _MESSAGES)
+            return []
+        return [{"role": role, "content": self.row.get_text(name, _MESSAGES)}]
+
+    def _read(self, turns, shown):
+        fields = {name: self.row.fields.get(name) for name in (*_CARRIED, shown)} | {"conversations": turns}
+        return read_turns(self.row.with_fields(fields), "", shown, "")
+
+    def read_label(self) -> bool | None:
+        """The label; None, which is a problem, where it is neither true nor false."""
+        name = self.name("label_field")
+        label = _LABELS.get(str(self.row.fields.get(name)).strip().lower())
+        if label is None:
+            self.row.reject(f"no label: {name} is {str(self.row.fields.get(name))[:40]!r}", "write true or false")
+        return label
+
+
+def _shared(chosen, rejected):
+    """How many turns two conversations share from their start on, without the last of either."""
+    most = max(0, min(len(chosen), len(rejected)) - 1)
+    return next((turn for turn in range(most) if chosen[turn] != rejected[turn]), most)
+
+
+def _parsed(fields, image_names, is_csv):
+    """The fields, with those of a pair that is JSON in `text`; of a CSV, also lists and messages that are JSON."""
+    pair = _from_json(fields.get("text"))
+    if isinstance(pair, dict) and {"chosen", "rejected"} <= pair.keys():
+        fields = {name: value for name, value in fields.items() if name != "text"} | pair
+    values = {name: _from_json(value) for name, value in fields.items()} if is_csv else {}
+    lists = ("history", "rejected_images", *image_names)
+    return fields | {name: value for name, value in values.items() if _is_messages(value) or name in lists}
+
+
+def _from_json(value):
+    if not isinstance(value, str) or not value.startswith(("[", "{")):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def _is_messages(value):
+    messages = value if isinstance(value, list) else [value]
+    return bool(messages) and all(isinstance(m, dict) and {"role", "from"} & m.keys() for m in messages)
