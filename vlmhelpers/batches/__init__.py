@@ -9,5 +9,6 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "mask": ["show_mask"],
         "packing": ["tokenize_rows"],
         "pixel_cache": ["precompute"],
+        "preference": ["PreferenceCollator", "RatedCollator"],
     },
 )

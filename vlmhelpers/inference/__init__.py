@@ -2,4 +2,6 @@
 
 import lazy_loader as lazy
 
-__getattr__, __dir__, __all__ = lazy.attach(__name__, submod_attrs={"generation": ["generate", "stream_answer"]})
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__, submod_attrs={"generation": ["generate", "stream_answer"], "likelihood": ["sequence_logps"]}
+)

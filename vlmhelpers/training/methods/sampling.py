@@ -1,0 +1,80 @@
+"""What the trainers of TRL that sample answers (GRPO, RLOO, distillation; PPO here) need for images, and lack."""
+
+from copy import deepcopy
+
+from datasets import Dataset
+from transformers import ProcessorMixin, Trainer, TrainingArguments
+
+from vlmhelpers.batches.collator import VisionCollator
+from vlmhelpers.batches.conversation import to_answer
+from vlmhelpers.data.schema import make_row
+from vlmhelpers.training.methods.parts import Parts
+from vlmhelpers.training.rewards import parse_reward
+
+
+def sampling_processor(processor: ProcessorMixin) -> ProcessorMixin:
+    """The `processing_class` of a trainer that samples: a copy whose `eos_token` ends an answer, if another one does.
+
+    TRL ends a sample at `tokenizer.eos_token` alone. Phi-3's answers end with `<|end|>`, which is another token: every
+    sample would run on to the limit, and earn nothing.
+    """
+    labels = VisionCollator(processor, train_on="last")([make_row("?", "!")])["labels"][0]
+    end = processor.tokenizer.convert_ids_to_tokens(labels[labels >= 0][-1].item())
+    if end == processor.tokenizer.eos_token:
+        return processor
+    processor = deepcopy(processor)
+    processor.tokenizer.eos_token = end
+    return processor
+
+
+def sampled_prompts(dataset: Dataset, processor: ProcessorMixin) -> Dataset:
+    """`dataset` of prompts, made ready when it is read: TRL gives them to the processor as they are.
+
+    Images are repaired and control tokens in texts escaped, as `VisionCollator` does it, so that a prompt is the same
+    in training and in answering.
+    """
+    tokenizer = processor.tokenizer
+    specials = set(tokenizer.all_special_tokens) | {t.content for t in tokenizer.added_tokens_decoder.values()}
+
+    def prepare(columns):
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        for index, row in enumerate(rows):
+            ready = to_answer(row | {"messages": row["prompt"]}, index, specials)
+            row |= {"prompt": _with_text(ready.messages), "images": ready.images}
+        return {name: [row[name] for row in rows] for name in columns}
+
+    return dataset.with_transform(prepare)
+
+
+def _with_text(messages):
+    """Contents as lists of parts, a system turn's, too: TRL adds the images to such."""
+    return [
+        m | {"content": [{"type": "text", "text": m["content"]}]} if isinstance(m["content"], str) else m
+        for m in messages
+    ]
+
+
+def make_sampler(parts: Parts, trainer: type[Trainer], config: type[TrainingArguments], *names: str) -> Trainer:
+    """A trainer of TRL's kind that samples and asks rewards; `names`: settings besides those of all such methods."""
+    args = config(**parts.options("beta", "max_completion_length", "temperature", *names))
+    return parts.make(
+        trainer,
+        args=args,
+        reward_funcs=_rewards(parts),
+        train_dataset=sampled_prompts(parts.train, parts.processor),
+        eval_dataset=parts.validation and sampled_prompts(parts.validation, parts.processor),
+        processing_class=sampling_processor(parts.processor),
+    )
+
+
+def _rewards(parts):
+    """The reward functions of a run: those that its settings name, or a trained reward model."""
+    from vlmhelpers.training.methods.reward import RewardModel
+
+    config = parts.config
+    found = [parse_reward(text.strip()) for text in (config.rewards or "").split(";") if text.strip()]
+    if config.reward_model:
+        found.append(RewardModel(parts.load_base(config.reward_model), parts.processor, config.batch_size))
+    if not found:
+        raise ValueError(f"method={config.method!r} needs rewards or a reward_model")
+    return found
