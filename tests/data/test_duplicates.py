@@ -5,11 +5,20 @@ import random
 import numpy as np
 import pytest
 from checked_rows import PICTURES, dataset_of, encoded, reasons, row_of
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict, Features
 from PIL import Image, ImageEnhance
 
 from vlmhelpers.data.duplicates import closest_others
-from vlmhelpers.data.schema import make_row
+from vlmhelpers.data.schema import (
+    PAIR_FEATURES,
+    PROMPT_FEATURES,
+    RATED_FEATURES,
+    REJECTED_IMAGES,
+    make_pair,
+    make_prompt,
+    make_rated,
+    make_row,
+)
 from vlmhelpers.data.validation import check_dataset
 from vlmhelpers.samples.drawing import Product, draw, sample_products
 
@@ -122,6 +131,28 @@ def test_the_same_text_without_pictures_is_a_leak_too():
     same = make_row("Why?", "So.")
     report = check_dataset({"train": dataset_of(same, make_row("How?", "So.")), "test": dataset_of(same)})
     assert reasons(report.rejected) == [(1, "leak: the same text as row 1 of test")]
+
+
+@pytest.mark.parametrize("shown", [[], [PICTURES[0]]])
+def test_pairs_and_rated_rows_may_answer_one_question_several_times(shown):
+    pairs = [make_pair("What?", "A.", worse, shown) for worse in ("B.", "C.", "B.")]
+    rated = [make_rated("What?", *answer, shown) for answer in [("A.", True), ("B.", False), ("A.", True)]]
+    for rows, features in ((pairs, PAIR_FEATURES), (rated, RATED_FEATURES)):
+        report = check_dataset({"train": Dataset.from_list(rows, features=features)})
+        assert reasons(report.rejected) == [(3, "duplicate: the same as row 1")] and not report.warnings
+        leaked = {name: Dataset.from_list(rows[:1], features=features) for name in ("train", "test")}
+        assert check_dataset(leaked).rejected[0]["reason"].startswith("leak: the same")
+    prompts = [make_prompt("What?", answer, shown) for answer in ("A.", "B.")]
+    report = check_dataset(Dataset.from_list(prompts, features=PROMPT_FEATURES))
+    assert report.warnings[0]["reason"].startswith("another answer: row 1")
+
+
+def test_what_only_the_rejected_side_shows_leaks_too():
+    pair = make_pair("What?", "A.", "B.", [PICTURES[0]]) | {"rejected_images": [PICTURES[1]]}
+    features = Features({**PAIR_FEATURES, **REJECTED_IMAGES})
+    test = Dataset.from_list([make_pair("Why?", "A.", "B.", [PICTURES[1]])], features=PAIR_FEATURES)
+    report = check_dataset({"train": Dataset.from_list([pair], features=features), "test": test})
+    assert reasons(report.rejected) == [(1, "leak: the same image as row 1 of test")]
 
 
 def test_of_three_splits_the_last_stays_whole():

@@ -8,6 +8,7 @@ import pytest
 from jsonl_rows import reason_of, undecoded
 from PIL import Image as Pictures
 
+from vlmhelpers.cli import main
 from vlmhelpers.data.readers.csv_reader import read_csv
 from vlmhelpers.data.readers.jsonl_reader import read_alpaca, read_jsonl
 from vlmhelpers.data.readers.preference_reader import find_reader, read_preferences, read_prompts, read_rated
@@ -259,6 +260,17 @@ def test_columns_of_other_kinds_do_not_hide_the_rows(write):
     dataset = read_prompts(write(value))
     assert {"label_", "chosen_", "rejected_", "prompt_", "question", "solution"} <= set(dataset.column_names)
     assert to_rows(dataset)["messages"][:] == [[user("What?"), assistant("A.")]]
+
+
+@pytest.mark.parametrize("kind", FORMS)
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv"])
+def test_the_command_check_takes_the_reader_that_fits(write, folder, capsys, kind, name):
+    form = "RLAIF-V" if kind == "pairs" else list(FORMS[kind])[0]
+    path = write(FORMS[kind][form], FORMS[kind][form] | {"prompt": "", "question": ""}, name=name)
+    assert main(["check", str(path), "--rejected", str(folder / "rejected.csv")]) == 1
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[:2] == [f"kind of rows: {kind}", "2 rows read: 1 kept, 1 rejected; 0 repaired, 0 to look at"]
+    assert main(["check", str(folder / "rejected.csv")]) == 1 and f"kind of rows: {kind}" in capsys.readouterr().out
 
 
 def test_tables_show_the_answers_of_every_kind(write):

@@ -10,7 +10,20 @@ from vlmhelpers.batches.conversation import to_answer, to_train
 from vlmhelpers.cli import main
 from vlmhelpers.data.rows import READER_FEATURES
 from vlmhelpers.data.rules import join_problems, row_problems, split_problem
-from vlmhelpers.data.schema import FEATURES, assistant, image_part, make_row, text_part, user
+from vlmhelpers.data.schema import (
+    FEATURES,
+    KINDS,
+    REJECTED_IMAGES,
+    assistant,
+    image_part,
+    kind_of,
+    make_pair,
+    make_prompt,
+    make_rated,
+    make_row,
+    text_part,
+    user,
+)
 from vlmhelpers.data.validation import check_dataset
 
 
@@ -121,6 +134,45 @@ def test_a_sound_row_has_no_problem():
     for sound in (make_row("Why?", "So."), row(system, user("What?", 1), assistant("A bag."), images=[png()])):
         assert row_problems(sound) == [] and check_dataset(dataset_of(sound)).counts["kept"] == 1
         assert to_train(sound, 0, specials=()).messages[-1] == sound["messages"][-1]
+
+
+SYSTEM = turn("system", text_part("Be brief."))
+PAIR, RATED, PROMPT = make_pair("Why?", "So.", "No."), make_rated("Why?", "So.", True), make_prompt("Why?", "So.")
+BAD_ANSWERS = [  # rows of the other kinds, and all of their reasons
+    (make_pair("Why?", "So.", " So.\n"), "the same answer: chosen and rejected are equal"),
+    (make_pair("Why?", "", "No."), "empty answer (chosen)"),
+    (PAIR | {"rejected": []}, "no answer: the last turn is not the assistant's (rejected)"),
+    (PAIR | {"prompt": [user("Why?", 1)]}, "images do not match: 1 image parts, 0 images"),
+    (PAIR | {"prompt": None}, "no question: the prompt does not end with the user's turn"),
+    (PAIR | {"chosen": [user("A?"), assistant("So.")], "rejected": [user("B?"), assistant("No.")], "prompt": []},
+     "another prompt: chosen and rejected are asked differently"),
+    (make_pair("What?", "So.", "No.", [png()]) | {"rejected_images": [png()] * 2},
+     "another number of images on the two sides: 1 and 2"),
+    (PAIR | {"rejected": [turn("bot", text_part("No."))]}, "unknown role: 'bot' (rejected)"),
+    (PAIR | {"prompt": [turn("bot", text_part("a")), user("Why?")]}, "unknown role: 'bot'"),
+    (make_rated("Why?", " ", True), "empty answer"),
+    (make_rated("Why?", "So.", None), "no label"),
+    (RATED | {"prompt": [SYSTEM]}, "no question: the prompt does not end with the user's turn"),
+    (PROMPT | {"prompt": [user("Why?"), assistant("A")]}, "no question: the prompt does not end with the user's turn"),
+    (PROMPT | {"images": [png()]}, "images do not match: 0 image parts, 1 images"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("bad", "reason"), BAD_ANSWERS)
+def test_rows_of_other_kinds_have_rules_for_their_answers(bad, reason):
+    kind = kind_of(bad)
+    sound = {"pairs": PAIR, "rated": RATED, "prompts": PROMPT}[kind]
+    features = Features({**KINDS[kind], **(REJECTED_IMAGES if "rejected_images" in bad else {})})
+    rows = [{**dict.fromkeys(features), **one} for one in (sound, bad)]
+    report = check_dataset(Dataset.from_list(rows, features=features))
+    (record,) = report.rejected
+    assert (record["row"], record["reason"]) == (2, reason) and record["remedy"] and report.counts["kept"] == 1
+
+
+def test_sound_rows_of_other_kinds_have_no_problem():
+    shown = make_pair("What?", "A bag.", "A bag.", [png()]) | {"rejected_images": [png((9, 9))]}  # other images decide
+    for sound in (PAIR, shown, RATED, PROMPT, make_prompt("Why?", "")):
+        assert row_problems(sound) == []
 
 
 def test_several_problems_come_together():

@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
-from vlmhelpers.data.schema import FEATURES, make_row
+from vlmhelpers.data.schema import FEATURES, KINDS, make_pair, make_prompt, make_rated, make_row
 from vlmhelpers.data.splitting import split
 
 
@@ -93,6 +93,17 @@ def test_rows_without_pictures_are_grouped_by_their_text():
         parts = split(dataset, 3, seed=seed)
         assert any({1, 3, 5} <= set(part["row"]) for part in parts.values())
         assert sizes_of(parts) == (3, 3)
+
+
+def test_rows_of_every_kind_are_grouped_alike():
+    paths = [{"path": f"{n % 5}.jpg", "bytes": None} for n in range(20)]
+    for kind, make in {"pairs": make_pair, "rated": make_rated, "prompts": make_prompt}.items():
+        answers = {"pairs": ("A.", "B."), "rated": ("A.", True), "prompts": ("A.",)}[kind]
+        shown = [make("What?", *answers, [path]) for path in paths]
+        said = [make(f"What is {n % 5}?", *answers) for n in range(20)]
+        for rows in (shown, said):
+            parts = split(Dataset.from_list(rows, features=KINDS[kind]).add_column("group", [*range(5)] * 4), 8)
+            assert sizes_of(parts) == (12, 8) and not set(parts["train"]["group"]) & set(parts["test"]["group"])
 
 
 def test_a_picture_that_is_none_does_not_link_rows():
