@@ -182,6 +182,8 @@ BROKEN = {
         ({"prompt": "What?", "chosen": " ", "rejected": "A cat."}, "empty chosen"),
         ({"prompt": "", **SIDES}, "empty prompt"),
         (SIDES, "no field 'prompt'"),
+        ({"messages": WHOLE["chosen"], "chosen": "A hat.", **SHOWN}, "no field 'rejected'"),
+        ({"messages": WHOLE["chosen"], "rejected": None, **SHOWN}, "empty rejected"),
         ({"prompt": "What?", "chosen": ["A bag."], "rejected": "A cat."}, "chosen is no text and no list of messages"),
         ({"prompt": "What?", "chosen": 5, "rejected": True}, "rejected is true or false, not text"),
         ({"prompt": "What?", "image": "../bag.png", **SIDES}, "path leaves the image root: '../bag.png'"),
@@ -281,6 +283,16 @@ def test_tables_show_the_answers_of_every_kind(write):
     rated = show_rows(read_rated(write(FORMS["rated"]["TRL, texts"])), [0])
     assert repr(rated) == "0: What?\n   completion: A bag.\n   label: true"
     assert repr(show_rows(read_prompts(write(FORMS["prompts"]["a text"])), [0])) == "0: What?\n   answer: A bag."
+
+
+def test_an_answer_that_another_field_replaces_is_noted(write):
+    note = "the messages' last answer is left out, as another field has one"
+    pair = {"messages": WHOLE["rejected"]} | SIDES | SHOWN
+    assert only(read_preferences(write(pair)), "pairs")["chosen"] == [assistant("A bag.")]
+    assert read_preferences(write(pair))["note"][0] == read_prompts(write(FORMS["prompts"]["both"]))["note"][0] == note
+    assert read_preferences(write(FORMS["pairs"]["ms-swift"]))["note"][0] == ""
+    empty = {"prompt": "What?", "chosen": "", "rejected": "A cat.", "response": "not this"}
+    assert reason_of(read_preferences(write(empty))[0]) == "empty chosen"
 
 
 def test_images_come_where_their_placeholders_stand(write):

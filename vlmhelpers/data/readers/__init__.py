@@ -1,6 +1,6 @@
 """Readers: each turns a source into a `datasets.Dataset`. They open no image and drop no row.
 
-Columns: the schema's `messages` and `images` (paths; None for one that cannot be used), `row`, `problem` (what
+Columns: the schema's, such as `messages` and `images` (paths; None for one that cannot be used), `row`, `problem` (what
 check_dataset rejects the row for) and `note`, see rows.READER_FEATURES; then the source's own, as strings unless a
 reader says otherwise. A name that is taken gets an underscore (`row_`). Image paths start from image_root, by default
 the file's own folder, and may not leave it.

@@ -154,9 +154,9 @@ def _read_parts(row, turns, listed):
     return messages, [*sources, *listed]
 
 
-def role_of(message: dict) -> str | None:
+def role_of(message: object) -> str | None:
     """The role that a message as it was written has in the schema; another one as it is, None without one."""
-    role = message.get("from", message.get("role"))
+    role = message.get("from", message.get("role")) if isinstance(message, dict) else None
     return _ROLES.get(role, role) if isinstance(role, str) else None
 
 

@@ -1,7 +1,7 @@
 """Pairs of answers, rated answers and prompts, in JSON, JSONL and CSV, as TRL, LLaMA-Factory and ms-swift write them.
 
 Every form becomes whole conversations, which read_turns brings into the schema's form, and which are then cut where the
-answer begins. For a field that is not named, the first of its usual names is taken that the row fills.
+answer begins. A field that is not named is the first of its usual names that the row fills.
 """
 
 import json
@@ -34,7 +34,8 @@ _READERS = {  # kind -> its reader, and the argument whose field a CSV has to ha
 }
 _LEARNED = {"response", "output", "description"}  # answers to learn, in other readers' fields
 _CARRIED = ("system", "video", "videos", "audio", "audios")  # fields beside a conversation, see read_turns
-_LABELS = dict.fromkeys(["true", "1", "yes"], True) | dict.fromkeys(["false", "0", "no"], False)
+_LABELS = dict.fromkeys(["true", "1", "1.0", "yes"], True) | dict.fromkeys(["false", "0", "0.0", "no"], False)
+_LEFT_OUT = "the messages' last answer is left out, as another field has one"
 _MESSAGES = 'write a text, or messages: [{"role": "assistant", "content": ...}]'
 
 
@@ -112,6 +113,7 @@ def read_prompts(
         answer = fields.row.get_text(fields.name("answer_field"))
         if messages and messages[-1]["role"] == "assistant":
             *messages, last = messages
+            fields.row.notes += [_LEFT_OUT] * bool(answer)
             answer = answer or message_text(last)
         return {"prompt": messages, "answer": answer, "images": fields.row.get_images(sources, root)}
 
@@ -160,27 +162,32 @@ class _Fields:
         self.row, self._names = row, names
 
     def name(self, argument: str) -> str:
-        """The first of the names that the row fills, else has, else the usual one."""
+        """The first of the names that the row fills, else has, else the usual one; an answer may be an empty text."""
         names, fields = self._names[argument], self.row.fields
-        filled = (name for name in names if fields.get(name) not in (None, "", []))
+        empty = (None, "", []) if argument in ("text_field", "image_field") else (None,)
+        filled = (name for name in names if fields.get(name) not in empty)
         return next(filled, next((name for name in names if name in fields), names[0]))
 
     def read_prompt(self, shown: str) -> tuple[list[dict], list[str | None]]:
         """The prompt's messages and the sources of their images, which the field `shown` lists."""
-        return self._read(self._prompt(shown), shown)
+        return self._read_turns(self._prompt(shown), shown)
 
     def read_answer(self, argument: str, shown: str) -> tuple[list[dict], list[str | None]]:
         """The same with the answer; without a field for it, it is the last turn of the messages."""
         name = self.name(argument)
-        turns = self._turns(name, "assistant") if name in self.row.fields else []
+        turns = self._turns(name, "assistant") if self.row.fields.get(name) is not None else []
         if turns and role_of(turns[0]) in ("system", "user"):
-            return self._read(turns, shown)
-        prompt = self._prompt(shown)
+            return self._read_turns(turns, shown)
+        prompt, last = self._prompt(shown), []
         if prompt and role_of(prompt[-1]) == "assistant":
-            prompt, turns = prompt[:-1], turns or prompt[-1:]
-        elif name not in self.row.fields:
-            self.row.get_text(name, _MESSAGES)  # a problem
-        return self._read([*prompt, *turns], shown)
+            prompt, last = prompt[:-1], prompt[-1:]
+        if argument == "rejected_field":
+            last = []  # it is the chosen one
+        if turns and last:
+            self.row.notes.append(_LEFT_OUT)
+        elif not (turns or last):
+            self.row.get_text(name, _MESSAGES)  # says what is wrong
+        return self._read_turns([*prompt, *(turns or last)], shown)
 
     def _prompt(self, shown):
         name = self.name("text_field")
@@ -204,7 +211,7 @@ class _Fields:
             return []
         return [{"role": role, "content": self.row.get_text(name, _MESSAGES)}]
 
-    def _read(self, turns, shown):
+    def _read_turns(self, turns, shown):
         fields = {name: self.row.fields.get(name) for name in (*_CARRIED, shown)} | {"conversations": turns}
         return read_turns(self.row.with_fields(fields), "", shown, "")
 
