@@ -185,7 +185,7 @@ class _Fields:
             last = []  # it is the chosen one
         if turns and last:
             self.row.notes.append(_LEFT_OUT)
-        elif not (turns or last):
+        elif not last and self.row.fields.get(name) in (None, []):
             self.row.get_text(name, _MESSAGES)  # says what is wrong
         return self._read_turns([*prompt, *(turns or last)], shown)
 
