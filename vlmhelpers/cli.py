@@ -23,7 +23,7 @@ _COMMANDS = {
     "csv": "convert a CSV of image paths, questions and answers to JSONL of messages",
     "jsonl": "convert JSONL of image paths, questions and answers, or of conversations, to JSONL of messages",
     "products": "convert a CSV or parquet table of products to JSONL of messages, and download their images",
-    "check": "check every row and image of a file (answers to learn, pairs, rated answers, prompts), say what is wrong",
+    "check": "check every row and image of a file of answers, pairs, rated answers or prompts, and say what is wrong",
     "sample": "write a JSONL file of drawn products and questions about them, to try the rest with",
     "train": "fine-tune a model as a JSON or YAML file says; the same command goes on after an interruption",
 }
@@ -214,6 +214,9 @@ def _check(file, image_root=None, rejected=None):
     return bool(report.rejected)
 
 
+_NOT_ALPACA = ("messages", "conversations", "image", "images")
+
+
 def _read_any(path, image_root):
     from vlmhelpers.data.readers.csv_reader import read_table
     from vlmhelpers.data.readers.json_file import read_objects
@@ -223,17 +226,12 @@ def _read_any(path, image_root):
     if suffix == ".parquet":
         return vlm.read_products(path, image_root)
     rows = read_table(path)[1] if suffix == ".csv" else read_objects(path)
-    fields = next((row.fields for row in rows if row.fields), {})
-    if reader := find_reader(fields):
+    first = next((row.fields for row in rows if row.fields), {})
+    if reader := find_reader(first):
         return getattr(vlm.data, reader)(path, image_root)
     if suffix == ".csv":
         return vlm.read_csv(path, image_root)
-    if {"instruction", "output"} <= fields.keys() and not {
-        "messages",
-        "conversations",
-        "image",
-        "images",
-    } & fields.keys():
+    if {"instruction", "output"} <= first.keys() and first.keys().isdisjoint(_NOT_ALPACA):
         return vlm.read_alpaca(path)
     return vlm.read_jsonl(path, image_root)
 
