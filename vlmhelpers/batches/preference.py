@@ -24,11 +24,12 @@ class _AnswerCollator:
         self.processor, self.max_length, self.logits = processor, max_length, logits
         self._collator = VisionCollator(processor, max_length, train_on="last", logits=logits)
 
-    def _answers(self, answers):
-        """The batch of (row, its index, the column of the answer): each prompt with its answer."""
-        batch = self._collator([_conversation(*answer) for answer in answers])
-        batch["completion_mask"] = (batch.pop("labels") != IGNORED).long()
-        return batch
+
+def _answers(collator, answers):
+    """The batch of (row, its index, the column of the answer): each prompt with its answer."""
+    batch = collator([_conversation(*answer) for answer in answers])
+    batch["completion_mask"] = (batch.pop("labels") != IGNORED).long()
+    return batch
 
 
 def _conversation(row, index, name):
@@ -50,29 +51,34 @@ class PreferenceCollator(_AnswerCollator):
         In place of labels: `completion_mask` (2n, t), 1 where the answer and its end token stand. With
         logits="labeled" also `logits_to_keep` and `shift_labels`. `sides`: ("chosen",) for one answer of each row.
         """
-        return self._answers([(row, index, side) for side in sides for index, row in enumerate(rows)])
+        return _answers(self._collator, [(row, index, side) for side in sides for index, row in enumerate(rows)])
 
 
 class RatedCollator(_AnswerCollator):
     """Batches of rated rows: the data_collator of TRL's `KTOTrainer`. Errors as those of `PreferenceCollator`.
 
     `mismatched`: also each prompt with the answer of the row before, of which KTO estimates its KL term: two rows or
-    more make a batch. False for `KTOConfig(loss_type="apo_zero_unpaired")`.
+    more make a batch, and no `max_length` holds for what nobody wrote. False for
+    `KTOConfig(loss_type="apo_zero_unpaired")`.
     """
 
     def __init__(self, processor: ProcessorMixin, max_length: int | None = None, mismatched: bool = True):
         super().__init__(processor, max_length)
         self.mismatched = mismatched
+        self._of_any_length = VisionCollator(processor, train_on="last")
 
     def __call__(self, rows: Sequence[dict]) -> BatchFeature:
         """As `PreferenceCollator`, of n rows, with `label` (n,) bool, and `KL_input_ids` and the like (n, t)."""
-        batch = self._answers([(row, i, "completion") for i, row in enumerate(rows)])
+        batch = _answers(self._collator, [(row, i, "completion") for i, row in enumerate(rows)])
         if self.mismatched:
             moved = [row | {"completion": rows[i - 1]["completion"]} for i, row in enumerate(rows)]
-            other = self._answers([(row, i, "completion") for i, row in enumerate(moved)])
-            # Of one width: TRL gives the main batch's cross_attention_mask to both.
+            other = _answers(self._of_any_length, [(row, i, "completion") for i, row in enumerate(moved)])
             width = max(batch["input_ids"].shape[1], other["input_ids"].shape[1])
             batch, other = self._widen(batch, width), self._widen(other, width)
+            if (
+                "cross_attention_mask" in batch
+            ):  # TRL gives this one to both: it has to reach to the longer answer's end
+                batch["cross_attention_mask"] |= other["cross_attention_mask"]
             batch |= {f"KL_{name}": other[name] for name in _OF_MISMATCHED if name in other}
         batch["label"] = torch.tensor([row["label"] for row in rows])
         return batch

@@ -15,11 +15,13 @@ def train_only(model: torch.nn.Module, towers: Collection[str] = TOWERS, last_la
     """Lets the weights of some `towers` be trained and freezes all others; returns what is trained, as a table.
 
     last_layers: of the language tower only so many layers, counted from its end, and neither its embedding nor its last
-    norm. Raises ValueError for an unknown tower, for a model in 4 bits, whose weights cannot be trained, and where
-    nothing would be.
+    norm. Raises ValueError for an unknown tower, for less than no layers, for a model in 4 bits, whose weights cannot
+    be trained, and where nothing would be.
     """
     if unknown := set(towers) - set(TOWERS):
         raise ValueError(f"towers: {', '.join(sorted(unknown))}: choose from {', '.join(TOWERS)}")
+    if last_layers is not None and last_layers < 0:
+        raise ValueError(f"last_layers={last_layers}: a number of layers, or None for all")
     if getattr(model, "is_loaded_in_4bit", False):
         raise ValueError("weights of 4 bits cannot be trained: load the model with bits=16, or train adapters")
     tower_of, layers = family_of(model).tower_of, {}
