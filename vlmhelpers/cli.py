@@ -17,6 +17,7 @@ from pathlib import Path
 
 import vlmhelpers as vlm
 from vlmhelpers.common.printable import PrintableStream, one_line
+from vlmhelpers.training.methods import catalog
 
 _COMMANDS = {
     "alpaca": "convert Alpaca JSON or JSONL to JSONL of messages",
@@ -25,7 +26,7 @@ _COMMANDS = {
     "products": "convert a CSV or parquet table of products to JSONL of messages, and download their images",
     "check": "check every row and image of a file of answers, pairs, rated answers or prompts, and say what is wrong",
     "sample": "write a JSONL file of drawn products and questions about them, to try the rest with",
-    "train": "fine-tune a model as a JSON or YAML file says; the same command goes on after an interruption",
+    "train": "train a model as a JSON or YAML file says; the same command goes on after an interruption",
 }
 _CONVERTER = "-i --input, -o --output, --rejected"
 _FIELDS = "--image-root, --image-field, --text-field, --response-field"
@@ -37,7 +38,7 @@ _TAKES = {  # command -> its arguments; a converter's are those of its reader
     "products": f"{_CONVERTER}, --image-root, --image-field, --instruction, --response, {_DOWNLOADS}",
     "check": "file, --image-root, --rejected",
     "sample": "-o --output, --num-examples, --seed, --answers, --size, --force",
-    "train": "config, --set, --accept-changes",
+    "train": "config, --method, --set, --accept-changes",
 }
 _FILE, _FOLDER, _NUMBER = {"metavar": "FILE"}, {"metavar": "FOLDER"}, {"metavar": "N", "type": int}
 _ARGUMENTS = {  # for argparse's add_argument; the names of fields are not listed
@@ -58,6 +59,7 @@ _ARGUMENTS = {  # for argparse's add_argument; the names of fields are not liste
     "--size": _NUMBER | {"help": "pixels of an image's side (default: 96)"},
     "--force": {"action": "store_true", "help": "overwrite files that are there with other content"},
     "--accept-changes": {"action": "store_true", "help": "go on with a run although what it is made of has changed"},
+    "--method": {"metavar": "NAME", "help": "how to train: sft, dpo, ...; the same as --set method=NAME"},
     "--set": {"dest": "changes", "nargs": "+", "action": "extend", "metavar": "NAME=VALUE"},
 }
 
@@ -147,11 +149,20 @@ def _parser():
 
 
 def _settings():
+    own = catalog.OWN_SETTINGS
     lines = ["settings, in CONFIG or by --set, whose paths start at the working directory:"]
-    for name, field in vlm.RunConfig.__pydantic_fields__.items():
-        default = "required" if field.is_required() else f"default {field.default}"
-        lines.append(f"  {name} ({inspect.formatannotation(field.annotation)}, {default}): {field.description}")
+    lines += [_setting(name) for name in vlm.RunConfig.__pydantic_fields__ if name not in own]
+    lines.append("\nsettings that only some methods have:")
+    lines += [_setting(name, f"; {', '.join(catalog.methods_with(name))}") for name in own]
+    lines.append("\nmethods, and the rows that each takes:")
+    lines += [f"  {name}: {method.rows}" for name, method in catalog.METHODS.items()]
     return "\n".join([*lines, "\non several GPUs: accelerate launch --num_processes 2 -m vlmhelpers train CONFIG"])
+
+
+def _setting(name, note=""):
+    field = vlm.RunConfig.__pydantic_fields__[name]
+    default = "required" if field.is_required() else f"default {field.default}"
+    return f"  {name} ({inspect.formatannotation(field.annotation)}, {default}{note}): {field.description}"
 
 
 def _convert(reader, input, output, rejected=None, **arguments):
@@ -241,8 +252,9 @@ def _sample(output, num_examples=10, **arguments):
     print(f"{num_examples} rows -> {output}, their images -> {Path(output).parent / 'images'}")
 
 
-def _train(config, changes=(), accept_changes=False):
+def _train(config, changes=(), accept_changes=False, method=None):
     for change in changes:
         if "=" not in change:
             raise ValueError(f"--set {change}: write it as NAME=VALUE")
-    vlm.train(vlm.RunConfig.read(config, **dict(change.split("=", 1) for change in changes)), accept_changes)
+    changes = ({"method": method} if method else {}) | dict(change.split("=", 1) for change in changes)
+    vlm.train(vlm.RunConfig.read(config, **changes), accept_changes)

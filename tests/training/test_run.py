@@ -73,9 +73,7 @@ def test_another_seed_ends_elsewhere_and_other_batches_do_not(alone, config_of, 
 @pytest.mark.slow
 def test_an_adam_that_enlarges_nothing_gives_the_same_weights(config_of, tmp_path, monkeypatch):
     def calm(config):
-        args = training_arguments(config)
-        args.adam_epsilon = 1e-2
-        return args
+        return training_arguments(config) | {"adam_epsilon": 1e-2}
 
     monkeypatch.setattr(trainer, "training_arguments", calm)
     whole = train(config_of(tmp_path / "whole"))

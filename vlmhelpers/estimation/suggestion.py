@@ -23,6 +23,7 @@ from vlmhelpers.estimation.memory import (
 )
 from vlmhelpers.estimation.planning import count_again, count_rows, longest_shape, propose_cap, with_cap
 from vlmhelpers.families import family_of, find_config
+from vlmhelpers.families.values import OF_ADAPTERS
 from vlmhelpers.inference.generation import longest_first
 from vlmhelpers.models.loading import set_max_pixels
 
@@ -124,18 +125,30 @@ _ALL = [entry.name for entry in fields(Values)]
 _NAMES = _ALL[1 : _ALL.index("reasons")]
 
 
-def suggest(model_id: str | Path, text_only: bool = False, gpu: str | None = None, **chosen: object) -> Values:
+def suggest(
+    model_id: str | Path,
+    text_only: bool = False,
+    gpu: str | None = None,
+    method: str = "sft",
+    weights: str = "lora",
+    **chosen: object,
+) -> Values:
     """The `Values` that suit a model here, or on `gpu`, one of `estimation.GPUS` by its name or how that begins.
 
-    `model_id`: what `choose_model` gave. `text_only`: the rows to train on have no images. `chosen`: values by name,
-    which are taken as they are, unless they are None. Where the others come from: `families/values.py`. Raises
-    ValueError for a name that is no value, and for a model whose configuration is not known.
+    `model_id`: what `choose_model` gave. `text_only`: the rows to train on have no images. `method`, `weights`: as in
+    `RunConfig`. `chosen`: values by name, which are taken as they are, unless they are None. Where the others come
+    from: `families/values.py`. Raises ValueError for a name that is no value, and for a model whose configuration is
+    not known.
     """
     is_tiny = find_config(model_id).get_text_config().hidden_size < _TINY
     chosen = {name: value for name, value in chosen.items() if value is not None}
     if unknown := sorted(set(chosen) - set(_NAMES)):
         raise ValueError(f"{unknown[0]!r} is no value of a run; there are {', '.join(_NAMES)}")
-    found = family_of(model_id).suitable_values(is_tiny, text_only)
+    found = family_of(model_id).suitable_values(is_tiny, text_only, method)
+    if weights != "lora":
+        rate = found["learning_rate"][0] / OF_ADAPTERS
+        found["learning_rate"] = (rate, "full fine-tuning takes a tenth of the rate of adapters")
+        chosen = {"bits": 16} | chosen  # weights of 4 bits cannot be trained
     if "epochs" in chosen and "max_steps" not in chosen:
         found["max_steps"] = (-1, "by epochs")
     if "lora_r" in chosen:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from vlmhelpers.common.environment import data_dir
 from vlmhelpers.families.towers import derive_towers
-from vlmhelpers.families.values import TINY, USUAL, USUAL_FOR_TEXT
+from vlmhelpers.families.values import TINY, TINY_BY_METHOD, USUAL, USUAL_BY_METHOD, USUAL_FOR_TEXT
 
 TOWERS = ("vision", "projector", "language", "head")
 UNKNOWN_LICENSE = ({}, "not known here: look it up on the page of the base")
@@ -31,6 +31,7 @@ class Family:
     has_pixel_cap: fewer pixels make fewer image tokens, and `set_max_pixels` can ask for them.
     caches_pixels: a batch has its images one after another, or in slots for each row, so that pixels can be stored.
     caches_features: its tower computes each image by itself; it has `feature_tower`, `split_...`, `join_features`.
+    not_sampled: why the trainers of TRL that sample answers cannot train it; "" where they pass its images on.
     unsloth: Unsloth has it. gguf_architectures: what llama.cpp's converter has of it.
     loading_import: the import that makes it known to transformers.
     licenses: (part of a model's id, metadata for a card of the hub, a sentence), the first that fits.
@@ -52,6 +53,7 @@ class Family:
     has_pixel_cap: bool = False
     caches_pixels: bool = False
     caches_features: bool = False
+    not_sampled: str = ""
     unsloth: bool = True
     gguf_architectures: tuple[str, ...] = ()
     loading_import: str = ""
@@ -81,11 +83,14 @@ class Family:
             return TINY_LICENSE
         return next((entry[1:] for entry in self.licenses if entry[0] in base.lower()), UNKNOWN_LICENSE)
 
-    def suitable_values(self, is_tiny: bool, text_only: bool = False) -> dict[str, tuple[object, str]]:
-        """name -> (value, reason) for a training run of adapters."""
+    def suitable_values(
+        self, is_tiny: bool, text_only: bool = False, method: str = "sft"
+    ) -> dict[str, tuple[object, str]]:
+        """name -> (value, reason) for a training run of adapters by a method, one of `training.methods.METHODS`."""
         if is_tiny:
-            return TINY | self.tiny_values | (self.tiny_values_for_text if text_only else {})
-        return USUAL | self.values | (USUAL_FOR_TEXT if text_only else {})
+            of_text = self.tiny_values_for_text if text_only else {}
+            return TINY | self.tiny_values | of_text | TINY_BY_METHOD.get(method, {})
+        return USUAL | self.values | (USUAL_FOR_TEXT if text_only else {}) | USUAL_BY_METHOD.get(method, {})
 
     # Towers
 

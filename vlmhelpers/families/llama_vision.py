@@ -64,6 +64,7 @@ LLAMA_3_2_VISION = LlamaVision(
     mixable=False,
     images_in_sequence=False,
     caches_pixels=True,
+    not_sampled="TRL's trainers that sample do not pass its cross_attention_mask and aspect_ratio_ids on",
     licenses=(("llama-3.2", *_LICENSE),),
     values={"max_length": (1024, "tokens of text: images take none of the sequence")},
     tiny_values={

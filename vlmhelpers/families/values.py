@@ -17,6 +17,12 @@ USUAL = {
     "max_length": (2048, "a budget per row: images get a pixel cap for it, nothing is cut"),
     "replay": (0.0, "none"),
 }
+# Adapters by other methods take a lower rate, or another one: the examples for adapters of LLaMA-Factory (dpo, orpo and
+# simpo by one file, kto, reward, ppo) and of TRL (grpo, rloo, distillation).
+_RATES = dict.fromkeys(["dpo", "kto", "orpo", "simpo", "cpo"], 5e-6) | dict.fromkeys(["grpo", "rloo", "ppo"], 1e-5)
+_RATES |= {"reward": 1e-4, "distillation": 2e-4}
+USUAL_BY_METHOD = {name: {"learning_rate": (rate, f"usual for adapters by {name}")} for name, rate in _RATES.items()}
+OF_ADAPTERS = 10  # the rate of adapters is so many times that of full fine-tuning
 USUAL_FOR_TEXT = {"replay": (0.1, "a tenth of rows about images keeps what the model sees: notebook 2")}
 
 TINY = USUAL | {
@@ -32,4 +38,22 @@ TINY = USUAL | {
     "batch_size": (16, "fits any machine"),
     "gradient_accumulation_steps": (1, "the whole batch fits"),
     "answer_batch_size": (50, "fits any machine"),
+}
+
+_TINY_OTHER = {
+    "learning_rate": (1e-3, "a tiny model needs more: measured"),
+    "max_steps": (60, "what the tiny model needs"),
+    "warmup_steps": (5, "a tenth of the steps"),
+    "adam_beta2": USUAL["adam_beta2"],
+    "max_grad_norm": USUAL["max_grad_norm"],
+    "batch_size": (8, "fits any machine"),
+}
+_TINY_SAMPLES = {"batch_size": (32, "several samples of each prompt"), "max_steps": (40, "what the tiny model needs")}
+_TINY_REWARD = {"batch_size": (16, "fits any machine"), "max_steps": (200, "what the tiny model needs")}
+TINY_BY_METHOD = dict.fromkeys(_RATES, _TINY_OTHER) | {
+    "reward": _TINY_OTHER | _TINY_REWARD | {"learning_rate": TINY["learning_rate"]},
+    "grpo": _TINY_OTHER | _TINY_SAMPLES,
+    "rloo": _TINY_OTHER | _TINY_SAMPLES,
+    "ppo": _TINY_OTHER | _TINY_SAMPLES | {"batch_size": (16, "fits any machine")},
+    "distillation": _TINY_OTHER | {"batch_size": (16, "fits any machine")},
 }

@@ -51,7 +51,10 @@ def watch(trainer: Trainer) -> None:
 
 
 class LossPlot(TrainerCallback):
-    """Draws the losses of training and validation (nats per trained token), at most every two seconds."""
+    """Draws the loss in training and validation, at most every two seconds; of methods that have one, the reward.
+
+    In supervised fine-tuning the loss is nats per trained token. Where answers are sampled it says nothing.
+    """
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.started, self.first_step = time.perf_counter(), state.global_step
@@ -66,14 +69,15 @@ class LossPlot(TrainerCallback):
         self._draw(state)
 
     def _draw(self, state):
-        losses = {entry["step"]: entry["loss"] for entry in state.log_history if "loss" in entry}
+        name = "reward" if any("reward" in entry for entry in state.log_history) else "loss"
+        losses = {entry["step"]: entry[name] for entry in state.log_history if name in entry}
         if not state.is_world_process_zero or not losses or max(losses) == self.drawn_step:
             return
         self.drawn_at, self.drawn_step = time.perf_counter(), max(losses)
         spent = self.drawn_at - self.started
         left = spent / max(state.global_step - self.first_step, 1) * (state.max_steps - state.global_step)
-        validated = {entry["step"]: entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry}
-        line = f"step {state.global_step}/{state.max_steps}, loss {losses[self.drawn_step]:.3f}, "
+        validated = {e["step"]: e[f"eval_{name}"] for e in state.log_history if f"eval_{name}" in e}
+        line = f"step {state.global_step}/{state.max_steps}, {name} {losses[self.drawn_step]:.3f}, "
         if validated:
             line += f"validation {validated[max(validated)]:.3f}, "
         line += f"{spent:.0f} s so far, {left:.0f} s left"
@@ -86,7 +90,7 @@ class LossPlot(TrainerCallback):
         if validated:
             axes.plot(validated.keys(), validated.values(), marker=".", label="validation")
             axes.legend(fontsize=8)
-        axes.set(xlim=(0, state.max_steps), ylim=(0, None), xlabel="step", ylabel="loss")
+        axes.set(xlim=(0, state.max_steps), ylim=(min(0, *losses.values()), None), xlabel="step", ylabel=name)
         axes.set_title(line, fontsize=9, loc="left")
         axes.grid(alpha=0.3)
         self.display.update(chart)

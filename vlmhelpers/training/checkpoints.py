@@ -23,8 +23,12 @@ def resume_from(trainer: Trainer, accept_changes: bool = False) -> str | None:
 
     All processes have to call it, and once for each training: from then on the trainer's checkpoints are written to the
     disk with their digests, and it trains no step beyond its last. A checkpoint that is not as it was written is set
-    aside, and the one before is taken. Raises ValueError, with what has changed, where it is of another run, unless
-    `accept_changes`; RuntimeError without one for a model that is partly trained.
+    aside, and the one before is taken. The run ends as an undisturbed one does, to the last bit; where the model writes
+    the answers that it learns from, only if it samples anew after the checkpoint (PPO does it every
+    steps_per_generation * num_iterations batches): those that it had not used up are not kept, and others are sampled.
+
+    Raises ValueError, with what has changed, where the checkpoint is of another run, unless `accept_changes`;
+    RuntimeError without one for a model that is partly trained.
     """
     guarded = hasattr(trainer, _IDENTITY)
     if not guarded or trainer.state.global_step == 0:  # later, its weights are no longer those that it began with
@@ -77,7 +81,7 @@ def _flaw(folder, stamp):
 
 def refuse_without_a_step(trainer: Trainer, checkpoint: str | None) -> None:
     """Raises ValueError where a changed run was at its end already: nothing of the change is in its weights."""
-    if checkpoint and trainer.state.global_step == int(checkpoint.rpartition("-")[2]):
+    if checkpoint and trainer.state.global_step == _step_of(checkpoint):
         if changed := changed_settings(_read_stamp(Path(checkpoint))["identity"], getattr(trainer, _IDENTITY)):
             text = f"{checkpoint} is the end of the run, and no step was made with another {', '.join(changed)}"
             raise ValueError(f"{text}. Choose another output_dir, or more steps")
@@ -95,8 +99,8 @@ def _set_aside(folder, flaw, keep):
 
 
 def _guard(trainer):
-    """Makes the trainer stamp its checkpoints, say when the disk is full, and stop where it should."""
-    save, run = trainer._save_checkpoint, trainer._run_epoch
+    """Makes the trainer stamp its checkpoints, name a full disk, load all of a checkpoint, and stop where it should."""
+    save, load, run = trainer._save_checkpoint, trainer._load_from_checkpoint, trainer._run_epoch
 
     def save_checkpoint(*args, **kwargs):
         folder = Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.global_step}"
@@ -111,6 +115,12 @@ def _guard(trainer):
                 shutil.rmtree(folder, ignore_errors=True)
             raise
 
+    def load_from_checkpoint(folder, *args, **kwargs):
+        load(folder, *args, **kwargs)
+        _load_top_adapter(trainer.model, Path(folder))
+        if hasattr(trainer, "_step"):  # of TRL's trainers that sample: batches, of which some begin with new samples
+            trainer._step = _step_of(folder) * trainer.args.gradient_accumulation_steps
+
     def run_epoch(*args, **kwargs):
         # transformers looks for the end after a step only: resumed at its last step, it would train another one.
         if trainer.state.global_step >= trainer.state.max_steps:
@@ -119,6 +129,22 @@ def _guard(trainer):
             run(*args, **kwargs)
 
     trainer._save_checkpoint, trainer._run_epoch = save_checkpoint, run_epoch
+    trainer._load_from_checkpoint = load_from_checkpoint
+
+
+def _step_of(checkpoint):
+    return int(Path(checkpoint).name.rpartition("-")[2])
+
+
+def _load_top_adapter(model, folder):
+    """Loads the trained adapter, which peft saves at the top: beside folders of others transformers reads those alone.
+
+    The others are a critic, or TRL's copy of an earlier adapter as the reference.
+    """
+    if any(folder.glob("*/adapter_config.json")) and (folder / "adapter_config.json").is_file():
+        name = model.active_adapter
+        model.load_adapter(str(folder), name, is_trainable=True)
+        model.set_adapter(name)
 
 
 def _stamp(folder, identity):

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import reprlib
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from difflib import get_close_matches
@@ -16,20 +17,24 @@ from pydantic.dataclasses import dataclass
 
 from vlmhelpers.common.files import atomic_file
 from vlmhelpers.common.printable import one_line, printable
+from vlmhelpers.training.methods.catalog import METHODS, OWN_SETTINGS, methods_with
 
 if TYPE_CHECKING:
     from vlmhelpers.estimation.suggestion import Values
 
-# What a run leaves in its output_dir, besides checkpoints.
-ADAPTER, HELD_OUT, REJECTED, RESULTS, SETTINGS = "adapter held_out rejected.csv results.json run_config.yaml".split()
+# What a run leaves in its output_dir, besides checkpoints; a model is whole, with weights of its own trained.
+ADAPTER, MODEL, HELD_OUT = "adapter", "model", "held_out"
+REJECTED, RESULTS, SETTINGS = "rejected.csv", "results.json", "run_config.yaml"
 
-_SUITABLE = "none: what suits the model"
+_SUITABLE, _USUAL = "none: what suits the model", "none: as the method has it"
 # What `suggest` fills in.
 _SUGGESTED = (
     "learning_rate lora_r lora_alpha epochs max_steps batch_size gradient_accumulation_steps bits max_length "
     "max_pixels warmup_steps adam_beta2 max_grad_norm"
 ).split()
-_PATHS = ("dataset", "output_dir", "image_root")  # in a file they start at the file's folder
+_PATHS = ("dataset", "output_dir", "image_root", "reward_model")  # in a file they start at the file's folder
+_MODELS = ("model_id", "teacher")  # and so do these where that folder exists
+_CHANGE_BASE = ("pissa", "olora")
 _NOTHING = ("", "none", "null")
 _LARGEST_FILE = 100_000  # bytes; all settings of a run take two thousand
 _LARGEST_NUMBER = 2**63
@@ -41,8 +46,9 @@ class RunConfig:
     """The settings of one training run; a text such as "1e-4" or "none" is converted, others raise ValueError."""
 
     model_id: str = Field(min_length=1, description="a hub id, a folder, or a family, which stands for its tiny base")
-    dataset: str = Field(min_length=1, description="a JSONL file, as read_jsonl takes it")
+    dataset: str = Field(min_length=1, description="a file of the rows that the method takes")
     output_dir: str = Field(min_length=1, description="folder of the checkpoints and of all that the run leaves")
+    method: Literal[tuple(METHODS)] = Field("sft", description="how the model is trained")
 
     # The data
     image_root: str | None = Field(None, description="folder that image paths start from; none: that of the dataset")
@@ -53,13 +59,23 @@ class RunConfig:
     validation_rows: int = Field(0, ge=0, description="rows whose loss is shown beside that of the training")
     max_length: int | None = Field(None, ge=1, description=f"tokens; a longer row is an error, not cut; {_SUITABLE}")
     max_pixels: int | None = Field(None, ge=1, description=f"of an image after resizing; {_SUITABLE}")
-    # The model and its adapters
+    # The model and what is trained of it
+    weights: Literal["lora", "full", "freeze"] = Field(
+        "lora", description="adapters, all weights, or (freeze) those of the last layers"
+    )
+    last_layers: int | None = Field(None, ge=1, description="of the language model, with weights=freeze; none: 1")
     bits: Literal[4, 16, None] = Field(None, description=f"4: QLoRA; 16: the weights as they are; {_SUITABLE}")
     backend: Literal["auto", "transformers", "unsloth"] = Field("auto", description="library that runs the model")
     lora_r: int | None = Field(None, ge=1, description=f"rank of the adapters; {_SUITABLE}")
     lora_alpha: int | None = Field(None, ge=1, description="the adapters' scale is lora_alpha / lora_r; none: 1")
-    language: bool = Field(True, description="adapters in the language model")
-    vision: bool = Field(False, description="adapters in the vision encoder and on the projector")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="share of the adapters' inputs left out at random")
+    use_rslora: bool = Field(False, description="the adapters' scale is lora_alpha / sqrt(lora_r)")
+    use_dora: bool = Field(False, description="the norm of the weights is trained, too (DoRA)")
+    init_lora_weights: Literal["default", "gaussian", "pissa", "olora"] = Field(
+        "default", description="start of the adapters; pissa, olora: from the weights, in 16 bits"
+    )
+    language: bool = Field(True, description="the language model is trained")
+    vision: bool = Field(False, description="the vision encoder and the projector are trained")
     attention: bool = Field(True, description="adapters on the linear layers of the attention")
     mlp: bool = Field(True, description="adapters on the other linear layers")
     # The training
@@ -81,6 +97,22 @@ class RunConfig:
     gradient_checkpointing: bool | None = Field(None, description="saves memory, costs time; none: on a GPU only")
     cache: Literal["none", "pixels", "features"] = Field("none", description="kept on disk; features: of frozen vision")
     seed: int = Field(0, ge=0, lt=2**32, description="of the split, the order of the rows and the adapters")
+    # Settings that only some methods have: METHODS says which
+    beta: float | None = Field(None, ge=0, description=f"weight of the reference, or scale of the margin; {_USUAL}")
+    loss: str | None = Field(None, description=f"a variant of the method, for dpo several joined by +; {_USUAL}")
+    label_smoothing: float | None = Field(None, ge=0, lt=0.5, description=f"share of pairs held for wrong; {_USUAL}")
+    simpo_gamma: float | None = Field(None, ge=0, description=f"the margin that SimPO asks for; {_USUAL}")
+    nll_coef: float | None = Field(None, ge=0, description=f"weight of the chosen answers' likelihood; {_USUAL}")
+    center_rewards_coefficient: float | None = Field(None, ge=0, description="keeps rewards near zero; none: does not")
+    num_generations: int | None = Field(None, ge=2, description=f"answers sampled for each prompt; {_USUAL}")
+    max_completion_length: int | None = Field(None, ge=1, description=f"tokens of a sampled answer; {_USUAL}")
+    temperature: float | None = Field(None, gt=0, description=f"of the sampling; {_USUAL}")
+    rewards: str | None = Field(
+        None, description="as parse_reward reads them, ; between two: exact_match; 0.1*matches:A"
+    )
+    reward_model: str | None = Field(None, description="folder of an adapter that method=reward trained")
+    critic_learning_rate: float | None = Field(None, gt=0, description="none: learning_rate")
+    teacher: str | None = Field(None, description="a hub id, a model's or adapter's folder, or a family")
     # What is written
     logging_steps: int = Field(10, ge=1, description="optimizer steps from one logged loss to the next")
     save_steps: int = Field(100, ge=1, description="optimizer steps from one checkpoint to the next")
@@ -108,12 +140,8 @@ class RunConfig:
 
     @model_validator(mode="after")
     def _check(self) -> "RunConfig":
-        if self.max_steps == 0:
-            raise ValueError("max_steps is 0: a number of steps, or -1 to train by epochs")
-        if not (self.language or self.vision):
-            raise ValueError("language and vision are both false: nothing would be trained")
-        if self.vision and self.cache == "features":
-            raise ValueError("cache is 'features', but vision is true: features change in training; choose 'pixels'")
+        if problem := next(_contradictions(self), None):
+            raise ValueError(problem)
         return self
 
     @classmethod
@@ -144,6 +172,21 @@ class RunConfig:
                 json.dump(settings, file, indent=1, ensure_ascii=False)
 
     @property
+    def trains_adapters(self) -> bool:
+        """False where the weights of the model itself are trained."""
+        return self.weights == "lora"
+
+    @property
+    def changes_base(self) -> bool:
+        """Whether the start of the adapters is taken out of the model's weights."""
+        return self.trains_adapters and self.init_lora_weights in _CHANGE_BASE
+
+    @property
+    def runs_on(self) -> str:
+        """The backend: transformers in place of auto for what Unsloth does not train."""
+        return "transformers" if self.backend == "auto" and any(_not_of_unsloth(self)) else self.backend
+
+    @property
     def chosen(self) -> dict[str, object]:
         """The values, by name, that are left to `suggest` where they are None."""
         return {name: getattr(self, name) for name in _SUGGESTED}
@@ -156,6 +199,76 @@ class RunConfig:
         from vlmhelpers.common.display import html_table
 
         return html_table(["setting", "value"], asdict(self).items())
+
+
+def _contradictions(config: RunConfig) -> Iterator[str]:
+    """Why settings do not go together, a sentence each."""
+    if config.max_steps == 0:
+        yield "max_steps is 0: a number of steps, or -1 to train by epochs"
+    if not (config.language or config.vision):
+        yield "language and vision are both false: nothing would be trained"
+    if config.vision and config.cache == "features":
+        yield "cache is 'features', but vision is true: features change in training; choose 'pixels'"
+    yield from _of_method(config)
+    yield from _of_weights(config)
+    if config.backend == "unsloth":
+        yield from (f"backend is 'unsloth', which has no {what}: choose 'auto'" for what in _not_of_unsloth(config))
+
+
+def _of_method(config):
+    name, method = config.method, METHODS[config.method]
+    for setting in OWN_SETTINGS:
+        if getattr(config, setting) is not None and setting not in method.settings:
+            yield f"{setting} is a setting of {', '.join(methods_with(setting))}, and method is {name!r}"
+    if config.cache != "none" and name != "sft":
+        yield f"cache is {config.cache!r}, which is for method='sft': choose 'none'"
+    if unknown := set((config.loss or "").split("+")) - {"", *method.losses}:
+        yield f"loss is {config.loss!r}: {name} has no {unknown.pop()!r}; choose {', '.join(method.losses)}"
+    if name == "kto" and config.batch_size == 1 and config.loss in (None, "kto"):
+        remedy = "choose 2 or more, or loss='apo_zero_unpaired'"
+        yield f"batch_size is 1, and KTO compares each row with the others of its batch: {remedy}"
+    if "rewards" in method.settings and not (config.rewards or config.reward_model):
+        yield f"method {name!r} needs rewards, such as exact_match, or a reward_model"
+    if "teacher" in method.settings and not config.teacher:
+        yield f"method {name!r} needs a teacher: a model's hub id or folder, an adapter's folder, or a family"
+
+
+def _of_weights(config):
+    name, weights = config.method, config.weights
+    if config.last_layers and weights != "freeze":
+        yield f"last_layers is for weights='freeze', and weights is {weights!r}"
+    if not config.trains_adapters:
+        if config.bits == 4:
+            yield f"weights is {weights!r}, and weights of 4 bits cannot be trained: choose bits=16"
+        if name == "ppo":
+            yield "method 'ppo' trains two adapters of one model, the policy's and the critic's: choose weights='lora'"
+        own = ("lora_dropout", "use_rslora", "use_dora", "init_lora_weights", "attention", "mlp")
+        if changed := [own_name for own_name in own if getattr(config, own_name) != _default(own_name)]:
+            yield f"{changed[0]} is for adapters, and weights is {weights!r}"
+    if config.changes_base:
+        start = f"init_lora_weights is {config.init_lora_weights!r}, which changes the base's weights"
+        if config.bits == 4:
+            yield f"{start}, and rounds them in 4 bits: choose bits=16"
+        if METHODS[name].refers:
+            yield f"{start}, and {name!r} compares with the base: choose 'default'"
+        if config.use_dora:
+            yield f"{start}: without use_dora only are the adapters saved for the base as it was"
+
+
+def _not_of_unsloth(config):
+    """What of the settings Unsloth does not train."""
+    if config.method != "sft":
+        yield f"method={config.method!r}"
+    if not config.trains_adapters:
+        yield f"weights={config.weights!r}"
+    if config.init_lora_weights != "default":
+        yield f"init_lora_weights={config.init_lora_weights!r}"
+    if config.use_dora:
+        yield "use_dora"
+
+
+def _default(name):
+    return RunConfig.__pydantic_fields__[name].default
 
 
 def _sentence(problem):
@@ -232,7 +345,7 @@ def _load(path):
 def _is_path(folder, name, value):
     """Whether a setting is a path; a model's id is one only where that folder exists."""
     is_text = isinstance(value, str) and value
-    return is_text and (name in _PATHS or (name == "model_id" and os.path.isdir(folder / value)))
+    return is_text and (name in _PATHS or (name in _MODELS and os.path.isdir(folder / value)))
 
 
 def _from_folder(path, name, value):

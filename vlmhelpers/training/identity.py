@@ -17,6 +17,7 @@ from vlmhelpers.common.file_digests import file_digest
 from vlmhelpers.common.images import image_identity
 from vlmhelpers.common.version import VERSION
 from vlmhelpers.data.rows import READER_FEATURES, stream_plain_rows
+from vlmhelpers.data.schema import KINDS, REJECTED_IMAGES, kind_of
 from vlmhelpers.models.identity import model_identity, processor_identity
 
 if TYPE_CHECKING:  # what is finished is recognized without torch
@@ -34,6 +35,7 @@ _IRRELEVANT = tuple(
 # Settings of a RunConfig that do not; those of files and fields act by what is read.
 _NOT_OF_RESULTS = "dataset output_dir image_root text_field image_field response_field cache report_to".split()
 _NOT_OF_RESULTS += ["backend", "gradient_checkpointing", "logging_steps", "save_steps"]
+_OTHER_MODELS = ("reward_model", "teacher")  # settings that name a model besides the one that is trained
 _OF_MODELS = (".safetensors", ".json", ".jinja", ".model", ".txt", ".bin")  # endings of what transformers reads
 
 
@@ -41,18 +43,31 @@ def run_identity(trainer: "Trainer") -> dict:
     """The identity of the run that a trainer is about to start, as JSON values by name.
 
     Its arguments, all texts and images of its rows, the base's weights, precision and configuration, the adapters and
-    what they start from, the processor with its chat template, the collator, the number of processes, the versions.
+    what they start from, rewards with the weights of a reward model, a teacher's weights, the processor with its chat
+    template, the collator, the number of processes, the versions.
     """
     model, args = trainer.model, trainer.args
     found = {k: v for k, v in args.to_dict().items() if not k.startswith(_IRRELEVANT)}
     found["number of processes"] = args.world_size
     found |= rows_identity(trainer.train_dataset) | model_identity(model) | _weights_identity(model)
-    found |= processor_identity(trainer.processing_class)
+    found |= _others_identity(trainer) | processor_identity(trainer.processing_class)
     options = getattr(trainer.data_collator, "__dict__", {}).items()
     options = {name: value for name, value in options if isinstance(value, (str, int, float, type(None)))}
     found["collator"] = {"class": type(trainer.data_collator).__name__} | options
     found |= versions(*_LIBRARIES, *(["unsloth"] if "unsloth" in sys.modules else []))
     return json.loads(json.dumps(found, default=lambda value: sorted(value) if isinstance(value, set) else str(value)))
+
+
+def _others_identity(trainer):
+    """What besides the model decides: the rewards by their names, a reward model and a teacher by their weights."""
+    found = {}
+    for number, reward in enumerate(getattr(trainer, "reward_funcs", [])):
+        model = getattr(reward, "model", None)
+        of_model = [tensors_digest(model.named_parameters()), reward.mean, reward.std] if model else []
+        found[f"reward {number + 1}"] = [getattr(reward, "__name__", type(reward).__name__), *of_model]
+    if teacher := getattr(trainer, "teacher_model", None):
+        found["teacher"] = tensors_digest(teacher.named_parameters())
+    return found
 
 
 def refuse_changes(folder: str | os.PathLike, before: dict, now: dict) -> None:
@@ -63,17 +78,24 @@ def refuse_changes(folder: str | os.PathLike, before: dict, now: dict) -> None:
 
 
 def rows_identity(dataset: Dataset) -> dict[str, str]:
-    """Digests of all texts and of all images of rows; of those with `messages`, nothing else but `images` counts."""
+    """Digests of all texts and of all images of rows; of a kind's, its own columns count, of prompts' all."""
     if not isinstance(dataset, Dataset):
         return {"training data": type(dataset).__name__}
-    names = [name for name in dataset.column_names if name not in READER_FEATURES]
-    names = ["messages", "images"] if "messages" in names else names
     texts, images = [], []
-    for row in stream_plain_rows(dataset.with_format(None), names, "identifying rows"):
-        found = row.pop("images", None) or []
+    for row in stream_plain_rows(dataset.with_format(None), _columns(dataset.column_names), "identifying rows"):
+        found = [image for name in ("images", *REJECTED_IMAGES) for image in row.pop(name, None) or []]
         texts.append(digest(row))
         images.append(digest([image_identity(image) for image in found]))
     return {"training data": f"{len(texts)} rows, {digest(*texts)}", "images": digest(*images)}
+
+
+def _columns(names):
+    """Those of which the result of a training depends: what a reward reads is not known."""
+    names = [name for name in names if name not in READER_FEATURES]
+    with suppress(ValueError):  # rows of no kind, such as tokens
+        if (kind := kind_of(names)) != "prompts":
+            return [name for name in names if name in KINDS[kind] or name in REJECTED_IMAGES]
+    return names
 
 
 def _weights_identity(model):
@@ -106,6 +128,9 @@ def inputs_identity(config: "RunConfig", dataset: Dataset) -> dict:
     found["number of processes"] = int(os.environ.get("WORLD_SIZE", 1))
     if base := _base_folder(config.model_id):
         found |= {"model_id": "a folder", "base": _base_digest(base)}
+    for name in _OTHER_MODELS:
+        if folder := _base_folder(getattr(config, name) or ""):
+            found[name] = _base_digest(folder)
     return found | rows_identity(dataset) | versions(*_LIBRARIES)
 
 

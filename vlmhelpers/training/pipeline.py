@@ -1,34 +1,62 @@
 """The parts of a run: its arguments, its rows, and its trainer with model, adapters and collator."""
 
+import math
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from importlib import import_module
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from datasets import Dataset, concatenate_datasets
-from peft import LoraConfig
-from transformers import set_seed
-from trl import SFTConfig, SFTTrainer
+from peft import LoraConfig, PeftConfig, PeftModel
+from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainingArguments, set_seed
 
-from vlmhelpers.batches.collator import VisionCollator
-from vlmhelpers.batches.pixel_cache import precompute
 from vlmhelpers.common.distributed import is_sharded, on_main
 from vlmhelpers.common.environment import compute_dtype
 from vlmhelpers.data.report import Report
+from vlmhelpers.data.rows import store_rows, stream_plain_rows
+from vlmhelpers.data.schema import FEATURES, KINDS, REJECTED_IMAGES, conversations, kind_of, message_text
 from vlmhelpers.data.splitting import split
 from vlmhelpers.data.validation import check_dataset
 from vlmhelpers.estimation.suggestion import suggest
-from vlmhelpers.models.backends import add_lora, choose_backend
-from vlmhelpers.models.loading import load_model, load_processor
+from vlmhelpers.families import FAMILIES, family_of
+from vlmhelpers.models.freezing import train_only
+from vlmhelpers.models.loading import choose_model, load_model, load_processor, set_max_pixels
 from vlmhelpers.models.lora import keep_adapters_float32, lora_targets
-from vlmhelpers.models.vision import cache_vision_features
 from vlmhelpers.training.callbacks import report_to, watch
 from vlmhelpers.training.config import REJECTED, RunConfig
+from vlmhelpers.training.methods.catalog import METHODS
+from vlmhelpers.training.methods.parts import Parts
+from vlmhelpers.training.methods.sft import logits_for
+from vlmhelpers.training.rewards import parse_reward
+
+_GROUPS = {"grpo": 8, "rloo": 2}  # TRL's own number of samples for each prompt
+_UPDATES = 2  # of PPO, in one pass over a rollout batch
 
 
-def training_arguments(config: RunConfig) -> SFTConfig:
-    """The `SFTConfig` of a run, which joins the processes; its own defaults stand for None.
+def refuse_early(config: RunConfig) -> None:
+    """Raises ValueError, before anything is loaded, for what the model, a reward or this machine makes impossible."""
+    family = family_of(config.model_id)
+    if METHODS[config.method].samples and family.not_sampled:
+        raise ValueError(f"method {config.method!r} cannot train {family.name}: {family.not_sampled}. Choose another")
+    if not config.trains_adapters and compute_dtype() == torch.float16:
+        raise ValueError(f"weights={config.weights!r} needs bfloat16, which this GPU does not have: choose 'lora'")
+    if config.changes_base and is_sharded():
+        raise ValueError(f"init_lora_weights={config.init_lora_weights!r} needs the whole model on each GPU, not FSDP")
+    for text in reward_texts(config):
+        parse_reward(text)
+    if config.reward_model and not (Path(config.reward_model) / "adapter_config.json").is_file():
+        raise ValueError(f"reward_model is {config.reward_model}, which is no adapter's folder: name the one of a run")
+
+
+def reward_texts(config: RunConfig) -> list[str]:
+    """What `rewards` names, one text for each reward."""
+    return [text.strip() for text in (config.rewards or "").split(";") if text.strip()]
+
+
+def training_arguments(config: RunConfig) -> dict[str, object]:
+    """What the trainers of all methods take; joins the processes. Their own defaults stand for None.
 
     Raises ValueError for what FSDP cannot do.
     """
@@ -42,14 +70,14 @@ def training_arguments(config: RunConfig) -> SFTConfig:
     if not gpu:
         os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")  # else "cpu:0", where torch loads no checkpoint to
     own = {"num_train_epochs": config.epochs, "per_device_train_batch_size": config.batch_size}
-    settings = {name: value for name, value in asdict(config).items() if name in SFTConfig.__dataclass_fields__} | own
+    settings = {
+        name: value for name, value in asdict(config).items() if name in TrainingArguments.__dataclass_fields__
+    } | own
     settings = {name: value for name, value in settings.items() if value is not None}
     if config.validation_rows:
         settings |= {"eval_strategy": "steps", "eval_steps": config.logging_steps, "prediction_loss_only": True}
         settings["per_device_eval_batch_size"] = settings.get("per_device_train_batch_size", 1)
     settings |= {
-        "loss_type": "nll",  # of the positions that the collator keeps
-        "max_length": None,  # would cut through image tokens; the collator names the row that is too long
         "remove_unused_columns": False,  # keeps `row`, so that errors can name it
         "gradient_checkpointing": gpu if config.gradient_checkpointing is None else config.gradient_checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
@@ -61,7 +89,8 @@ def training_arguments(config: RunConfig) -> SFTConfig:
         "report_to": report_to(config.report_to),
         "run_name": Path(config.output_dir).name,
     }
-    return SFTConfig(**settings)
+    TrainingArguments(**settings)  # joins the processes
+    return settings
 
 
 @dataclass(frozen=True)
@@ -100,46 +129,162 @@ def _rejected(dataset, config, reports):
 
 
 def fill_in(config: RunConfig, model_id: str, parts: dict[str, Dataset]) -> RunConfig:
-    """The settings with what suits the model, the rows and the device, for all that is None."""
-    rows = concatenate_datasets([parts[name] for name in ("train", "validation") if name in parts])
-    values = suggest(model_id, text_only=not any(rows.with_format("arrow")["images"].to_pylist()), **config.chosen)
+    """The settings with what suits the model, the rows and the device, for all that is None.
+
+    The estimate of memory is that of the trained model; a reference, a teacher, a reward model and what is sampled are
+    not in it. Raises ValueError for a batch that no whole groups of samples fill.
+    """
+    rows = concatenate_datasets([_longest_sides(parts[name]) for name in ("train", "validation") if name in parts])
+    text_only = not any(rows.with_format("arrow")["images"].to_pylist())
+    chosen = config.chosen | ({"bits": 16} if config.changes_base else {})
+    values = suggest(model_id, text_only, method=config.method, weights=config.weights, **chosen)
     if is_sharded():  # a part of the model on each GPU: the estimate is of all of it
         values = replace(values, gpu=None)
     checkpointing = config.gradient_checkpointing is not False
-    options = {"vision": config.vision, "gradient_checkpointing": checkpointing}
-    return config.filled(values.fit(rows, load_processor(model_id), _logits(config), **options))
+    options = {"vision": config.vision, "gradient_checkpointing": checkpointing, "full": config.weights == "full"}
+    filled = config.filled(values.fit(rows, load_processor(model_id), logits_for(config.runs_on), **options))
+    if not values.is_tiny and METHODS[config.method].rows in ("pairs", "rated"):  # two answers of each row at once
+        filled = _with_batch(config, filled, max(filled.batch_size // 2, 1))
+    if config.method == "kto":
+        filled = _with_batch(config, filled, max(filled.batch_size, 2))
+    return _in_groups(config, filled)
 
 
-def _logits(config):
-    return "all" if choose_backend(config.backend) == "unsloth" else "labeled"  # Unsloth has a loss of its own
+def _longest_sides(dataset):
+    """Rows of any kind as rows of messages, each with its longest conversation, which has to fit."""
+    if (kind := kind_of(dataset.column_names)) == "messages":
+        return dataset
+    names = [name for name in (*KINDS[kind], *REJECTED_IMAGES) if name in dataset.column_names]
+    return store_rows(map(_longest_side, stream_plain_rows(dataset, names, "measuring rows")), FEATURES)
 
 
-def make_trainer(config: RunConfig, model_id: str, parts: dict[str, Dataset]) -> SFTTrainer:
-    """The trainer of a run whose settings are all filled in, with the model, its adapters and the processor."""
-    args, rows = training_arguments(config), parts["train"]
-    model, processor = load_model(model_id, config.bits, config.max_pixels, config.backend)
-    unsloth = choose_backend(config.backend) == "unsloth"
-    set_seed(config.seed)  # the adapters start at random, before the trainer sets its own seed
-    targets = lora_targets(model, config.language, config.vision, attention=config.attention, mlp=config.mlp)
-    lora = LoraConfig(r=config.lora_r, lora_alpha=config.lora_alpha, target_modules=targets, task_type="CAUSAL_LM")
-    # DDP has to search for adapters outside a step: those that only images reach, and a vision encoder's unused layers.
-    args.ddp_find_unused_parameters = config.vision or not all(rows.with_format("arrow")["images"].to_pylist())
-    if config.cache != "none":
-        with PartialState().main_process_first():  # the other processes find all pixels on disk
-            rows = precompute(rows, processor, Path(config.output_dir) / "pixels")
-    trainer = SFTTrainer(
-        model=add_lora(model, lora, config.seed),
-        args=args,
-        train_dataset=rows,
-        eval_dataset=parts.get("validation"),
-        data_collator=VisionCollator(processor, config.max_length, logits=_logits(config)),
-        processing_class=processor,
+def _longest_side(row):
+    sides = conversations(row)
+    side = max(sides, key=lambda name: sum(len(message_text(message)) for message in sides[name]))
+    own = row.get("rejected_images") if side == "rejected" else None
+    return {"messages": sides[side], "images": own or row["images"]}
+
+
+def _with_batch(config, filled, batch_size):
+    """The settings with that batch, and as many rows in a step as before, where nobody chose another."""
+    if config.batch_size:
+        return filled
+    steps = config.gradient_accumulation_steps or math.ceil(
+        filled.batch_size * filled.gradient_accumulation_steps / batch_size
     )
-    if not unsloth:
-        # Each trained token of a step counts the same. Qwen models deny that they can, though transformers' loss does.
-        trainer.model_accepts_loss_kwargs = True
-    keep_adapters_float32(trainer.model)
-    if config.cache == "features":
-        cache_vision_features(trainer.model, Path(config.output_dir) / "features")
+    return replace(filled, batch_size=batch_size, gradient_accumulation_steps=steps)
+
+
+def _in_groups(config, filled):
+    """The settings with steps of whole groups of samples; ValueError where somebody chose others."""
+    if config.method not in _GROUPS:
+        return filled
+    group, world = filled.num_generations or _GROUPS[config.method], int(os.environ.get("WORLD_SIZE", 1))
+    rows, steps = filled.batch_size * world, filled.gradient_accumulation_steps
+    good = {
+        "gradient_accumulation_steps": _next_multiple(steps, group // math.gcd(group, rows)),
+        "batch_size": _next_multiple(filled.batch_size, group // math.gcd(group, steps * world)),
+    }
+    if rows * steps % group == 0:
+        return filled
+    if free := [name for name in good if getattr(config, name) is None]:
+        return replace(filled, **{free[0]: good[free[0]]})
+    remedy = " or ".join(f"{name}={number}" for name, number in good.items())
+    raise ValueError(f"a step has {rows * steps} samples, no multiple of num_generations={group}: choose {remedy}")
+
+
+def _next_multiple(number, unit):
+    return math.ceil(number / unit) * unit
+
+
+def make_trainer(config: RunConfig, model_id: str, parts: dict[str, Dataset]) -> Trainer:
+    """The trainer of a run whose settings are all filled in, with the model, what is trained of it and the processor.
+
+    Raises ValueError for settings that the method refuses.
+    """
+    arguments, method = training_arguments(config) | _of_sampling(config), METHODS[config.method]
+    model, processor = load_model(model_id, config.bits, config.max_pixels, config.runs_on)
+    set_seed(config.seed)  # the adapters start at random, before the trainer sets its own seed
+    if not config.trains_adapters:
+        _choose_weights(config, model)
+    # DDP has to search for adapters outside a step: those that only images reach, and a vision encoder's unused layers.
+    images = parts["train"].with_format("arrow")["images"].to_pylist()
+    arguments["ddp_find_unused_parameters"] = config.vision or not all(images)
+    trainer = import_module(f"vlmhelpers.training.methods.{method.module}").make_trainer(
+        Parts(
+            config,
+            arguments,
+            model,
+            processor,
+            _lora(config, model) if config.trains_adapters else None,
+            parts["train"],
+            parts.get("validation"),
+            _loader(config, model_id),
+        )
+    )
+    if config.trains_adapters:
+        keep_adapters_float32(trainer.model)
     watch(trainer)
     return trainer
+
+
+def _of_sampling(config):
+    """Arguments that follow from how the method samples."""
+    if config.method == "ppo":
+        return {"steps_per_generation": _UPDATES * config.gradient_accumulation_steps}
+    if config.method in _GROUPS and config.validation_rows:  # whole groups there, too
+        group = config.num_generations or _GROUPS[config.method]
+        return {"per_device_eval_batch_size": _next_multiple(config.batch_size, group)}
+    return {}
+
+
+def _choose_weights(config, model):
+    towers = ("language", "head") * config.language + ("vision", "projector") * config.vision
+    if config.weights == "freeze":
+        towers = [tower for tower in towers if tower != "head"]
+        train_only(model, towers, config.last_layers or 1)
+    else:
+        train_only(model, towers)
+
+
+def _lora(config, model):
+    return LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        use_rslora=config.use_rslora,
+        use_dora=config.use_dora,
+        init_lora_weights=True if config.init_lora_weights == "default" else config.init_lora_weights,
+        target_modules=lora_targets(model, config.language, config.vision, attention=config.attention, mlp=config.mlp),
+        task_type="CAUSAL_LM",
+    )
+
+
+def _loader(config, model_id) -> Callable[[str], PreTrainedModel]:
+    def load(name: str) -> PreTrainedModel:
+        """A frozen model by its id, folder or family, or an adapter's folder on its base, in the run's bits."""
+        adapter = (Path(name) / "adapter_config.json").is_file()
+        base = PeftConfig.from_pretrained(name).base_model_name_or_path if adapter else name
+        if base in FAMILIES or not Path(base).is_dir():
+            base = model_id if base == config.model_id else choose_model(base)
+        model, _ = load_model(base, config.bits, config.max_pixels, config.runs_on)
+        model = _with_adapter(model, name) if adapter else model
+        return model.eval().requires_grad_(False)
+
+    return load
+
+
+def _with_adapter(model, folder):
+    tuned = PeftModel.from_pretrained(model, folder)
+    found = tuned.load_adapter(folder, "default")  # once more, for what it returns
+    if wrong := [*found.unexpected_keys, *found.missing_keys]:
+        raise ValueError(f"the adapter in {folder} does not fit its base, as {wrong[0]}: train it again")
+    return tuned
+
+
+def fresh_processor(config: RunConfig, model_id: str) -> ProcessorMixin:
+    """The processor as a run begins with it: trainers change theirs."""
+    processor = load_processor(model_id)
+    if config.max_pixels is not None:
+        set_max_pixels(processor, config.max_pixels)
+    return processor

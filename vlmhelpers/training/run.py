@@ -1,4 +1,4 @@
-"""One training run, from a JSONL file to an adapter, and what it leaves behind."""
+"""One training run, from a file of rows to an adapter or a model, and what it leaves behind."""
 
 # Imports nothing heavy: notebook_launcher does not fork after bitsandbytes, and Unsloth has to precede transformers.
 
@@ -18,7 +18,8 @@ from vlmhelpers.common.environment import quiet
 from vlmhelpers.common.file_digests import read_digest
 from vlmhelpers.common.files import atomic_file, atomic_folder, name_full_disk, one_process, remove_abandoned
 from vlmhelpers.models.backends import use_unsloth
-from vlmhelpers.training.config import ADAPTER, HELD_OUT, REJECTED, RESULTS, SETTINGS, RunConfig
+from vlmhelpers.training.config import ADAPTER, HELD_OUT, MODEL, REJECTED, RESULTS, SETTINGS, RunConfig
+from vlmhelpers.training.methods.catalog import METHODS
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -33,29 +34,41 @@ _ODD = (ValueError, TypeError, KeyError, AttributeError)  # for results of anoth
 class RunResult:
     """What a run ended with."""
 
-    adapter: str  # its folder
+    folder: str  # of what was trained: adapter, or model where its own weights were
     steps: int  # optimizer steps, all in all
     seconds: float  # of training, since the run was last started
     rows: dict  # how many were read, rejected, trained on, and held out as test
     history: list  # what was logged: dicts with `step`, `epoch`, `loss` and more
 
     @property
+    def adapter(self) -> str | None:
+        """The adapter's folder; None where the weights of the model itself were trained."""
+        return self.folder if Path(self.folder).name == ADAPTER else None
+
+    @property
+    def model(self) -> str | None:
+        """The folder of the whole model, with its processor; None where adapters were trained."""
+        return None if self.adapter else self.folder
+
+    @property
     def held_out(self) -> str | None:
         """The folder of the held-out rows, which `load_held_out` opens; None for a run without `test_rows`."""
-        return str(Path(self.adapter).with_name(HELD_OUT)) if self.rows["test"] else None
+        return str(Path(self.folder).with_name(HELD_OUT)) if self.rows["test"] else None
 
     @classmethod
     def read(cls, output_dir: str | os.PathLike) -> "RunResult":
         """The result that a finished run has written to its `output_dir`. Raises FileNotFoundError without one."""
         values = _read_results(output_dir)
-        return cls(str(Path(output_dir) / ADAPTER), *(values[field.name] for field in fields(cls)[1:]))
+        folder = Path(output_dir) / values.get("folder", ADAPTER)
+        return cls(str(folder), *(values[field.name] for field in fields(cls)[1:]))
 
 
 def train(config: RunConfig, accept_changes: bool = False) -> RunResult:
-    """Trains adapters as a `RunConfig` says; after an interruption, goes on from the last whole checkpoint.
+    """Trains as a `RunConfig` says, by its method; after an interruption, goes on from the last whole checkpoint.
 
-    Writes to `config.output_dir` the folders adapter and held_out (with `test_rows`), rejected.csv, run_config.yaml,
-    results.json and checkpoints. A run that is finished says so, and changes nothing. Works on several processes, by
+    Writes to `config.output_dir` the folders adapter (model, where the model's own weights are trained) and held_out
+    (with `test_rows`; rows of messages, by any method), rejected.csv, run_config.yaml, results.json and checkpoints. A
+    run that is finished says so, and changes nothing. Works on several processes, by
     `accelerate.notebook_launcher(train, (config,))` or `accelerate launch -m vlmhelpers train CONFIG`: with
     configs/ddp.yaml each GPU holds the model, with configs/fsdp.yaml a part (FSDP2); both ran on CPUs only.
 
@@ -67,12 +80,13 @@ def train(config: RunConfig, accept_changes: bool = False) -> RunResult:
         alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
         if alone and (finished := _find_finished(config, accept_changes)):
             return finished
-        if _may_use_unsloth(config.backend):
+        if _may_use_unsloth(config.runs_on):
             use_unsloth()
         quiet()
         from vlmhelpers.models.loading import choose_model
         from vlmhelpers.training import checkpoints, pipeline
 
+        pipeline.refuse_early(config)
         pipeline.training_arguments(config)  # joins the processes
         if not alone and (finished := on_main(lambda: _find_finished(config, accept_changes))):
             return finished
@@ -84,12 +98,14 @@ def train(config: RunConfig, accept_changes: bool = False) -> RunResult:
         checkpoint = checkpoints.resume_from(trainer, accept_changes)
         _save_rejected(Path(config.output_dir) / REJECTED, rows)
         made_of = on_main(lambda: _made_of(config, dataset, trainer.model.config._name_or_path))
-        started = time.perf_counter()
-        trainer.train(resume_from_checkpoint=checkpoint)
-        on_main(lambda: checkpoints.refuse_without_a_step(trainer, checkpoint))
-        seconds = round(time.perf_counter() - started, 1)
-        with name_full_disk(Path(config.output_dir) / ADAPTER):
-            return _save(config, trainer, seconds, rows, made_of)
+        with _start_of(config, trainer) as start:
+            started = time.perf_counter()
+            trainer.train(resume_from_checkpoint=checkpoint)
+            on_main(lambda: checkpoints.refuse_without_a_step(trainer, checkpoint))
+            seconds = round(time.perf_counter() - started, 1)
+            with name_full_disk(Path(config.output_dir)):
+                _save_trained(config, trainer, pipeline.fresh_processor(config, model_id), start)
+                return _save(config, trainer, seconds, rows, made_of)
 
 
 @contextmanager
@@ -104,11 +120,22 @@ def _alone(folder):
 
 
 def _read_rows(config):
-    """All rows of the run's file."""
-    from vlmhelpers.data.readers.jsonl_reader import read_jsonl
+    """All rows of the run's file, of the kind that its method takes."""
+    from vlmhelpers.data.readers import jsonl_reader, preference_reader
 
-    names = config.text_field, config.image_field, config.response_field
-    return read_jsonl(config.dataset, config.image_root, *names)
+    kind = METHODS[config.method].rows
+    names = {name: getattr(config, name) for name in ("text_field", "image_field", "response_field")}
+    if kind == "messages":
+        return jsonl_reader.read_jsonl(config.dataset, config.image_root, *names.values())
+    readers = {"pairs": "read_preferences", "rated": "read_rated", "prompts": "read_prompts"}
+    named = {name: value for name, value in names.items() if value != RunConfig.__pydantic_fields__[name].default}
+    return getattr(preference_reader, readers[kind])(config.dataset, config.image_root, **_renamed(kind, named))
+
+
+def _renamed(kind, named):
+    """The fields that somebody has named, by the arguments of the kind's reader."""
+    answer = {"pairs": "chosen_field", "rated": "completion_field", "prompts": "answer_field"}[kind]
+    return {answer if name == "response_field" else name: value for name, value in named.items()}
 
 
 def _read_results(output_dir):
@@ -132,11 +159,12 @@ def _find_finished(config, accept_changes):
     try:
         results = _read_results(folder)
         result, made_of = RunResult.read(folder), results["made_of"]
-        json.loads((folder / ADAPTER / "adapter_config.json").read_bytes())
+        description = "adapter_config.json" if result.adapter else "config.json"
+        json.loads((Path(result.folder) / description).read_bytes())
         is_whole = all(read_digest(folder / name) == expected for name, expected in results["digests"].items())
         if not is_whole or (made_of["stand_in"] and _has_gpu()):
             return None
-        finished = f"{folder} is finished: {result.steps} steps on {result.rows['trained']} rows -> {result.adapter}"
+        finished = f"{folder} is finished: {result.steps} steps on {result.rows['trained']} rows -> {result.folder}"
         before = dict(made_of["inputs"])
     except (*_MISSING, *_ODD):
         return None
@@ -158,8 +186,10 @@ def _find_finished(config, accept_changes):
 
 
 def _digests(folder):
-    """Those of the adapter and of the held-out rows, but of what save_adapter writes anew, or removes."""
-    files = [path for name in (ADAPTER, HELD_OUT) for path in sorted((folder / name).rglob("*")) if path.is_file()]
+    """Those of what was trained and of the held-out rows, but of what save_adapter writes anew, or removes."""
+    files = [
+        path for name in (ADAPTER, MODEL, HELD_OUT) for path in sorted((folder / name).rglob("*")) if path.is_file()
+    ]
     return {path.relative_to(folder).as_posix(): read_digest(path) for path in files if path.name not in _OF_ADAPTERS}
 
 
@@ -175,31 +205,73 @@ def _may_use_unsloth(backend):
     return backend == "unsloth" or (backend == "auto" and not several and "transformers" not in sys.modules)
 
 
-def _save(config, trainer, seconds, rows, made_of):
+@contextmanager
+def _start_of(config, trainer):
+    """A folder with the adapter as it starts where its start changes the base, else None."""
+    from vlmhelpers.common.files import temporary_folder
+
+    if not config.changes_base:
+        yield None
+        return
+    with temporary_folder() as folder:
+        start = Path(folder) / "start"
+        trainer.model.save_pretrained(start)
+        yield start
+
+
+def _save_trained(config, trainer, processor, start):
+    """Writes what was trained, with the processor, to the folder that its kind has; the other kind's is removed."""
     from vlmhelpers.models.loading import save_processor
 
-    folder, state = Path(config.output_dir), trainer.state
-    if trainer.is_fsdp_enabled:  # the checkpoints are in pieces, the adapter is whole
+    name, other = (ADAPTER, MODEL) if config.trains_adapters else (MODEL, ADAPTER)
+    if trainer.is_fsdp_enabled:  # the checkpoints are in pieces, what is left is whole
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     with ExitStack() as held:  # of the main process
-        temporary = on_main(lambda: held.enter_context(atomic_folder(folder / ADAPTER, replace=True)))
+        folder = Path(config.output_dir)
+        temporary = on_main(lambda: held.enter_context(atomic_folder(folder / name, replace=True)))
         trainer.save_model(temporary)
-        if state.is_world_process_zero:
-            save_processor(trainer.processing_class, temporary)
+        if trainer.is_world_process_zero():
+            for file in temporary.glob("*/adapter_config.json"):  # a critic's, or a copy as the reference
+                shutil.rmtree(file.parent)
+            if start:
+                _save_for_untouched_base(trainer, temporary, start)
+            save_processor(processor, temporary)
+            if not config.trains_adapters:  # tools that do not know processor_config.json read this one
+                processor.image_processor.save_pretrained(temporary)
+            shutil.rmtree(folder / other, ignore_errors=True)  # of a run with other settings
         trainer.accelerator.wait_for_everyone()
-    result = RunResult(str(folder / ADAPTER), state.global_step, seconds, rows.counts, state.log_history)
+
+
+def _save_for_untouched_base(trainer, folder, start):
+    """Writes the adapter as an ordinary one: what training has added, for the base as it was."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    model.save_pretrained(folder, path_initial_model_for_weight_conversion=str(start))
+
+
+def _save(config, trainer, seconds, rows, made_of):
+    folder, state = Path(config.output_dir), trainer.state
+    trained = folder / (ADAPTER if config.trains_adapters else MODEL)
+    result = RunResult(str(trained), state.global_step, seconds, rows.counts, state.log_history)
     if state.is_world_process_zero:
         if "test" in rows.parts:
-            save_held_out(rows.parts["test"], rows.parts["train"], folder)
+            save_held_out(*(_as_messages(rows.parts[part]) for part in ("test", "train")), folder)
         else:
             shutil.rmtree(folder / HELD_OUT, ignore_errors=True)  # of a run with other settings
         config.save(folder / SETTINGS)
-        values = {name: value for name, value in asdict(result).items() if name != "adapter"}
+        values = asdict(result) | {"folder": trained.name, "made_of": made_of, "digests": _digests(folder)}
         with atomic_file(folder / RESULTS, encoding="utf-8") as file:  # last: from now on the run is finished
-            json.dump(values | {"made_of": made_of, "digests": _digests(folder)}, file, indent=1)
-        print(f"{state.global_step} steps on {rows.counts['trained']} rows -> {folder / ADAPTER}")
+            json.dump(values, file, indent=1)
+        print(f"{state.global_step} steps on {rows.counts['trained']} rows -> {trained}")
     trainer.accelerator.wait_for_everyone()
     return result
+
+
+def _as_messages(dataset: "Dataset") -> "Dataset":
+    """Rows of any kind as rows of messages; those that are such keep all their columns."""
+    from vlmhelpers.data.schema import kind_of
+    from vlmhelpers.data.turns import to_rows
+
+    return dataset if kind_of(dataset.column_names) == "messages" else to_rows(dataset)
 
 
 def _save_rejected(file, rows):

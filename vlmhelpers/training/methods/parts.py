@@ -2,19 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import PreTrainedModel, ProcessorMixin, Trainer
-
-from vlmhelpers.training.config import RunConfig
 
 
 @dataclass(frozen=True)
 class Parts:
     """The parts of a trainer. `lora`: adapters to be put onto the model; None where its own weights are trained."""
 
-    config: RunConfig  # with all values filled in
+    config: Any  # a RunConfig with all values filled in, which itself imports the catalog of this package
     arguments: dict[str, object]  # what the configurations of all trainers take
     model: PreTrainedModel
     processor: ProcessorMixin
