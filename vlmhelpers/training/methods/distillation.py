@@ -4,7 +4,7 @@ from datasets import Dataset
 from trl import DistillationConfig, DistillationTrainer
 
 from vlmhelpers.training.methods.parts import Parts
-from vlmhelpers.training.methods.sampling import sampled_prompts, sampling_processor
+from vlmhelpers.training.methods.sampling import generation_kwargs, sampled_prompts, sampling_processor
 
 FORWARD_KL = 0.0  # teaches what the student does not say yet; the reverse KL, TRL's default, sharpens what it says
 
@@ -15,7 +15,8 @@ def make_trainer(parts: Parts) -> DistillationTrainer:
     if not config.teacher:
         raise ValueError("method='distillation' needs a teacher: a model's id, its folder or that of an adapter")
     beta = FORWARD_KL if config.beta is None else config.beta
-    args = DistillationConfig(**parts.options("max_completion_length", "temperature", beta=beta))
+    options = parts.options("max_completion_length", "temperature", beta=beta)
+    args = DistillationConfig(**options, generation_kwargs=generation_kwargs(parts.processor))
     return parts.make(
         DistillationTrainer,
         args=args,

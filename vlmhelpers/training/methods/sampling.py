@@ -5,6 +5,7 @@ from copy import deepcopy
 from datasets import Dataset
 from transformers import ProcessorMixin, Trainer, TrainingArguments
 
+from vlmhelpers.batches.chat_template import ChatTemplate
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.batches.conversation import to_answer
 from vlmhelpers.data.schema import make_row
@@ -27,14 +28,23 @@ def sampling_processor(processor: ProcessorMixin) -> ProcessorMixin:
     return processor
 
 
+def generation_kwargs(processor: ProcessorMixin) -> dict[str, list[int]]:
+    """For the argument of that name: an answer has no control tokens besides its end.
+
+    A policy that is driven far from its base samples even image tokens, for which a batch has no features: it stops.
+    """
+    tokens = processor.tokenizer.added_tokens_decoder.items()
+    end = sampling_processor(processor).tokenizer.eos_token_id
+    return {"suppress_tokens": [number for number, token in tokens if token.special and number != end]}
+
+
 def sampled_prompts(dataset: Dataset, processor: ProcessorMixin) -> Dataset:
     """`dataset` of prompts, made ready when it is read: TRL gives them to the processor as they are.
 
     Images are repaired and control tokens in texts escaped, as `VisionCollator` does it, so that a prompt is the same
     in training and in answering.
     """
-    tokenizer = processor.tokenizer
-    specials = set(tokenizer.all_special_tokens) | {t.content for t in tokenizer.added_tokens_decoder.values()}
+    specials = ChatTemplate(processor).specials
 
     def prepare(columns):
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
@@ -56,7 +66,8 @@ def _with_text(messages):
 
 def make_sampler(parts: Parts, trainer: type[Trainer], config: type[TrainingArguments], *names: str) -> Trainer:
     """A trainer of TRL's kind that samples and asks rewards; `names`: settings besides those of all such methods."""
-    args = config(**parts.options("beta", "max_completion_length", "temperature", *names))
+    options = parts.options("beta", "max_completion_length", "temperature", *names)
+    args = config(**options, generation_kwargs=generation_kwargs(parts.processor))
     return parts.make(
         trainer,
         args=args,
