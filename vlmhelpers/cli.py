@@ -55,7 +55,10 @@ _ARGUMENTS = {  # for argparse's add_argument; the names of fields are not liste
     "--private-hosts": {"nargs": "+", "metavar": "HOST", "help": "hosts allowed in a private network"},
     "--num-examples": _NUMBER | {"help": "default: 10"},
     "--seed": _NUMBER | {"help": "other seeds give other examples (default: 0)"},
-    "--answers": {"choices": ["words", "json"], "help": "words, the default: several questions in turn; json: one"},
+    "--answers": {
+        "choices": ["words", "json", "pairs", "untrue_pairs"],
+        "help": "words, the default: several questions in turn; json: one; pairs: a better and a worse answer",
+    },
     "--size": _NUMBER | {"help": "pixels of an image's side (default: 96)"},
     "--force": {"action": "store_true", "help": "overwrite files that are there with other content"},
     "--accept-changes": {"action": "store_true", "help": "go on with a run although what it is made of has changed"},

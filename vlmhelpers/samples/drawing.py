@@ -133,6 +133,11 @@ def caption(product: Product) -> str:
     return _with_article(f"{product.color} {product.pattern} {product.category} for ${product.price}.")
 
 
+def caption_without_price(product: Product) -> str:
+    """Such as `A red striped scarf.`"""
+    return _with_article(f"{product.color} {product.pattern} {product.category}.")
+
+
 def _with_article(words):
     return f"{'An' if words[0] in 'aeiou' else 'A'} {words}"
 

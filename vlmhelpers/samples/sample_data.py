@@ -1,11 +1,13 @@
-"""A dataset to begin with: drawn products and a JSONL file of questions about them."""
+"""A dataset to begin with: drawn products and a JSONL file of questions about them, or of pairs of answers."""
 
 import io
 import json
+import random
+from dataclasses import replace
 from pathlib import Path
 
 from vlmhelpers.common.files import atomic_file
-from vlmhelpers.samples.drawing import QUESTIONS, sample_products
+from vlmhelpers.samples.drawing import CATEGORIES, COLORS, QUESTIONS, caption, caption_without_price, sample_products
 
 
 def write_sample(
@@ -14,8 +16,10 @@ def write_sample(
     """Writes a JSONL file of `text`, `image` and `response` that read_jsonl reads, and its images beside it.
 
     Images of `size` x `size` pixels lie in the folder `images` beside `path`. `answers`: "words" for questions that the
-    tiny models can answer, or "json" for lines of JSON, which they have to learn. Raises ValueError for num_examples
-    below 1 or other answers, FileExistsError where a file has other content, unless `force` is set.
+    tiny models can answer, or "json" for lines of JSON, which they have to learn. Pairs have `chosen` and `rejected` in
+    place of `response`, for read_preferences: "pairs" of a caption without the price and one with it, which the tiny
+    models write, "untrue_pairs" of a true caption and one that the image contradicts. Raises ValueError for
+    num_examples below 1 or other answers, FileExistsError where a file has other content, unless `force` is set.
     """
     if num_examples < 1:
         raise ValueError(f"num_examples is {num_examples}. Ask for 1 or more.")
@@ -29,7 +33,8 @@ def write_sample(
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
         files[path.parent / name] = buffer.getvalue()
-        row = {"text": question, "image": name, "response": answer(product)}
+        given = answer(product)
+        row = {"text": question, "image": name} | (given if isinstance(given, dict) else {"response": given})
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     files[path] = "".join(lines).encode()
     others = [file for file, content in files.items() if file.exists() and file.read_bytes() != content]
@@ -47,4 +52,21 @@ def _as_json(product):
     return json.dumps(facts | {"price": f"${product.price}"})
 
 
-_QUESTIONS = {"words": QUESTIONS, "json": {"Describe this product as JSON.": _as_json}}
+def _as_pair(product):
+    return {"chosen": caption_without_price(product), "rejected": caption(product)}
+
+
+def _as_untrue_pair(product):
+    """The rejected caption names another color, or another thing."""
+    rng = random.Random(f"{product}")
+    name, values = rng.choice([("color", list(COLORS)), ("category", CATEGORIES)])
+    other = replace(product, **{name: rng.choice([value for value in values if value != getattr(product, name)])})
+    return {"chosen": caption_without_price(product), "rejected": caption_without_price(other)}
+
+
+_QUESTIONS = {
+    "words": QUESTIONS,
+    "json": {"Describe this product as JSON.": _as_json},
+    "pairs": {"Describe this product.": _as_pair},
+    "untrue_pairs": {"Describe this product.": _as_untrue_pair},
+}
