@@ -81,6 +81,7 @@ class PPOTrainer(GRPOTrainer):
         base.value_head = torch.nn.Linear(base.config.get_text_config().hidden_size, 1, device=self.model.device)
         torch.nn.init.zeros_(base.value_head.weight)
         torch.nn.init.zeros_(base.value_head.bias)
+        base.value_head.requires_grad_(False)  # peft trains a copy
         lora.modules_to_save = ["value_head"]
         self.model.add_adapter(CRITIC, lora)
 
@@ -99,6 +100,10 @@ class PPOTrainer(GRPOTrainer):
             optimizer.add_param_group(group | {"params": moved, "lr": rate})
         return optimizer
 
+    def _load_from_checkpoint(self, checkpoint, model=None):
+        super()._load_from_checkpoint(checkpoint, model)  # beside folders of adapters it reads none from the top
+        self.model.load_adapter(checkpoint, POLICY, is_trainable=True)
+
     def _values(self, batch):
         """The value before each token of the answers, by the critic, whose adapter has to be active."""
         inputs = {name: batch[name] for name in self.model_kwarg_keys if batch.get(name) is not None}
@@ -115,24 +120,38 @@ class PPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs):
         batch = super()._generate_and_score_completions(inputs)
-        mask, metrics = batch["completion_mask"].float(), self._metrics_now
+        mask = batch["completion_mask"].float()
         parts = self.args.steps_per_generation if self.model.training else 1
         parts = split_tensor_dict(split_pixel_values_by_grid(batch), parts)
         with torch.no_grad(), use_adapter(self.model, CRITIC):
             values = torch.cat([self._values(unsplit_pixel_values_by_grid(part)) for part in parts])
         advantages, returns = gae(self._token_rewards(batch, mask), values, mask, self.args.gamma, self.args.lam)
         on = mask.bool()
-        spread, mean = torch.std_mean(advantages[on])
+        mean, spread = self._mean_and_spread(advantages[on])
         batch |= {"advantages": (advantages - mean) / (spread + 1e-8) * mask, "returns": returns, "values": values}
-        metrics.pop("frac_reward_zero_std", None)  # of groups: every group has one sample here
-        metrics["value_mean"].append(values[on].mean().item())
-        metrics["return_std"].append(returns[on].std().item())
-        metrics["explained_variance"].append((1 - (returns - values)[on].var() / returns[on].var()).item())
+        self._metrics_now.pop("frac_reward_zero_std", None)  # of groups: every group has one sample here
+        self._log_returns(values[on], returns[on])
         return batch
+
+    def _log_returns(self, values, returns):
+        (_, spread), (_, error) = self._mean_and_spread(returns), self._mean_and_spread(returns - values)
+        self._metrics_now["value_mean"].append(self._mean(values).item())
+        self._metrics_now["return_std"].append(spread.item())
+        self._metrics_now["explained_variance"].append((1 - (error / spread) ** 2).item())
 
     @property
     def _metrics_now(self):
         return self._metrics["train" if self.model.training else "eval"]
+
+    def _mean(self, numbers):
+        """Over all processes, each of which may have another count."""
+        sums = torch.stack([numbers.detach().sum(), numbers.new_tensor(numbers.numel())])
+        total, count = self.accelerator.reduce(sums, "sum")
+        return total / count
+
+    def _mean_and_spread(self, numbers):
+        mean = self._mean(numbers)
+        return mean, self._mean((numbers - mean) ** 2).sqrt()
 
     def _token_rewards(self, batch, mask):
         """The KL penalty at every token, and the score of the whole answer at its last one: (samples, tokens)."""
@@ -140,7 +159,7 @@ class PPOTrainer(GRPOTrainer):
         if self.beta:  # else TRL keeps no reference, and KL is unknown
             kl = (batch["old_per_token_logps"] - batch["ref_per_token_logps"]) * mask
             rewards -= self.beta * kl
-            self._metrics_now["kl"].append(kl.sum(dim=1).mean().item())
+            self._metrics_now["kl"].append(self._mean(kl.sum(dim=1)).item())
         mine = self.accelerator.process_index * len(mask)  # the scores are those of all processes
         scores = (self._scores[mine : mine + len(mask)] * self.reward_weights.to(mask.device)).nansum(dim=1)
         rewards[torch.arange(len(mask)), mask.sum(dim=1).long() - 1] += scores
@@ -151,8 +170,8 @@ class PPOTrainer(GRPOTrainer):
         beta, self.beta = self.beta, 0.0  # the KL penalty is in the rewards already
         policy_loss = super()._compute_loss(model, inputs)
         self.beta = beta
-        self._metrics_now["value_loss"].append(value_loss.item())
-        self._metrics_now["policy_loss"].append(policy_loss.item())
+        self._metrics_now["value_loss"].append(self._mean(value_loss).item())
+        self._metrics_now["policy_loss"].append(self._mean(policy_loss).item())
         return policy_loss
 
     def _learn_values(self, inputs):
