@@ -10,14 +10,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from compare_runs import weights
+from datasets import Dataset
 from filelock import FileLock
+from peft import LoraConfig, get_peft_model
 from PIL import Image
+from transformers import set_seed
+from trl import DPOConfig, DPOTrainer
 
+from vlmhelpers.batches.preference import PreferenceCollator
 from vlmhelpers.common.file_digests import read_digest
+from vlmhelpers.data.schema import PAIR_FEATURES, make_pair
 from vlmhelpers.export.adapters import attach, save_adapter
 from vlmhelpers.families import tiny_model
 from vlmhelpers.models.loading import choose_model, load_model
+from vlmhelpers.models.lora import lora_targets
 from vlmhelpers.samples.drawing import sample_products
 from vlmhelpers.training import identity, pipeline
 from vlmhelpers.training.checkpoints import STAMP, resume_from
@@ -113,6 +121,36 @@ def make_trainer(config):
     rows = pipeline.load_rows(config, _read_rows(config))
     model_id = choose_model(config.model_id)
     return pipeline.make_trainer(pipeline.fill_in(config, model_id, rows.parts), model_id, rows.parts)
+
+
+def make_second_dpo(folder):
+    """A trainer that goes on with an adapter: TRL keeps a copy of it as the reference, in a folder of its own."""
+    model, processor = load_model(tiny_model("qwen2.5-vl"), bits=16, backend="transformers")
+    pairs = [make_pair("What?", "A bag.", "Nothing.", [image]) for _, image in sample_products(8, "second", 32)]
+    lora = LoraConfig(r=4, target_modules=lora_targets(model), init_lora_weights=False)  # as if it had been trained
+    set_seed(0)
+    return DPOTrainer(
+        get_peft_model(model, lora),
+        args=DPOConfig(folder, max_steps=4, save_steps=2, per_device_train_batch_size=4, learning_rate=1e-3,
+                       report_to="none", use_cpu=True, bf16=False, max_length=None, remove_unused_columns=False),
+        train_dataset=Dataset.from_list(pairs, features=PAIR_FEATURES),
+        processing_class=processor,
+        data_collator=PreferenceCollator(processor),
+    )  # fmt: skip
+
+
+def test_an_adapter_is_loaded_that_lies_beside_the_folder_of_another(tmp_path):
+    straight, guarded, unguarded = (make_second_dpo(tmp_path / name) for name in ("straight", "guarded", "unguarded"))
+    straight.train(resume_from_checkpoint=resume_from(straight))
+    checkpoint = tmp_path / "guarded" / "checkpoint-2"
+    shutil.copytree(tmp_path / "straight" / "checkpoint-2", checkpoint)
+    assert (checkpoint / "ref" / "adapter_config.json").is_file()
+    guarded.train(resume_from_checkpoint=resume_from(guarded))
+    # The reason for loading it in checkpoints.py: once this fails, that can go.
+    unguarded.train(resume_from_checkpoint=str(checkpoint))
+    ends = [dict(trainer.model.named_parameters()) for trainer in (straight, guarded, unguarded)]
+    same = [all(torch.equal(ends[0][name], end[name]) for name in ends[0]) for end in ends]
+    assert same == [True, True, False]
 
 
 # Damaged

@@ -66,7 +66,7 @@ def save_adapter(
     base = portable_name(lora.base_model_name_or_path or model.config._name_or_path)
     tower_of, sizes = family_of(model).tower_of, Counter()
     for name, parameter in model.named_parameters():
-        if ".lora_" in name:
+        if ".lora_" in name and f".{model.active_adapter}." in name:  # not a critic's, nor a reference's
             sizes[tower_of(name)] += parameter.numel()
     card = adapter_card(base, lora, sizes, dataset, source, evaluations, comparison, notes)
     folder = Path(folder)

@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from transformers import Trainer
+from transformers import Trainer, TrainerState
 from transformers.trainer_utils import sort_checkpoints
 
 from vlmhelpers.common.digests import changed_settings
@@ -118,8 +118,8 @@ def _guard(trainer):
     def load_from_checkpoint(folder, *args, **kwargs):
         load(folder, *args, **kwargs)
         _load_top_adapter(trainer.model, Path(folder))
-        if hasattr(trainer, "_step"):  # of TRL's trainers that sample: batches, of which some begin with new samples
-            trainer._step = _step_of(folder) * trainer.args.gradient_accumulation_steps
+        if hasattr(trainer, "_step"):
+            _go_on_sampling(trainer, Path(folder))
 
     def run_epoch(*args, **kwargs):
         # transformers looks for the end after a step only: resumed at its last step, it would train another one.
@@ -130,6 +130,23 @@ def _guard(trainer):
 
     trainer._save_checkpoint, trainer._run_epoch = save_checkpoint, run_epoch
     trainer._load_from_checkpoint = load_from_checkpoint
+
+
+def _go_on_sampling(trainer, folder):
+    """Puts a trainer of TRL that samples answers to where it was: transformers does not know what such a one counts.
+
+    Some of its batches begin with new samples. Its sampler draws the order of each epoch from one generator.
+    """
+    trainer._step = _step_of(folder) * trainer.args.gradient_accumulation_steps
+    epoch, make_sampler = TrainerState.load_from_json(folder / "trainer_state.json").epoch, trainer._get_train_sampler
+
+    def advanced(*args):
+        sampler = make_sampler(*args)
+        for _ in range(int(epoch + 1e-6)):
+            next(iter(sampler), None)
+        return sampler
+
+    trainer._get_train_sampler = advanced
 
 
 def _step_of(checkpoint):

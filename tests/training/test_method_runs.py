@@ -1,0 +1,237 @@
+"""Runs of every method from a file: what they train, what they leave, and that an interrupted one ends the same."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from vlmhelpers.batches.collator import VisionCollator
+from vlmhelpers.common.file_digests import read_digest
+from vlmhelpers.data.schema import answer_of
+from vlmhelpers.export.adapters import attach, merge, missing_files
+from vlmhelpers.families import tiny_model
+from vlmhelpers.inference.generation import generate
+from vlmhelpers.models.loading import load_model
+from vlmhelpers.samples.drawing import caption, sample_products
+from vlmhelpers.training import pipeline
+from vlmhelpers.training.config import RunConfig
+from vlmhelpers.training.methods.catalog import METHODS
+from vlmhelpers.training.run import RunResult, _read_rows, load_held_out, train
+
+pytestmark = pytest.mark.slow
+FAMILY, QUESTION = "qwen3-vl", "Describe this product."
+VARIED = {"temperature": 3.0, "max_completion_length": 6, "rewards": "length_within:4"}  # rewards that differ
+OF_METHOD = {
+    "kto": {"validation_rows": 2},
+    "grpo": VARIED | {"num_generations": 4, "beta": 0.1, "validation_rows": 2},
+    "rloo": VARIED | {"num_generations": 2},
+    "ppo": VARIED | {"max_steps": 8, "save_steps": 4, "learning_rate": 1e-2},  # samples anew after four steps: an epoch
+    "distillation": {"max_completion_length": 6},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder with a JSONL file of each kind of rows, about 16 drawn products."""
+    folder = tmp_path_factory.mktemp("rows")
+    rows = {"messages": [], "pairs": [], "rated": [], "prompts": []}
+    for number, (product, image) in enumerate(sample_products(16, "method runs", 32)):
+        image.save(folder / f"{number}.png")
+        shown, long = {"images": [f"{number}.png"]}, caption(product)
+        short = long.partition(" for ")[0] + "."
+        rows["messages"].append({"text": QUESTION, "image": f"{number}.png", "response": short})
+        rows["pairs"].append({"prompt": QUESTION, "chosen": short, "rejected": long} | shown)
+        rated = {"completion": short if number % 2 else long, "label": bool(number % 2)}
+        rows["rated"].append({"prompt": QUESTION} | rated | shown)
+        rows["prompts"].append({"prompt": QUESTION, "answer": short} | shown)
+    for kind, of_kind in rows.items():
+        (folder / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in of_kind))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config_of(data, tmp_path_factory):
+    """Makes the settings of a run of 4 steps by a method."""
+
+    def make(method="sft", **changes):
+        settings = {"model_id": FAMILY, "dataset": data / f"{METHODS[method].rows}.jsonl", "bits": 16, "lora_r": 4}
+        settings |= {"max_steps": 4, "save_steps": 2, "logging_steps": 2, "batch_size": 4, "test_rows": 4}
+        settings |= {"gradient_accumulation_steps": 1, "warmup_steps": 0, "backend": "transformers"}
+        settings |= {"output_dir": tmp_path_factory.mktemp(method)} | OF_METHOD.get(method, {})
+        return RunConfig(**settings | {"method": method} | changes)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def other_model(config_of):
+    """Trains a reward model or a teacher once, and gives its adapter's folder."""
+    made = {}
+
+    def train_once(method):
+        if method not in made:
+            made[method] = train(config_of(method, learning_rate=1e-2)).adapter
+        return made[method]
+
+    return train_once
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Trains, and gives the result with the trainer."""
+    make, kept = pipeline.make_trainer, []
+
+    def keep(*arguments):
+        kept.append(make(*arguments))
+        return kept[-1]
+
+    monkeypatch.setattr(pipeline, "make_trainer", keep)
+    return lambda config: (train(config), kept[-1])
+
+
+def interrupt(config):
+    """Leaves of a finished run what there was after half of its steps."""
+    folder = Path(config.output_dir)
+    for name in ("adapter", "model", "held_out", f"checkpoint-{config.max_steps}"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / "results.json").unlink()
+    assert (folder / f"checkpoint-{config.max_steps // 2}").is_dir()
+
+
+def logits(model, processor, rows):
+    batch = VisionCollator(processor)(list(rows))
+    batch.pop("labels")
+    with torch.no_grad():
+        return model.eval()(**batch, use_cache=False).logits
+
+
+def changed(model):
+    """The towers of the base's parameters that are not as they were, and whether an adapter has learned."""
+    base = dict(load_model(tiny_model(FAMILY), 16, backend="transformers")[0].named_parameters())
+    adapters, weights = set(), set()
+    for name, parameter in model.named_parameters():
+        plain = name.removeprefix("base_model.model.").replace(".base_layer", "")
+        if plain in base:
+            weights |= {plain} if not torch.equal(parameter, base[plain]) else set()
+        elif ".lora_B." in name and parameter.any():
+            adapters.add(name.rpartition(".lora_B.")[2].removesuffix(".weight"))
+    return adapters, weights
+
+
+def digest_of(result, name):
+    return read_digest(Path(result.folder) / name)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_trains_its_adapter_and_goes_on_where_it_was_interrupted(method, config_of, other_model, trained):
+    more = {"teacher": other_model("sft")} if method == "distillation" else {}
+    more |= {"reward_model": other_model("reward")} if method in ("ppo", "rloo") else {}
+    config = config_of(method, **more)
+    result, trainer = trained(config)
+    assert changed(trainer.model) == ({"default", "critic"} if method == "ppo" else {"default"}, set())
+    assert result.adapter and result.model is None and result.rows["trained"] == 12 - config.validation_rows
+    assert any("eval_loss" in entry for entry in result.history) == bool(config.validation_rows)
+    assert not [path for path in Path(result.adapter).iterdir() if path.is_dir()]  # no critic, no reference
+    held_out = load_held_out(config.output_dir)["test"]
+    assert answer_of(held_out[0]).startswith("A") and " for " not in answer_of(held_out[0])
+
+    base, processor = load_model(tiny_model(FAMILY), 16, backend="transformers")
+    tuned = attach(base, result.adapter)
+    assert torch.equal(logits(tuned, processor, held_out), logits(trainer.model, processor, held_out))
+
+    if method in ("simpo", "cpo"):  # of the same class as orpo
+        return
+    first = digest_of(result, "adapter_model.safetensors")
+    interrupt(config)
+    again, resumed = trained(config)
+    assert again.steps == config.max_steps and digest_of(again, "adapter_model.safetensors") == first
+    for (name, one), other in zip(trainer.model.named_parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other), name  # the critic's, too
+
+
+@pytest.mark.parametrize("weights", ["full", "freeze"])
+def test_weights_of_the_model_itself_are_saved_with_it(weights, config_of, trained, capsys):
+    config = config_of(weights=weights)
+    result, trainer = trained(config)
+    adapters, names = changed(trainer.model)
+    layers = {name.partition("layers.")[2].partition(".")[0] for name in names if "language_model.layers." in name}
+    assert not adapters and not any("visual" in name for name in names)
+    assert (len(layers) == 1) == (weights == "freeze") == (not any("embed_tokens" in name for name in names))
+    assert result.adapter is None and missing_files(result.model) == [] and result == RunResult.read(config.output_dir)
+    held_out = load_held_out(config.output_dir)["test"]
+    loaded, processor = load_model(result.model, 16, backend="transformers")
+    assert torch.equal(logits(loaded, processor, held_out), logits(trainer.model, processor, held_out))
+
+    first = digest_of(result, "model.safetensors")
+    assert train(config) == result and "is finished: 4 steps on 12 rows" in capsys.readouterr().out
+    interrupt(config)
+    assert digest_of(trained(config)[0], "model.safetensors") == first
+
+
+VARIANTS = {
+    "pissa": {"init_lora_weights": "pissa", "use_rslora": True},
+    "olora": {"init_lora_weights": "olora"},
+    "dora": {"use_dora": True, "lora_dropout": 0.1, "init_lora_weights": "gaussian"},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_adapter_of_another_start_is_an_ordinary_one_in_the_end(variant, config_of, trained, tmp_path):
+    config = config_of(**VARIANTS[variant])
+    result, trainer = trained(config)
+    held_out = load_held_out(config.output_dir)["test"]
+    base, processor = load_model(tiny_model(FAMILY), 16, backend="transformers")
+    before = logits(base, processor, held_out)
+    found, expected = (
+        logits(attach(base, result.adapter), processor, held_out),
+        logits(trainer.model, processor, held_out),
+    )
+    assert (found - expected).abs().max() < 1e-3 < (expected - before).abs().max()
+    merged, _ = load_model(merge(result.adapter, tmp_path / "merged", dtype=torch.float32), 16, backend="transformers")
+    assert generate(merged, processor, held_out, progress=False) == generate(
+        trainer.model, processor, held_out, progress=False
+    )
+
+    first = digest_of(result, "adapter_model.safetensors")
+    interrupt(config)
+    assert digest_of(trained(config)[0], "adapter_model.safetensors") == first
+
+
+def test_what_an_adapter_is_rewarded_by_belongs_to_its_run(config_of, other_model, tmp_path):
+    shutil.copytree(other_model("reward"), tmp_path / "reward")
+    config = config_of("rloo", reward_model=tmp_path / "reward", max_steps=2, save_steps=1)
+    assert train(config).steps == 2
+    with pytest.raises(ValueError, match="changed: rewards"):
+        train(replace(config, rewards="length_within:5"))
+    weights = tmp_path / "reward" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    with pytest.raises(ValueError, match="changed: reward_model"):
+        train(config)
+    interrupt(config)
+    with pytest.raises(ValueError, match="changed: reward 2"):
+        train(config)
+
+
+REFUSED = {
+    "cross_attention_mask": {"method": "grpo", "model_id": "llama-3.2-vision"},
+    "there is no reward 'exakt'": {"method": "rloo", "rewards": "exakt"},
+    "which is no adapter's folder": {"method": "ppo", "reward_model": "nowhere"},
+    "choose gradient_accumulation_steps=4 or batch_size=8": {"method": "grpo", "num_generations": 8, "batch_size": 2},
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_cannot_be_is_refused_before_a_model_is_loaded(message, config_of, monkeypatch):
+    monkeypatch.setattr(pipeline, "load_model", None)
+    with pytest.raises(ValueError, match=message):
+        train(config_of(**REFUSED[message]))
+
+
+def test_a_free_batch_takes_whole_groups_of_samples(config_of, data):
+    config = config_of("grpo", num_generations=6, batch_size=4, gradient_accumulation_steps=None)
+    rows = pipeline.load_rows(config, _read_rows(config))
+    filled = pipeline.fill_in(config, str(tiny_model(FAMILY)), rows.parts)
+    assert (filled.batch_size, filled.gradient_accumulation_steps) == (4, 3)
