@@ -43,8 +43,13 @@ class PreferenceConfig(SFTConfig):
 
 def orpo_loss(chosen: torch.Tensor, rejected: torch.Tensor, beta: float) -> torch.Tensor:
     """-beta log sigmoid of the log odds ratio, of mean log-probabilities per token, (n,) (arXiv:2403.07691, eq. 6)."""
-    log_odds = (chosen - rejected) - (torch.log1p(-chosen.exp()) - torch.log1p(-rejected.exp()))
+    log_odds = (chosen - rejected) - (_log_of_not(chosen) - _log_of_not(rejected))
     return -beta * logsigmoid(log_odds)
+
+
+def _log_of_not(logp):
+    """log(1 - p), also where p is so near to 1 that `logp.exp()` would be 1."""
+    return torch.log(-torch.expm1(logp))
 
 
 def simpo_loss(chosen: torch.Tensor, rejected: torch.Tensor, beta: float, gamma: float) -> torch.Tensor:
