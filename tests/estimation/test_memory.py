@@ -1,7 +1,6 @@
 """Estimated memory against what PyTorch's CPU allocator gives out, shapes against published counts of parameters."""
 
 import copy
-import gc
 import math
 from contextlib import nullcontext
 
@@ -11,7 +10,6 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from peft import get_peft_model
 from storages import Storages
-from torch.profiler import ProfilerActivity, profile
 from torch.utils import flop_counter
 from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2_5_VLConfig, Qwen3VLConfig
 from trl.trainer import sft_trainer
@@ -31,6 +29,7 @@ from vlmhelpers.families import PUBLISHED, family_of, find_config, tiny_model
 from vlmhelpers.models.loading import load_model
 from vlmhelpers.models.lora import describe_trainable
 from vlmhelpers.models.vision import stop_gradients_at_frozen_vision
+from vlmhelpers.training.measuring import allocated_peak
 
 PARAMETERS = {
     "Qwen/Qwen2.5-VL-3B-Instruct": 3_754_622_976,
@@ -65,19 +64,6 @@ def medium(family):
         return Qwen2_5_VLConfig(text_config=TEXT, vision_config=vision, **TOKENS)
     vision = VISION | {"patch_size": 16, "deepstack_visual_indexes": [1, 2]}
     return Qwen3VLConfig(text_config=TEXT | {"head_dim": 32}, vision_config=vision, **TOKENS)
-
-
-def allocated_peak(task):
-    """The most bytes that PyTorch's CPU allocator has given out at once while `task` ran, counted from its start."""
-    gc.collect()  # or what earlier tests left is freed meanwhile, and taken off
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
-        task()
-    events = [event for event in trace.profiler.kineto_results.events() if event.name() == "[memory]"]
-    live = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        live += event.nbytes()
-        peak = max(peak, live)
-    return peak
 
 
 def train_for_real(config, dtype, batch, vision, gradient_checkpointing):

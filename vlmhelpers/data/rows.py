@@ -95,6 +95,11 @@ def plain_rows(dataset: Dataset, indices: Sequence[int]) -> list[dict]:
     return dataset.with_format("arrow")[indices].to_pylist()
 
 
+def rows_of(columns: dict[str, Sequence]) -> list[dict]:
+    """The rows of a slice of a Dataset, which is a dict of columns."""
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
 def stream_plain_rows(dataset: Dataset, columns: Iterable[str], task: str) -> Iterator[dict]:
     """Yields rows as plain_rows gives them, with those of `columns` that are there; `task` names the progress bar."""
     names = [name for name in columns if name in dataset.column_names]

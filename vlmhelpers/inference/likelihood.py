@@ -1,8 +1,13 @@
 """How likely a model finds given answers: what preference training compares, and what pairs are ranked by."""
 
 import torch
+from datasets import Dataset
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, ProcessorMixin
+
+from vlmhelpers.batches.preference import PreferenceCollator
+from vlmhelpers.data.rows import rows_of
+from vlmhelpers.models.backends import eval_mode
 
 _NOT_OF_MODEL = ("completion_mask", "shift_labels", "logits_to_keep")
 
@@ -23,3 +28,13 @@ def sequence_logps(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> tu
     tokens = tokens.masked_fill(~mask, 0)  # also image tokens, for which a head may have no row
     logps = -cross_entropy(logits.float().flatten(0, 1), tokens.flatten(), reduction="none").view_as(tokens)
     return (logps * mask).sum(dim=1), mask.sum(dim=1)
+
+
+def rank_pairs(model: PreTrainedModel, processor: ProcessorMixin, pairs: Dataset, batch_size: int = 16) -> torch.Tensor:
+    """The log-probabilities in nats of the chosen and of the rejected answers of n pairs: (2, n)."""
+    collate, found = PreferenceCollator(processor, logits="labeled"), []
+    with eval_mode(model), torch.no_grad():
+        for start in range(0, len(pairs), batch_size):
+            batch = collate(rows_of(pairs[start : start + batch_size])).to(model.device)
+            found.append(sequence_logps(model, batch)[0].view(2, -1).cpu())
+    return torch.cat(found, dim=1)

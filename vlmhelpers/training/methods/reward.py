@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from trl import SFTConfig
 
 from vlmhelpers.batches.preference import PreferenceCollator
+from vlmhelpers.data.rows import rows_of
 from vlmhelpers.data.schema import assistant
 from vlmhelpers.models.backends import eval_mode
 from vlmhelpers.training.methods.pairs import PairTrainer
@@ -75,7 +76,7 @@ class RewardModel:
     def rank(self, pairs: Dataset) -> torch.Tensor:
         """The rewards of the chosen and of the rejected answers of n pairs: (2, n)."""
         batches = (pairs[start : start + self.batch_size] for start in range(0, len(pairs), self.batch_size))
-        return torch.cat([self._rewards(_rows(batch)).view(2, -1) for batch in batches], dim=1)
+        return torch.cat([self._rewards(rows_of(batch)).view(2, -1) for batch in batches], dim=1)
 
     def standardize(self, pairs: Dataset) -> "RewardModel":
         """From now on the answers of these pairs have rewards of mean 0 and standard deviation 1 together.
@@ -104,11 +105,6 @@ class RewardModel:
         batch = self._collate(rows, names).to(self.model.device)
         with eval_mode(self.model), torch.no_grad():
             return (answer_rewards(self.model, batch) - self.mean) / self.std
-
-
-def _rows(columns):
-    """The rows of a slice of a Dataset."""
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def make_trainer(parts: Parts) -> RewardTrainer:

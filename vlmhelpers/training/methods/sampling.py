@@ -8,6 +8,7 @@ from transformers import ProcessorMixin, Trainer, TrainingArguments
 from vlmhelpers.batches.chat_template import ChatTemplate
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.batches.conversation import to_answer
+from vlmhelpers.data.rows import rows_of
 from vlmhelpers.data.schema import make_row
 from vlmhelpers.training.methods.parts import Parts
 from vlmhelpers.training.rewards import parse_reward
@@ -47,7 +48,7 @@ def sampled_prompts(dataset: Dataset, processor: ProcessorMixin) -> Dataset:
     specials = ChatTemplate(processor).specials
 
     def prepare(columns):
-        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        rows = rows_of(columns)
         for index, row in enumerate(rows):
             ready = to_answer(row | {"messages": row["prompt"]}, index, specials)
             row |= {"prompt": _with_text(ready.messages), "images": ready.images}
