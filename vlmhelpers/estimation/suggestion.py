@@ -146,8 +146,9 @@ def suggest(
         raise ValueError(f"{unknown[0]!r} is no value of a run; there are {', '.join(_NAMES)}")
     found = family_of(model_id).suitable_values(is_tiny, text_only, method)
     if weights != "lora":
-        rate = found["learning_rate"][0] / OF_ADAPTERS
-        found["learning_rate"] = (rate, "full fine-tuning takes a tenth of the rate of adapters")
+        if not is_tiny:  # a tiny base learns as well at the rate of its adapters: notebook 6
+            rate = found["learning_rate"][0] / OF_ADAPTERS
+            found["learning_rate"] = (rate, "full fine-tuning takes a tenth of the rate of adapters")
         chosen = {"bits": 16} | chosen  # weights of 4 bits cannot be trained
     if "epochs" in chosen and "max_steps" not in chosen:
         found["max_steps"] = (-1, "by epochs")
