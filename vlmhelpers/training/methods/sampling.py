@@ -66,9 +66,16 @@ def _with_text(messages):
 
 
 def make_sampler(parts: Parts, trainer: type[Trainer], config: type[TrainingArguments], *names: str) -> Trainer:
-    """A trainer of TRL's kind that samples and asks rewards; `names`: settings besides those of all such methods."""
+    """A trainer of TRL's kind that samples and asks rewards; `names`: settings besides those of all such methods.
+
+    Raises ValueError without a reward, for an unknown one, and for fewer prompts than are sampled for at once.
+    """
     options = parts.options("beta", "max_completion_length", "temperature", *names)
     args = config(**options, generation_kwargs=generation_kwargs(parts.processor))
+    at_once = args.generation_batch_size // args.num_generations
+    if len(parts.train) < at_once:  # TRL would train no step, without a word
+        few = f"{len(parts.train)} prompts are fewer than the {at_once} that are sampled for at once"
+        raise ValueError(f"{few}: add some, or lower batch_size or gradient_accumulation_steps")
     return parts.make(
         trainer,
         args=args,
