@@ -8,7 +8,8 @@ from tiny_families import FAMILIES, build
 
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.batches.mask import show_mask
-from vlmhelpers.data.schema import make_row, user
+from vlmhelpers.batches.preference import PreferenceCollator
+from vlmhelpers.data.schema import make_pair, make_row, user
 from vlmhelpers.samples.drawing import sample_products
 
 PICTURES = [picture for _, picture in sample_products(5, "mask", size=96)]
@@ -85,3 +86,11 @@ def test_other_choices_of_what_to_train_on_show(collators):
 def test_a_row_that_cannot_be_trained_on_is_refused(collators):
     with pytest.raises(ValueError, match="row 8: no answer: the last turn is not the assistant's"):
         show_mask(collators["qwen3-vl"], {"messages": [user("Hi")], "images": [], "row": 8})
+
+
+def test_both_sides_of_a_pair_are_shown_without_padding(collators):
+    collator = PreferenceCollator(collators["qwen3-vl"].processor)
+    shown = repr(show_mask(collator, make_pair("What is it?", "A red bag.", "A bag.", PICTURES[:1])))
+    trained = [line for line in shown.splitlines() if line.startswith("trained")]
+    assert trained == ["trained | A ·red ·bag . <|im_end|>", "trained | A ·bag . <|im_end|>"]
+    assert "endoftext" not in shown

@@ -6,6 +6,7 @@ from markupsafe import Markup, escape
 
 from vlmhelpers.batches.chat_template import IGNORED
 from vlmhelpers.batches.collator import VisionCollator
+from vlmhelpers.batches.preference import AnswerCollator
 from vlmhelpers.common.display import Html, thumbnail
 
 MOST_THUMBNAILS = 3
@@ -17,40 +18,48 @@ _STYLES = {
     "image": "background:#388bfd59;border-radius:4px;padding:0 4px;color:inherit",
 }
 _EVERY_SECOND = "background:#8888882b"  # sets a token off from its neighbors
-_PAGE = Markup(
-    '<div style="display:flex;gap:12px"><div>{}</div><div>{} tokens: {}'
-    '<div style="font-family:monospace;line-height:1.8;white-space:pre-wrap;overflow-wrap:anywhere">{}</div>'
-    "</div></div>"
+_PAGE = Markup('<div style="display:flex;gap:12px"><div>{}</div><div>{}</div></div>')
+_SEQUENCE = Markup(
+    '{} tokens: {}<div style="font-family:monospace;line-height:1.8;white-space:pre-wrap;overflow-wrap:anywhere">{}'
+    "</div>"
 )
 
 
-def show_mask(collator: VisionCollator, row: dict) -> Html:
+def show_mask(collator: VisionCollator | AnswerCollator, row: dict) -> Html:
     """What `collator` makes of `row`: its tokens, which of them are trained, and where the images stand.
 
-    Returns an object that a notebook shows in color, beside the row's first images, and a terminal as text:
-    blanks as `·`, line breaks as `⏎`, a space between two tokens, the tokens of an image as one count.
-    Raises what the collator raises.
+    Of a pair both sides, one below the other. Returns an object that a notebook shows in color, beside the row's first
+    images, and a terminal as text: blanks as `·`, line breaks as `⏎`, a space between two tokens, the tokens of an
+    image as one count. Raises what the collator raises.
     """
     batch = collator([row])
-    ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
-    kinds = [_kind(token, label, collator.processor) for token, label in zip(ids, labels, strict=True)]
+    trained = batch["labels"] != IGNORED if "labels" in batch else batch["completion_mask"].bool()
+    sequences = zip(batch["input_ids"], trained, batch["attention_mask"].bool(), strict=True)
+    masks = [_mask(ids[real].tolist(), on[real].tolist(), collator.processor) for ids, on, real in sequences]
+    images = [thumbnail(image) for image in (row.get("images") or [])[:MOST_THUMBNAILS]]
+    more = len(row.get("images") or []) - len(images)
+    pictures = Markup("<br>").join([*images, f"and {more} more"] if more else images)
+    page = _PAGE.format(pictures, Markup("").join(markup for markup, _ in masks))
+    return Html(page, "\n".join(text for _, text in masks))
+
+
+def _mask(ids, trained, processor):
+    """(markup, text) of one sequence."""
+    kinds = [_kind(token, learned, processor) for token, learned in zip(ids, trained, strict=True)]
     counts = {kind: f"{kinds.count(kind)} {kind}" for kind in _STYLES}
     runs = [(kind, [ids[i] for i in indices]) for kind, indices in groupby(range(len(ids)), kinds.__getitem__)]
-    runs = [(k, [f"× {len(run)}"] if k == "image" else _readable(run, collator.processor.tokenizer)) for k, run in runs]
+    runs = [(k, [f"× {len(run)}"] if k == "image" else _readable(run, processor.tokenizer)) for k, run in runs]
     text = [f"{len(ids)} tokens: {', '.join(counts.values())}", *(f"{kind:>7} | {' '.join(run)}" for kind, run in runs)]
     spans = [_span(kind, ["image " * (kind == "image") + run[0], *run[1:]]) for kind, run in runs]
     chip = Markup('<span style="{}">{}</span>')
     legend = Markup(" ").join(chip.format(_STYLES[kind], count) for kind, count in counts.items())
-    images = [thumbnail(image) for image in (row.get("images") or [])[:MOST_THUMBNAILS]]
-    more = len(row.get("images") or []) - len(images)
-    pictures = Markup("<br>").join([*images, f"and {more} more"] if more else images)
-    return Html(_PAGE.format(pictures, len(ids), legend, Markup("").join(spans)), "\n".join(text))
+    return _SEQUENCE.format(len(ids), legend, Markup("").join(spans)), "\n".join(text)
 
 
-def _kind(token, label, processor):
+def _kind(token, trained, processor):
     if token == processor.image_token_id:
         return "image"
-    return "ignored" if label == IGNORED else "trained"
+    return "trained" if trained else "ignored"
 
 
 def _span(kind, texts):

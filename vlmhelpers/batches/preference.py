@@ -17,7 +17,7 @@ from vlmhelpers.batches.collator import VisionCollator
 _OF_MISMATCHED = ("input_ids", "attention_mask", "completion_mask", "mm_token_type_ids")
 
 
-class _AnswerCollator:
+class AnswerCollator:
     """What both collators share. Arguments: as `VisionCollator`'s, of which the last answer of a row is trained."""
 
     def __init__(self, processor: ProcessorMixin, max_length: int | None = None, logits: str = "all"):
@@ -39,7 +39,7 @@ def _conversation(row, index, name):
     return {"messages": messages, "images": images or row["images"], "row": f"{number}, {name}"}
 
 
-class PreferenceCollator(_AnswerCollator):
+class PreferenceCollator(AnswerCollator):
     """Batches of pairs: the data_collator of TRL's `DPOTrainer`, of `PreferenceTrainer` and of `RewardTrainer`.
 
     Raises ValueError, with the row, the side and a remedy, for what cannot be trained on; nothing is cut.
@@ -54,7 +54,7 @@ class PreferenceCollator(_AnswerCollator):
         return _answers(self._collator, [(row, index, side) for side in sides for index, row in enumerate(rows)])
 
 
-class RatedCollator(_AnswerCollator):
+class RatedCollator(AnswerCollator):
     """Batches of rated rows: the data_collator of TRL's `KTOTrainer`. Errors as those of `PreferenceCollator`.
 
     `mismatched`: also each prompt with the answer of the row before, of which KTO estimates its KL term: two rows or
