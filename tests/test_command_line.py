@@ -607,10 +607,26 @@ def test_a_file_of_settings_trains_an_adapter(run, settings, tmp_path):
     assert code == 0 and "2 steps on 10 rows" in printed
 
 
+@pytest.mark.slow
+def test_a_method_of_the_command_line_trains_by_rows_of_its_kind(run, settings, tmp_path):
+    settings(lora_r=4, batch_size=2, gradient_accumulation_steps=1, dataset="pairs.jsonl", test_rows=2)
+    rows = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    pairs = [{"prompt": r["text"], "images": [r["image"]], "chosen": r["response"], "rejected": "No."} for r in rows]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    code, printed, _ = run("train", "run.json", "--method", "orpo", "--set", "beta=0.5", "logging_steps=1")
+    assert code == 0 and printed.endswith(f"1 steps on 8 rows -> {tmp_path}/out/adapter\n")
+    saved = RunConfig.read(tmp_path / "out" / "run_config.yaml")
+    assert (saved.method, saved.beta, saved.loss) == ("orpo", 0.5, None)
+    code, _, errors = run("train", "run.json", "--method", "cpo")
+    assert code == 2 and "out was trained before this has changed: beta, method." in errors[-1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["gone.yaml"], "gone.yaml"),
+        (["ok.json", "--method", "dpoo"], "method is 'dpoo': it should be 'sft', 'dpo', 'kto'"),
+        (["ok.json", "--method", "kto"], "s.jsonl"),
         (["s.jsonl"], "s.jsonl is no .json, .yaml or .yml file"),
         (["run.json"], "run.json: there is no setting 'epoch'. Did you mean 'epochs'?"),
         (["ok.json", "--set", "lora_rank=4"], "there is no setting 'lora_rank'"),
@@ -647,6 +663,7 @@ def test_the_help_lists_every_setting_with_its_type_default_and_meaning(capsys):
     assert "(int | None, default None): rank of the adapters; none: what suits the model" in lines["lora_r"]
     assert "(int, default 0)" in lines["seed"] and "(str, required)" in lines["dataset"]
     assert "Literal['none', 'pixels', 'features'], default none" in lines["cache"]
+    assert "(float | None, default None; simpo): the margin" in lines["simpo_gamma"]
 
 
 # As a program

@@ -12,6 +12,7 @@ from vlmhelpers.estimation.suggestion import Values, suggest
 from vlmhelpers.families import FAMILIES, tiny_model
 from vlmhelpers.families.family import Family
 from vlmhelpers.training.config import RunConfig
+from vlmhelpers.training.methods.catalog import METHODS
 
 REAL = "Qwen/Qwen2.5-VL-7B-Instruct"
 
@@ -68,6 +69,16 @@ def test_a_value_of_ones_own_stays_and_the_others_follow_it():
     assert (values.epochs, values.max_steps, values.lora_r, values.lora_alpha) == (2, -1, 8, 8)
     assert values.changed == {"epochs", "lora_r"}
     assert values.learning_rate == suggest(tiny_model("qwen3-vl")).learning_rate
+
+
+def test_other_methods_and_weights_of_the_model_itself_take_other_rates():
+    rates = {method: suggest(REAL, method=method).learning_rate for method in METHODS}
+    assert rates["dpo"] == 5e-6 < rates["grpo"] < rates["sft"] == 1e-4
+    full = suggest(REAL, method="dpo", weights="full")
+    assert full.learning_rate == pytest.approx(5e-7) and full.bits == 16 and "a tenth" in full.reasons["learning_rate"]
+    assert suggest(REAL, weights="full", learning_rate=1e-3).learning_rate == 1e-3
+    tiny = suggest(tiny_model("llama-3.2-vision"), method="dpo")
+    assert (tiny.learning_rate, tiny.batch_size, tiny.max_steps) == (1e-3, 8, 60)
 
 
 def test_an_unknown_value_is_an_error_that_names_the_known_ones():

@@ -282,6 +282,17 @@ def test_a_finished_run_may_get_its_card(copied, config):
     assert train(config).steps == STEPS and digests(copied) == before
 
 
+def test_a_run_that_is_older_than_a_setting_had_its_default(copied, config):
+    results = json.loads((copied / "results.json").read_text())
+    for name in ("method", "lora_dropout", "beta"):
+        del results["made_of"]["inputs"][name]
+    (copied / "results.json").write_text(json.dumps(results))
+    before = digests(copied)
+    assert train(replace(config, output_dir=str(copied))).steps == STEPS and digests(copied) == before
+    with pytest.raises(ValueError, match="has changed: lora_dropout"):
+        train(replace(config, output_dir=str(copied), lora_dropout=0.1))
+
+
 def test_a_finished_run_whose_data_are_gone_is_finished(copied, config, capsys):
     assert train(replace(config, output_dir=str(copied), dataset=str(copied / "gone.jsonl"))).steps == STEPS
     assert "is finished: 4 steps on 72 rows" in capsys.readouterr().out

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from vlmhelpers.training.config import RunConfig
+from vlmhelpers.training.methods.catalog import METHODS, OWN_SETTINGS
 
 NEEDED = {"model_id": "qwen2.5-vl", "dataset": "rows.jsonl", "output_dir": "out"}
 
@@ -78,6 +79,46 @@ def test_what_is_wrong_is_named_with_the_file(file, settings, message, name):
 
 
 @pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "dpoo"}, "'sft', 'dpo', 'kto',"),
+        ({"simpo_gamma": 1}, "simpo_gamma is a setting of simpo, and method is 'sft'"),
+        ({"method": "orpo", "loss": "ipo"}, "loss is a setting of dpo, kto, and method is 'orpo'"),
+        ({"method": "kto", "loss": "ipo"}, "kto has no 'ipo'; choose kto, apo_zero_unpaired"),
+        ({"method": "dpo", "loss": "sigmoid+"}, "loss is 'sigmoid+': dpo has no ''; choose sigmoid, hinge,"),
+        ({"method": "kto", "batch_size": 1}, "batch_size is 1, and KTO compares"),
+        ({"method": "dpo", "cache": "pixels"}, "cache is 'pixels', which is for method='sft'"),
+        ({"method": "dpo", "backend": "unsloth"}, "backend is 'unsloth', which has no method='dpo': choose 'auto'"),
+        ({"method": "grpo"}, "method 'grpo' needs rewards, such as exact_match, or a reward_model"),
+        ({"method": "distillation"}, "method 'distillation' needs a teacher"),
+        ({"method": "ppo", "rewards": "exact_match", "weights": "full"}, "choose weights='lora'"),
+        ({"weights": "full", "bits": 4}, "weights of 4 bits cannot be trained: choose bits=16"),
+        ({"weights": "freeze", "backend": "unsloth"}, "which has no weights='freeze'"),
+        ({"weights": "full", "use_dora": True}, "use_dora is for adapters, and weights is 'full'"),
+        ({"weights": "full", "last_layers": 2}, "last_layers is for weights='freeze', and weights is 'full'"),
+        ({"init_lora_weights": "pissa", "bits": 4}, "rounds them in 4 bits: choose bits=16"),
+        ({"init_lora_weights": "olora", "method": "dpo"}, "'dpo' compares with the base: choose 'default'"),
+        ({"init_lora_weights": "pissa", "use_dora": True}, "without use_dora only"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused_with_what_does(settings, message):
+    with pytest.raises(ValueError) as error:
+        RunConfig(**NEEDED | settings)
+    assert message in str(error.value)
+
+
+def test_every_setting_of_a_method_is_one_of_a_run_and_free_until_somebody_chooses():
+    free = {field.name for field in fields(RunConfig) if field.name in OWN_SETTINGS}
+    assert free == set(OWN_SETTINGS)
+    needed = {"rewards": "exact_match", "teacher": "qwen3-vl"}
+    for name, method in METHODS.items():
+        settings = {key: value for key, value in needed.items() if key in method.settings}
+        config = RunConfig(**NEEDED, method=name, **settings)
+        assert all(getattr(config, setting) is None for setting in free - settings.keys())
+        assert config.runs_on == ("auto" if name == "sft" else "transformers")
+
+
+@pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("run.toml", "", "no .json, .yaml or .yml file"),
@@ -129,7 +170,8 @@ def test_changes_may_have_any_name(file):
 
 def test_paths_of_a_file_start_at_its_folder_and_changes_at_the_working_directory(file, tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
-    path = file(model_id="model", dataset="rows/a.jsonl", image_root="../pictures")
+    others = {"method": "ppo", "reward_model": "rewards/adapter"}
+    path = file(model_id="model", dataset="rows/a.jsonl", image_root="../pictures", **others)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
@@ -137,6 +179,10 @@ def test_paths_of_a_file_start_at_its_folder_and_changes_at_the_working_director
     assert config.dataset == str(tmp_path / "rows" / "a.jsonl")
     assert config.image_root == str(tmp_path.parent / "pictures")
     assert config.model_id == str(tmp_path / "model")
+    assert config.reward_model == str(tmp_path / "rewards" / "adapter")
+    for teacher, expected in (("model", str(tmp_path / "model")), ("qwen3-vl", "qwen3-vl")):
+        other = RunConfig.read(file("other.yaml", method="distillation", teacher=teacher))
+        assert other.teacher == expected
     assert (config.output_dir, config.seed) == ("other", 3)
     assert RunConfig.read(path).output_dir == str(tmp_path / "out")
     with pytest.raises(ValueError, match="no setting 'sed'. Did you mean 'seed'"):

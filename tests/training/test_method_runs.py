@@ -218,7 +218,7 @@ def test_what_an_adapter_is_rewarded_by_belongs_to_its_run(config_of, other_mode
 REFUSED = {
     "cross_attention_mask": {"method": "grpo", "model_id": "llama-3.2-vision"},
     "there is no reward 'exakt'": {"method": "rloo", "rewards": "exakt"},
-    "which is no adapter's folder": {"method": "ppo", "reward_model": "nowhere"},
+    "which holds no adapter and no model": {"method": "ppo", "reward_model": "nowhere"},
     "choose gradient_accumulation_steps=4 or batch_size=8": {"method": "grpo", "num_generations": 8, "batch_size": 2},
 }
 

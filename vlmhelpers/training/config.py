@@ -110,7 +110,7 @@ class RunConfig:
     rewards: str | None = Field(
         None, description="as parse_reward reads them, ; between two: exact_match; 0.1*matches:A"
     )
-    reward_model: str | None = Field(None, description="folder of an adapter that method=reward trained")
+    reward_model: str | None = Field(None, description="folder of an adapter or a model that method=reward trained")
     critic_learning_rate: float | None = Field(None, gt=0, description="none: learning_rate")
     teacher: str | None = Field(None, description="a hub id, a model's or adapter's folder, or a family")
     # What is written
@@ -222,7 +222,7 @@ def _of_method(config):
             yield f"{setting} is a setting of {', '.join(methods_with(setting))}, and method is {name!r}"
     if config.cache != "none" and name != "sft":
         yield f"cache is {config.cache!r}, which is for method='sft': choose 'none'"
-    if unknown := set((config.loss or "").split("+")) - {"", *method.losses}:
+    if unknown := set(config.loss.split("+") if config.loss else ()) - set(method.losses):
         yield f"loss is {config.loss!r}: {name} has no {unknown.pop()!r}; choose {', '.join(method.losses)}"
     if name == "kto" and config.batch_size == 1 and config.loss in (None, "kto"):
         remedy = "choose 2 or more, or loss='apo_zero_unpaired'"

@@ -31,6 +31,7 @@ from vlmhelpers.training.methods.parts import Parts
 from vlmhelpers.training.methods.sft import logits_for
 from vlmhelpers.training.rewards import parse_reward
 
+ADAPTER_CONFIG = "adapter_config.json"
 _GROUPS = {"grpo": 8, "rloo": 2}  # TRL's own number of samples for each prompt
 _UPDATES = 2  # of PPO, in one pass over a rollout batch
 
@@ -46,8 +47,9 @@ def refuse_early(config: RunConfig) -> None:
         raise ValueError(f"init_lora_weights={config.init_lora_weights!r} needs the whole model on each GPU, not FSDP")
     for text in reward_texts(config):
         parse_reward(text)
-    if config.reward_model and not (Path(config.reward_model) / "adapter_config.json").is_file():
-        raise ValueError(f"reward_model is {config.reward_model}, which is no adapter's folder: name the one of a run")
+    folder = Path(config.reward_model or "")
+    if config.reward_model and not any((folder / name).is_file() for name in (ADAPTER_CONFIG, "config.json")):
+        raise ValueError(f"reward_model is {folder}, which holds no adapter and no model: name such a folder of a run")
 
 
 def reward_texts(config: RunConfig) -> list[str]:
@@ -222,6 +224,11 @@ def make_trainer(config: RunConfig, model_id: str, parts: dict[str, Dataset]) ->
             _loader(config, model_id),
         )
     )
+    if method.samples and not len(trainer._get_train_sampler()):
+        number = len(parts["train"])
+        raise ValueError(
+            f"{number} prompts are fewer than are sampled at once: choose a smaller batch_size, or more rows"
+        )
     if config.trains_adapters:
         keep_adapters_float32(trainer.model)
     watch(trainer)
@@ -232,10 +239,12 @@ def _of_sampling(config):
     """Arguments that follow from how the method samples."""
     if config.method == "ppo":
         return {"steps_per_generation": _UPDATES * config.gradient_accumulation_steps}
-    if config.method in _GROUPS and config.validation_rows:  # whole groups there, too
-        group = config.num_generations or _GROUPS[config.method]
-        return {"per_device_eval_batch_size": _next_multiple(config.batch_size, group)}
-    return {}
+    if config.method not in _GROUPS:
+        return {}
+    group = config.num_generations or _GROUPS[config.method]
+    evaluated = {"per_device_eval_batch_size": _next_multiple(config.batch_size, group)}  # whole groups there, too
+    # TRL loads the reference of a model without adapters itself.
+    return evaluated | ({} if config.trains_adapters else {"model_init_kwargs": {"dtype": compute_dtype()}})
 
 
 def _choose_weights(config, model):
@@ -263,7 +272,7 @@ def _lora(config, model):
 def _loader(config, model_id) -> Callable[[str], PreTrainedModel]:
     def load(name: str) -> PreTrainedModel:
         """A frozen model by its id, folder or family, or an adapter's folder on its base, in the run's bits."""
-        adapter = (Path(name) / "adapter_config.json").is_file()
+        adapter = (Path(name) / ADAPTER_CONFIG).is_file()
         base = PeftConfig.from_pretrained(name).base_model_name_or_path if adapter else name
         if base in FAMILIES or not Path(base).is_dir():
             base = model_id if base == config.model_id else choose_model(base)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 _OF_ADAPTERS = ("README.md", "adapter_config.json", "training_args.bin")
+_DEFAULTS = {name: field.default for name, field in RunConfig.__pydantic_fields__.items() if not field.is_required()}
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _ODD = (ValueError, TypeError, KeyError, AttributeError)  # for results of another version, or of any content
 
@@ -128,7 +129,7 @@ def _read_rows(config):
     if kind == "messages":
         return jsonl_reader.read_jsonl(config.dataset, config.image_root, *names.values())
     readers = {"pairs": "read_preferences", "rated": "read_rated", "prompts": "read_prompts"}
-    named = {name: value for name, value in names.items() if value != RunConfig.__pydantic_fields__[name].default}
+    named = {name: value for name, value in names.items() if value != _DEFAULTS[name]}
     return getattr(preference_reader, readers[kind])(config.dataset, config.image_root, **_renamed(kind, named))
 
 
@@ -175,6 +176,8 @@ def _find_finished(config, accept_changes):
     except FileNotFoundError as error:
         print(f"{finished} (not compared with the data: {error})")
         return result
+    # A setting that is younger than the run was as its default is.
+    before = {name: value for name, value in _DEFAULTS.items() if name in now} | before
     now |= {name: before[name] for name, value in config.chosen.items() if value is None and name in before}
     changed = changed_settings(before, now)
     if all(name.startswith("version of ") for name in changed):
