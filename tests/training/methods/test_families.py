@@ -10,6 +10,7 @@ from datasets import Dataset
 from PIL import ExifTags, Image
 from short_runs import ASKED, adapters, arguments, changed, make_pairs, make_prompts, weights
 from trl.data_utils import prepare_multimodal_messages
+from trl.trainer.utils import use_adapter
 
 from vlmhelpers.batches import VisionCollator
 from vlmhelpers.data import to_rows
@@ -24,6 +25,7 @@ from vlmhelpers.training.methods.parts import Parts
 
 SAMPLING = ("qwen3-vl", "qwen2.5-vl", "phi-3-vision")  # TRL passes no cross-attention mask on, which Mllama needs
 PREFERENCES = ("dpo", "kto", "orpo", "simpo", "cpo")
+ALONE = {"dpo": {"loss": "sigmoid"}, "cpo": {"nll_coef": 0}}  # without the chosen answers' likelihood
 SAMPLERS = ("grpo", "rloo", "ppo")
 PAIRS = make_pairs(4)
 
@@ -37,7 +39,13 @@ def rated(pairs):
     return Dataset.from_list(rows, features=RATED_FEATURES)
 
 
-ROWS = {"pairs": PAIRS, "rated": rated(PAIRS), "messages": to_rows(PAIRS), "prompts": make_prompts(16)}
+TEXTS = [make_prompt("Write 3 as a word.", "Three."), make_prompt("Hello", "Hi, what can I do for you?")]
+ROWS = {
+    "pairs": PAIRS,
+    "rated": rated(PAIRS),
+    "messages": to_rows(Dataset.from_list([*make_prompts(3), TEXTS[0]], features=PROMPT_FEATURES)),
+    "prompts": Dataset.from_list([*make_prompts(12), *TEXTS * 2], features=PROMPT_FEATURES),
+}
 
 
 @pytest.fixture
@@ -78,7 +86,7 @@ def teacher(model):
 @pytest.mark.parametrize("method", PREFERENCES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_chosen_answers_become_likelier_than_the_rejected_ones(trainer_of, family, method):
-    assert_prefers(trainer_of(family, method))
+    assert_prefers(trainer_of(family, method, **ALONE.get(method, {})))
 
 
 @pytest.mark.slow
@@ -126,6 +134,8 @@ def test_a_reward_model_learns_which_answers_are_better(trainer_of, family):
 def test_samples_train_the_adapters_alone(trainer_of, family, method):
     """At such a temperature samples differ, and so do their rewards."""
     settings = {"temperature": 3.0, "max_completion_length": 8, "rewards": "length_within:4"}
+    if method != "ppo":
+        settings["num_generations"] = 2
     trainer = trainer_of(family, method, **settings)
     before = weights(trainer.model)
     trainer.train()
@@ -162,6 +172,42 @@ def test_samples_end_where_an_answer_ends(trainer_of, family):
     for ids, mask in zip(batch["completion_ids"], batch["completion_mask"].bool(), strict=True):
         assert ids[mask][-1] == labels[labels >= 0][-1] and mask.sum() < 40
     assert trainer._metrics["eval"]["completions/clipped_ratio"] == [0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", SAMPLING)
+def test_each_sample_keeps_its_own_images(trainer_of, family, monkeypatch, picture):
+    """A rollout is cut into minibatches, whose rows have no, one or two images."""
+    images = [row["images"][0] for row in make_prompts(6)]
+    rows = [
+        make_prompt(ASKED, "A bag.", images[:2]),
+        make_prompt("Say a.", "A."),
+        make_prompt(ASKED, "A hat.", images[2:3]),
+    ]
+    rows += [
+        make_prompt("Compare them.", "No.", images[3:5]),
+        make_prompt(ASKED, "Yes.", images[5:]),
+        make_prompt("Hi", "Hi"),
+    ]
+    monkeypatch.setitem(ROWS, "prompts", Dataset.from_list(rows * 3, features=PROMPT_FEATURES))
+    trainer = trainer_of(family, "ppo", max_completion_length=6, rewards="length_within:3")
+    torch.nn.init.normal_(trainer.model.get_base_model().value_head.modules_to_save["critic"].weight)
+    batch = trainer._generate_and_score_completions([trainer.train_dataset[i] for i in range(6)])
+    for i, row in enumerate(rows):
+        prompt = VisionCollator(trainer.processing_class).prompts(
+            [{"messages": row["prompt"], "images": row["images"]}]
+        )
+        length = batch["completion_mask"][i].sum()
+        answer = batch["completion_ids"][i : i + 1, :length]
+        alone = dict(prompt) | {"prompt_ids": prompt["input_ids"], "prompt_mask": prompt["attention_mask"]}
+        alone |= {"completion_ids": answer, "completion_mask": torch.ones_like(answer)}
+        if "mm_token_type_ids" in alone:
+            alone["mm_token_type_ids"] = torch.nn.functional.pad(alone["mm_token_type_ids"], (0, length))
+        with torch.no_grad(), use_adapter(trainer.model, "critic"):
+            torch.testing.assert_close(batch["values"][i, :length], trainer._values(alone)[0], atol=1e-3, rtol=1e-3)
+    before = weights(trainer.model)
+    trainer.train()
+    assert changed(trainer.model, before) == {name for name in before if "lora_" in name or ".critic." in name}
 
 
 # What samplers are given

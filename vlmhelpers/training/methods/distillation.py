@@ -4,7 +4,12 @@ from datasets import Dataset
 from trl import DistillationConfig, DistillationTrainer
 
 from vlmhelpers.training.methods.parts import Parts
-from vlmhelpers.training.methods.sampling import generation_kwargs, sampled_prompts, sampling_processor
+from vlmhelpers.training.methods.sampling import (
+    generation_kwargs,
+    sampled_prompts,
+    sampling_processor,
+    takes_rows_without_images,
+)
 
 FORWARD_KL = 0.0  # teaches what the student does not say yet; the reverse KL, TRL's default, sharpens what it says
 
@@ -17,7 +22,7 @@ def make_trainer(parts: Parts) -> DistillationTrainer:
     beta = FORWARD_KL if config.beta is None else config.beta
     options = parts.options("max_completion_length", "temperature", beta=beta)
     args = DistillationConfig(**options, generation_kwargs=generation_kwargs(parts.processor))
-    return parts.make(
+    trainer = parts.make(
         DistillationTrainer,
         args=args,
         teacher_model=parts.load_base(config.teacher),
@@ -25,6 +30,7 @@ def make_trainer(parts: Parts) -> DistillationTrainer:
         eval_dataset=parts.validation and sampled_prompts(as_prompts(parts.validation), parts.processor),
         processing_class=sampling_processor(parts.processor),
     )
+    return takes_rows_without_images(trainer)
 
 
 def as_prompts(dataset: Dataset) -> Dataset:

@@ -15,17 +15,16 @@ from vlmhelpers.training.rewards import parse_reward
 
 
 def sampling_processor(processor: ProcessorMixin) -> ProcessorMixin:
-    """The `processing_class` of a trainer that samples: a copy whose `eos_token` ends an answer, if another one does.
+    """The `processing_class` of a trainer that samples: a copy that pads on the left, and ends where answers end.
 
-    TRL ends a sample at `tokenizer.eos_token` alone. Phi-3's answers end with `<|end|>`, which is another token: every
-    sample would run on to the limit, and earn nothing.
+    TRL pads prompts on the left, but takes what tells Qwen's image tokens from others as the processor pads it. It ends
+    a sample at `tokenizer.eos_token` alone. Phi-3's answers end with `<|end|>`, which is another token: every sample
+    would run on to the limit, and earn nothing.
     """
     labels = VisionCollator(processor, train_on="last")([make_row("?", "!")])["labels"][0]
-    end = processor.tokenizer.convert_ids_to_tokens(labels[labels >= 0][-1].item())
-    if end == processor.tokenizer.eos_token:
-        return processor
     processor = deepcopy(processor)
-    processor.tokenizer.eos_token = end
+    processor.tokenizer.padding_side = "left"
+    processor.tokenizer.eos_token = processor.tokenizer.convert_ids_to_tokens(labels[labels >= 0][-1].item())
     return processor
 
 
@@ -76,7 +75,7 @@ def make_sampler(parts: Parts, trainer: type[Trainer], config: type[TrainingArgu
     if len(parts.train) < at_once:  # TRL would train no step, without a word
         few = f"{len(parts.train)} prompts are fewer than the {at_once} that are sampled for at once"
         raise ValueError(f"{few}: add some, or lower batch_size or gradient_accumulation_steps")
-    return parts.make(
+    made = parts.make(
         trainer,
         args=args,
         reward_funcs=_rewards(parts),
@@ -84,6 +83,19 @@ def make_sampler(parts: Parts, trainer: type[Trainer], config: type[TrainingArgu
         eval_dataset=parts.validation and sampled_prompts(parts.validation, parts.processor),
         processing_class=sampling_processor(parts.processor),
     )
+    return takes_rows_without_images(made)
+
+
+def takes_rows_without_images(trainer: Trainer) -> Trainer:
+    """Lets a trainer that samples have prompts without images among others: TRL gives None for theirs, which fails."""
+    tokenize = trainer._tokenize_prompts
+
+    def tokenized(prompts):
+        ids, images, fields = tokenize(prompts)
+        return ids, images and [of_prompt or [] for of_prompt in images], fields
+
+    trainer._tokenize_prompts = tokenized
+    return trainer
 
 
 def _rewards(parts):
