@@ -40,14 +40,17 @@ def report_to(name: str) -> str:
     return name
 
 
-def watch(trainer: Trainer) -> None:
-    """Lets the trainer draw its loss. Raises ValueError for a collator and a loss that do not go together."""
+def watch(trainer: Trainer, chart: bool = True) -> None:
+    """Lets the trainer draw its loss; without a `chart`, print it at the end.
+
+    Raises ValueError for a collator and a loss that do not go together.
+    """
     if getattr(trainer.data_collator, "logits", "all") == "labeled" and trainer.args.loss_type != "nll":
         found = trainer.args.loss_type
         raise ValueError(f'VisionCollator(logits="labeled") needs SFTConfig(loss_type="nll"), not {found!r}')
     for callback in (PrinterCallback, ProgressCallback, NotebookProgressCallback, LossPlot):
         trainer.remove_callback(callback)
-    trainer.add_callback(LossPlot())
+    trainer.add_callback(LossPlot(chart))
 
 
 class LossPlot(TrainerCallback):
@@ -56,13 +59,16 @@ class LossPlot(TrainerCallback):
     In supervised fine-tuning the loss is nats per trained token. Where answers are sampled it says nothing.
     """
 
+    def __init__(self, chart: bool = True):
+        self.chart = chart
+
     def on_train_begin(self, args, state, control, **kwargs):
         self.started, self.first_step = time.perf_counter(), state.global_step
         self.drawn_at = self.drawn_step = 0
-        self.display = _open_display() if state.is_world_process_zero else None
+        self.display = _open_display() if self.chart and state.is_world_process_zero else None
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if "loss" in (logs or {}) and time.perf_counter() - self.drawn_at > 2:
+        if self.chart and "loss" in (logs or {}) and time.perf_counter() - self.drawn_at > 2:
             self._draw(state)
 
     def on_train_end(self, args, state, control, **kwargs):
