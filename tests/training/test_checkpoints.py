@@ -83,8 +83,9 @@ def digests(folder):
 # Finished
 
 
-def test_a_finished_run_says_so_and_changes_nothing(finished, config, monkeypatch, capsys):
+def test_a_finished_run_says_so_and_changes_nothing(finished, config, monkeypatch, capsys, tmp_path):
     before = digests(finished)
+    monkeypatch.chdir(tmp_path)  # which is nobody's business
     monkeypatch.setattr(pipeline, "make_trainer", None)  # no model is loaded
     assert train(config) == RunResult.read(finished)
     assert f"is finished: {STEPS} steps on 72 rows" in capsys.readouterr().out

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from compare_runs import distance
+from several_processes import call
 
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.common.file_digests import read_digest
@@ -21,7 +23,6 @@ from vlmhelpers.training.config import RunConfig
 from vlmhelpers.training.methods.catalog import METHODS
 from vlmhelpers.training.run import RunResult, _read_rows, load_held_out, train
 
-pytestmark = pytest.mark.slow
 FAMILY, QUESTION = "qwen3-vl", "Describe this product."
 VARIED = {"temperature": 3.0, "max_completion_length": 6, "rewards": "length_within:4"}  # rewards that differ
 OF_METHOD = {
@@ -125,6 +126,7 @@ def digest_of(result, name):
     return read_digest(Path(result.folder) / name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_trains_its_adapter_and_goes_on_where_it_was_interrupted(method, config_of, other_model, trained):
     more = {"teacher": other_model("sft")} if method == "distillation" else {}
@@ -152,6 +154,7 @@ def test_a_method_trains_its_adapter_and_goes_on_where_it_was_interrupted(method
         assert torch.equal(one, other), name  # the critic's, too
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["full", "freeze"])
 def test_weights_of_the_model_itself_are_saved_with_it(weights, config_of, trained, capsys):
     config = config_of(weights=weights)
@@ -178,6 +181,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_an_adapter_of_another_start_is_an_ordinary_one_in_the_end(variant, config_of, trained, tmp_path):
     config = config_of(**VARIANTS[variant])
@@ -200,6 +204,16 @@ def test_an_adapter_of_another_start_is_an_ordinary_one_in_the_end(variant, conf
     assert digest_of(trained(config)[0], "adapter_model.safetensors") == first
 
 
+@pytest.mark.slow
+def test_two_processes_learn_preferences_as_one_does(config_of, tmp_path):
+    alone = train(config_of("dpo", loss="sigmoid"))
+    both = config_of("dpo", loss="sigmoid", batch_size=2)
+    codes, printed = call(tmp_path / "printed.txt", train, both, processes=2)
+    assert codes == [0, 0], printed[-3000:]
+    assert distance(alone, RunResult.read(both.output_dir)) < 2e-3
+
+
+@pytest.mark.slow
 def test_what_an_adapter_is_rewarded_by_belongs_to_its_run(config_of, other_model, tmp_path):
     shutil.copytree(other_model("reward"), tmp_path / "reward")
     config = config_of("rloo", reward_model=tmp_path / "reward", max_steps=2, save_steps=1)

@@ -129,7 +129,7 @@ def inputs_identity(config: "RunConfig", dataset: Dataset) -> dict:
     if base := _base_folder(config.model_id):
         found |= {"model_id": "a folder", "base": _base_digest(base)}
     for name in _OTHER_MODELS:
-        if folder := _base_folder(getattr(config, name) or ""):
+        if (path := getattr(config, name)) and (folder := _base_folder(path)):
             found[name] = _base_digest(folder)
     return found | rows_identity(dataset) | versions(*_LIBRARIES)
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import time
+import warnings
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -248,7 +249,9 @@ def _save_trained(config, trainer, processor, start):
 def _save_for_untouched_base(trainer, folder, start):
     """Writes the adapter as an ordinary one: what training has added, for the base as it was."""
     model = trainer.accelerator.unwrap_model(trainer.model)
-    model.save_pretrained(folder, path_initial_model_for_weight_conversion=str(start))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* changes the base weights")  # while both adapters are there
+        model.save_pretrained(folder, path_initial_model_for_weight_conversion=str(start))
 
 
 def _save(config, trainer, seconds, rows, made_of):

@@ -7,6 +7,7 @@ from typing import Any
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import PreTrainedModel, ProcessorMixin, Trainer
+from trl.models.utils import _ForwardRedirection
 
 
 @dataclass(frozen=True)
@@ -45,4 +46,5 @@ def without_logits(trainer: Trainer) -> Trainer:
     It saves the largest matrix, and Mllama cannot do otherwise: the id of its image token has no row in the head.
     """
     trainer.use_liger_kernel = True  # in the configuration it would ask for the package of that name
+    trainer._forward_redirection = _ForwardRedirection()  # which its constructor makes then; DDP and FSDP need it
     return trainer
