@@ -9,23 +9,32 @@ from transformers import TrainerState
 from vlmhelpers.training import callbacks
 
 
-def test_a_notebook_gets_a_chart_that_is_drawn_again(monkeypatch):
+def drawn(monkeypatch, logs_of):
+    """The charts that are shown where steps 5 and 10 of 10 log `logs_of(step)`, ten seconds apart."""
     shown = []
-    display = SimpleNamespace(update=shown.append)
-    monkeypatch.setattr(callbacks, "_open_display", lambda: display)
+    monkeypatch.setattr(callbacks, "_open_display", lambda: SimpleNamespace(update=shown.append))
     monkeypatch.setattr(callbacks.time, "perf_counter", iter(range(0, 1000, 10)).__next__)
     plot, state = callbacks.LossPlot(), TrainerState(max_steps=10)
     plot.on_train_begin(None, state, None)
     for state.global_step in (5, 10):
-        logs = {"loss": 6.0 / state.global_step}
-        state.log_history.append(logs | {"step": state.global_step})
-        plot.on_log(None, state, None, logs=logs)
+        state.log_history.append(logs_of(state.global_step) | {"step": state.global_step})
+        plot.on_log(None, state, None, logs=logs_of(state.global_step))
     plot.on_train_end(None, state, None)
-    assert len(shown) == 2  # drawn at each log, and not again at the end
-    line = shown[-1].axes[0].lines[0]
+    return [chart.axes[0] for chart in shown]
+
+
+def test_a_notebook_gets_a_chart_that_is_drawn_again(monkeypatch):
+    first, last = drawn(monkeypatch, lambda step: {"loss": 6.0 / step})  # at each log, and not again at the end
+    line = last.lines[0]
     assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([5, 10], [1.2, 0.6])
-    assert shown[0].axes[0].get_title("left").startswith("step 5/10, loss 1.200")
-    assert shown[0].axes[0].get_title("left").endswith("s left")
+    assert first.get_title("left").startswith("step 5/10, loss 1.200") and first.get_ylim()[0] == 0
+    assert first.get_title("left").endswith("s left")
+
+
+def test_where_answers_are_sampled_their_reward_is_drawn_also_below_zero(monkeypatch):
+    last = drawn(monkeypatch, lambda step: {"loss": 0.0, "reward": -step / 10})[-1]
+    assert last.lines[0].get_ydata().tolist() == [-0.5, -1.0] and last.get_ylim()[0] == -1
+    assert last.get_ylabel() == "reward" and "reward -1.000" in last.get_title("left")
 
 
 def test_a_collator_and_a_loss_that_do_not_go_together_are_refused_at_once(tmp_path):

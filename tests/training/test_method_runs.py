@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 from compare_runs import distance
+from peft import LoraConfig, get_peft_model
 from several_processes import call
 
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.common.file_digests import read_digest
 from vlmhelpers.data.schema import answer_of
-from vlmhelpers.export.adapters import attach, merge, missing_files
+from vlmhelpers.export.adapters import attach, merge, missing_files, save_adapter
 from vlmhelpers.families import tiny_model
 from vlmhelpers.inference.generation import generate
 from vlmhelpers.models.loading import load_model
+from vlmhelpers.models.lora import lora_targets
 from vlmhelpers.samples.drawing import caption, sample_products
 from vlmhelpers.training import pipeline
 from vlmhelpers.training.config import RunConfig
@@ -29,7 +31,8 @@ OF_METHOD = {
     "kto": {"validation_rows": 2},
     "grpo": VARIED | {"num_generations": 4, "beta": 0.1, "validation_rows": 2},
     "rloo": VARIED | {"num_generations": 2},
-    "ppo": VARIED | {"max_steps": 8, "save_steps": 4, "learning_rate": 1e-2},  # samples anew after four steps: an epoch
+    # It samples anew after four steps, which is an epoch.
+    "ppo": VARIED | {"max_steps": 8, "save_steps": 4, "batch_size": 3, "validation_rows": 4, "learning_rate": 1e-2},
     "distillation": {"max_completion_length": 6},
 }
 
@@ -249,3 +252,17 @@ def test_a_free_batch_takes_whole_groups_of_samples(config_of, data):
     rows = pipeline.load_rows(config, _read_rows(config))
     filled = pipeline.fill_in(config, str(tiny_model(FAMILY)), rows.parts)
     assert (filled.batch_size, filled.gradient_accumulation_steps) == (4, 3)
+
+
+@pytest.mark.slow
+def test_the_card_of_an_adapter_counts_no_other_one_on_the_model(tiny, tmp_path):
+    model, processor = tiny(FAMILY)
+    lora = LoraConfig(r=4, target_modules=lora_targets(model))
+    cards = []
+    for others in ((), ("critic",)):
+        tuned = get_peft_model(tiny(FAMILY)[0], lora)
+        for name in others:
+            tuned.add_adapter(name, lora)
+        cards.append((save_adapter(tuned, processor, tmp_path / f"{len(others)}") / "README.md").read_text())
+        assert not (tmp_path / f"{len(others)}" / "critic").exists()
+    assert cards[0] == cards[1]

@@ -227,7 +227,7 @@ def _of_method(config):
     if name == "kto" and config.batch_size == 1 and config.loss in (None, "kto"):
         remedy = "choose 2 or more, or loss='apo_zero_unpaired'"
         yield f"batch_size is 1, and KTO compares each row with the others of its batch: {remedy}"
-    if "rewards" in method.settings and not (config.rewards or config.reward_model):
+    if "rewards" in method.settings and not ((config.rewards or "").strip("; ") or config.reward_model):
         yield f"method {name!r} needs rewards, such as exact_match, or a reward_model"
     if "teacher" in method.settings and not config.teacher:
         yield f"method {name!r} needs a teacher: a model's hub id or folder, an adapter's folder, or a family"

@@ -45,16 +45,11 @@ def refuse_early(config: RunConfig) -> None:
         raise ValueError(f"weights={config.weights!r} needs bfloat16, which this GPU does not have: choose 'lora'")
     if config.changes_base and is_sharded():
         raise ValueError(f"init_lora_weights={config.init_lora_weights!r} needs the whole model on each GPU, not FSDP")
-    for text in reward_texts(config):
+    for text in filter(None, map(str.strip, (config.rewards or "").split(";"))):
         parse_reward(text)
     folder = Path(config.reward_model or "")
     if config.reward_model and not any((folder / name).is_file() for name in (ADAPTER_CONFIG, "config.json")):
         raise ValueError(f"reward_model is {folder}, which holds no adapter and no model: name such a folder of a run")
-
-
-def reward_texts(config: RunConfig) -> list[str]:
-    """What `rewards` names, one text for each reward."""
-    return [text.strip() for text in (config.rewards or "").split(";") if text.strip()]
 
 
 def training_arguments(config: RunConfig) -> dict[str, object]:
@@ -236,13 +231,14 @@ def make_trainer(config: RunConfig, model_id: str, parts: dict[str, Dataset]) ->
 
 
 def _of_sampling(config):
-    """Arguments that follow from how the method samples."""
+    """Arguments that follow from how the method samples; what is evaluated has whole groups of samples, too."""
     if config.method == "ppo":
-        return {"steps_per_generation": _UPDATES * config.gradient_accumulation_steps}
+        steps = _UPDATES * config.gradient_accumulation_steps
+        return {"steps_per_generation": steps, "per_device_eval_batch_size": _next_multiple(config.batch_size, 2)}
     if config.method not in _GROUPS:
         return {}
     group = config.num_generations or _GROUPS[config.method]
-    evaluated = {"per_device_eval_batch_size": _next_multiple(config.batch_size, group)}  # whole groups there, too
+    evaluated = {"per_device_eval_batch_size": _next_multiple(config.batch_size, group)}
     # TRL loads the reference of a model without adapters itself.
     return evaluated | ({} if config.trains_adapters else {"model_init_kwargs": {"dtype": compute_dtype()}})
 
