@@ -208,6 +208,18 @@ def test_an_adapter_of_another_start_is_an_ordinary_one_in_the_end(variant, conf
 
 
 @pytest.mark.slow
+def test_samples_that_were_not_used_up_before_an_interruption_are_drawn_anew(config_of):
+    config = config_of("ppo", max_steps=4, save_steps=2, validation_rows=0)
+    before = train(config)
+    interrupt(config)
+    again = train(config)
+    assert again.steps == 4 and [entry.get("step") for entry in again.history] == [e["step"] for e in before.history]
+    assert digest_of(again, "adapter_model.safetensors") != read_digest(
+        Path(config.output_dir) / "checkpoint-2" / "adapter_model.safetensors"
+    )
+
+
+@pytest.mark.slow
 def test_two_processes_learn_preferences_as_one_does(config_of, tmp_path):
     alone = train(config_of("dpo", loss="sigmoid"))
     both = config_of("dpo", loss="sigmoid", batch_size=2)

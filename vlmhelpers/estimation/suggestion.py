@@ -149,12 +149,14 @@ def suggest(
         if not is_tiny:  # a tiny base learns as well at the rate of its adapters: notebook 6
             rate = found["learning_rate"][0] / OF_ADAPTERS
             found["learning_rate"] = (rate, "full fine-tuning takes a tenth of the rate of adapters")
-        chosen = {"bits": 16} | chosen  # weights of 4 bits cannot be trained
+        chosen = {"bits": 16} | chosen
     if "epochs" in chosen and "max_steps" not in chosen:
         found["max_steps"] = (-1, "by epochs")
     if "lora_r" in chosen:
         found["lora_alpha"] = (chosen["lora_r"], "as lora_r: a scale of 1")
     found |= {name: (value, "your choice") for name, value in chosen.items()}
+    if weights != "lora":
+        found["bits"] = (chosen["bits"], "weights of 4 bits cannot be trained")
     reasons = dict.fromkeys(_NAMES[_NAMES.index("bits") :], _LATER) | {name: why for name, (_, why) in found.items()}
     card = find_gpu(gpu) if gpu else this_gpu()
     values = {name: value for name, (value, _) in found.items()}

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 
+_READERS = {  # kind of rows -> its reader in `data`, and what it calls response_field
+    "messages": ("read_jsonl", "response_field"),
+    "pairs": ("read_preferences", "chosen_field"),
+    "rated": ("read_rated", "completion_field"),
+    "prompts": ("read_prompts", "answer_field"),
+}
 _OF_ADAPTERS = ("README.md", "adapter_config.json", "training_args.bin")
 _DEFAULTS = {name: field.default for name, field in RunConfig.__pydantic_fields__.items() if not field.is_required()}
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
@@ -123,21 +129,12 @@ def _alone(folder):
 
 def _read_rows(config):
     """All rows of the run's file, of the kind that its method takes."""
-    from vlmhelpers.data.readers import jsonl_reader, preference_reader
+    from vlmhelpers import data
 
-    kind = METHODS[config.method].rows
-    names = {name: getattr(config, name) for name in ("text_field", "image_field", "response_field")}
-    if kind == "messages":
-        return jsonl_reader.read_jsonl(config.dataset, config.image_root, *names.values())
-    readers = {"pairs": "read_preferences", "rated": "read_rated", "prompts": "read_prompts"}
-    named = {name: value for name, value in names.items() if value != _DEFAULTS[name]}
-    return getattr(preference_reader, readers[kind])(config.dataset, config.image_root, **_renamed(kind, named))
-
-
-def _renamed(kind, named):
-    """The fields that somebody has named, by the arguments of the kind's reader."""
-    answer = {"pairs": "chosen_field", "rated": "completion_field", "prompts": "answer_field"}[kind]
-    return {answer if name == "response_field" else name: value for name, value in named.items()}
+    reader, answer = _READERS[METHODS[config.method].rows]
+    names = {"text_field": "text_field", "image_field": "image_field", "response_field": answer}
+    named = {field: getattr(config, name) for name, field in names.items() if getattr(config, name) != _DEFAULTS[name]}
+    return getattr(data, reader)(config.dataset, config.image_root, **named)
 
 
 def _read_results(output_dir):
