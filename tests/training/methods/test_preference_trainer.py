@@ -16,16 +16,14 @@ from vlmhelpers.training.methods.preference import LOSSES, cpo_loss, orpo_loss, 
 
 # Formulas
 
-CHOSEN = torch.tensor([-0.5, -2.0, -1e-9, -30.0, -0.01], requires_grad=True)  # the third: a probability of nearly 1
-REJECTED = torch.tensor([-1.5, -0.3, -4.0, -1e-8, -0.02])
+CHOSEN = torch.tensor([-0.5, -2.0, -2e-6, -30.0, -0.01], requires_grad=True)  # the third: a probability of nearly 1
+REJECTED = torch.tensor([-1.5, -0.3, -4.0, -3e-6, -0.02])
 
 
 def assert_like_trl(loss, expected):
     torch.testing.assert_close(loss, expected)
     ours, theirs = (torch.autograd.grad(found.sum(), CHOSEN)[0] for found in (loss, expected))
-    there = theirs.isfinite()  # TRL's of ORPO is not, where a probability is nearly 1
-    assert there.sum() >= 4 and ours.isfinite().all()
-    torch.testing.assert_close(ours[there], theirs[there])
+    torch.testing.assert_close(ours, theirs)
 
 
 def of_trl(**settings):
@@ -35,6 +33,16 @@ def of_trl(**settings):
 def test_orpo_is_trl_s():
     found = ORPOTrainer.odds_ratio_loss(of_trl(beta=0.3), CHOSEN, REJECTED)[0]
     assert_like_trl(orpo_loss(CHOSEN, REJECTED, 0.3), -found)  # TRL subtracts it from the likelihood's
+
+
+@pytest.mark.parametrize("sides", [(0.0, -1.0), (-1.0, 0.0), (0.0, 0.0), (-1e-9, -1e-8)])
+def test_orpo_of_a_probability_of_1_is_finite_and_learns(sides):
+    chosen, rejected = (torch.tensor([side, -0.5], requires_grad=True) for side in sides)
+    loss = orpo_loss(chosen, rejected, 0.3)
+    gradients = torch.stack(torch.autograd.grad(loss.sum(), (chosen, rejected)))
+    assert loss.isfinite().all() and gradients.isfinite().all()
+    assert (gradients[0] < 0).all() and (gradients[1] > 0).all()  # the chosen one up, the rejected one down
+    torch.testing.assert_close(loss[1], torch.tensor(0.3).mul(torch.tensor(2.0).log()))  # its neighbor, of even odds
 
 
 def test_simpo_is_trl_s():
@@ -58,6 +66,15 @@ def test_the_weight_of_the_likelihood_is_the_paper_s_unless_it_is_given(tmp_path
     assert [weight(loss) for loss in LOSSES] == [1, 0, 1]
     assert [weight(loss, nll_coef=0.25) for loss in LOSSES] == [0.25] * 3
     assert weight("orpo", nll_coef=0.0) == 0
+
+
+def test_beta_is_what_suits_the_loss_unless_it_is_given(tmp_path):
+    def beta(loss, **given):
+        return PreferenceConfig(tmp_path, use_cpu=True, bf16=False, preference_loss=loss, **given).beta
+
+    assert {loss: beta(loss) for loss in LOSSES} == {"orpo": 0.1, "simpo": 2.0, "cpo": 0.1}
+    assert [beta(loss, beta=0.0) for loss in LOSSES] == [0.0] * 3
+    assert PreferenceConfig(tmp_path, use_cpu=True, bf16=False).simpo_gamma == 1.0
 
 
 def test_an_unknown_loss_is_refused(tmp_path):

@@ -15,7 +15,9 @@ from vlmhelpers.inference.likelihood import sequence_logps
 from vlmhelpers.training.methods.pairs import PairTrainer
 from vlmhelpers.training.methods.parts import Parts
 
-LOSSES = ("orpo", "simpo", "cpo")
+_BETAS = {"orpo": 0.1, "simpo": 2.0, "cpo": 0.1}
+LOSSES = tuple(_BETAS)
+_NEAREST_TO_ONE = -1e-6  # a log-probability; float32 rounds those nearer to 0, for which log(1 - p) would be -inf
 
 
 @dataclass
@@ -23,18 +25,21 @@ class PreferenceConfig(SFTConfig):
     """Configuration of `PreferenceTrainer`: all arguments of `SFTConfig`, and those of the loss.
 
     preference_loss: "orpo", "simpo" or "cpo". beta: the weight of the odds ratio in ORPO, the scale of the margin in
-    the others. simpo_gamma: the margin that SimPO asks for. nll_coef: the weight of the chosen answers' likelihood;
-    None: 1 for ORPO and CPO, 0 for SimPO, as in the papers.
+    the others; None: 0.1, for SimPO 2.0. simpo_gamma: the margin that SimPO asks for, of the scaled difference; its
+    paper takes 0.3 to 0.5 of beta. nll_coef: the weight of the chosen answers' likelihood; None: 1 for ORPO and CPO, 0
+    for SimPO, as in the papers.
     """
 
     preference_loss: str = field(default="orpo", metadata={"help": "orpo, simpo or cpo."})
-    beta: float = field(default=0.1, metadata={"help": "Weight of the odds ratio (ORPO), scale of the margin."})
-    simpo_gamma: float = field(default=0.5, metadata={"help": "Margin that SimPO asks for."})
+    beta: float | None = field(default=None, metadata={"help": "Weight of the odds ratio (ORPO), scale of the margin."})
+    simpo_gamma: float = field(default=1.0, metadata={"help": "Margin that SimPO asks for."})
     nll_coef: float | None = field(default=None, metadata={"help": "Weight of the chosen answers' likelihood."})
 
     def __post_init__(self):
         if self.preference_loss not in LOSSES:
             raise ValueError(f"preference_loss={self.preference_loss!r}: choose one of {', '.join(LOSSES)}")
+        if self.beta is None:
+            self.beta = _BETAS[self.preference_loss]
         if self.nll_coef is None:
             self.nll_coef = 0.0 if self.preference_loss == "simpo" else 1.0
         self.loss_type = "nll"  # SFTTrainer's own loss is not used, and another one would change the model's forward
@@ -42,14 +47,17 @@ class PreferenceConfig(SFTConfig):
 
 
 def orpo_loss(chosen: torch.Tensor, rejected: torch.Tensor, beta: float) -> torch.Tensor:
-    """-beta log sigmoid of the log odds ratio, of mean log-probabilities per token, (n,) (arXiv:2403.07691, eq. 6)."""
+    """-beta log sigmoid of the log odds ratio, of mean log-probabilities per token, (n,) (arXiv:2403.07691, eq. 6).
+
+    Finite, with a gradient, also for probabilities of 1.
+    """
     log_odds = (chosen - rejected) - (_log_of_not(chosen) - _log_of_not(rejected))
     return -beta * logsigmoid(log_odds)
 
 
 def _log_of_not(logp):
-    """log(1 - p), also where p is so near to 1 that `logp.exp()` would be 1."""
-    return torch.log(-torch.expm1(logp))
+    """log(1 - p); of a p that float32 can hardly tell from 1 as of the nearest one that it can."""
+    return torch.log(-torch.expm1(logp.clamp(max=_NEAREST_TO_ONE)))
 
 
 def simpo_loss(chosen: torch.Tensor, rejected: torch.Tensor, beta: float, gamma: float) -> torch.Tensor:
