@@ -85,6 +85,7 @@ def test_what_is_wrong_is_named_with_the_file(file, settings, message, name):
         ({"simpo_gamma": 1}, "simpo_gamma is a setting of simpo, and method is 'sft'"),
         ({"method": "orpo", "loss": "ipo"}, "loss is a setting of dpo, kto, and method is 'orpo'"),
         ({"method": "kto", "loss": "ipo"}, "kto has no 'ipo'; choose kto, apo_zero_unpaired"),
+        ({"method": "kto", "loss": "kto+apo_zero_unpaired"}, "KTO has one loss at a time: choose kto or apo_zero"),
         ({"method": "dpo", "loss": "sigmoid+"}, "loss is 'sigmoid+': dpo has no ''; choose sigmoid, hinge,"),
         ({"method": "kto", "batch_size": 1}, "batch_size is 1, and KTO compares"),
         ({"method": "dpo", "cache": "pixels"}, "cache is 'pixels', which is for method='sft'"),

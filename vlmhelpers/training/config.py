@@ -224,6 +224,8 @@ def _of_method(config):
         yield f"cache is {config.cache!r}, which is for method='sft': choose 'none'"
     if unknown := set(config.loss.split("+") if config.loss else ()) - set(method.losses):
         yield f"loss is {config.loss!r}: {name} has no {unknown.pop()!r}; choose {', '.join(method.losses)}"
+    elif name == "kto" and "+" in (config.loss or ""):
+        yield f"loss is {config.loss!r}, and KTO has one loss at a time: choose {' or '.join(method.losses)}"
     if name == "kto" and config.batch_size == 1 and config.loss in (None, "kto"):
         remedy = "choose 2 or more, or loss='apo_zero_unpaired'"
         yield f"batch_size is 1, and KTO compares each row with the others of its batch: {remedy}"
