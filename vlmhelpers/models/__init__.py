@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
         "backends": ["add_lora", "choose_backend", "unsloth_collator", "use_unsloth"],
-        "freezing": ["train_only"],
+        "freezing": ["restore_dtypes", "train_only"],
         "loading": ["choose_model", "load_model", "set_max_pixels"],
         "lora": ["describe_trainable", "fingerprint", "keep_adapters_float32", "lora_targets"],
         "vision": ["cache_vision_features", "stop_caching_vision_features"],

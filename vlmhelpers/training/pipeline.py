@@ -41,8 +41,6 @@ def refuse_early(config: RunConfig) -> None:
     family = family_of(config.model_id)
     if METHODS[config.method].samples and family.not_sampled:
         raise ValueError(f"method {config.method!r} cannot train {family.name}: {family.not_sampled}. Choose another")
-    if not config.trains_adapters and compute_dtype() == torch.float16:
-        raise ValueError(f"weights={config.weights!r} needs bfloat16, which this GPU does not have: choose 'lora'")
     if config.changes_base and is_sharded():
         raise ValueError(f"init_lora_weights={config.init_lora_weights!r} needs the whole model on each GPU, not FSDP")
     for text in filter(None, map(str.strip, (config.rewards or "").split(";"))):
