@@ -89,6 +89,21 @@ def train_and_die(config):
     train(config)
 
 
+def train_and_keep(configs, folder):
+    """Trains one run after the other, and leaves the weights of each, by name, in a file of the process's rank."""
+    trainers = []
+
+    def watch_and_keep(trainer):
+        callbacks.watch(trainer)
+        trainers.append(trainer)
+
+    pipeline.watch = watch_and_keep
+    for config in configs:
+        train(config)
+    weights = [{name: p.detach() for name, p in trainer.model.named_parameters()} for trainer in trainers]
+    torch.save(weights, folder / f"{os.environ['RANK']}.pt")
+
+
 def train_sharded(config):
     """Trains with FSDP, which accelerate keeps from CPU processes, though torch can do it there.
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from compare_runs import distance
 from peft import LoraConfig, get_peft_model
-from several_processes import call
+from several_processes import call, train_and_keep
 
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.common.file_digests import read_digest
@@ -220,12 +220,17 @@ def test_samples_that_were_not_used_up_before_an_interruption_are_drawn_anew(con
 
 
 @pytest.mark.slow
-def test_two_processes_learn_preferences_as_one_does(config_of, tmp_path):
+def test_two_processes_learn_preferences_as_one_does_and_one_policy_with_one_critic(config_of, tmp_path):
     alone = train(config_of("dpo", loss="sigmoid"))
-    both = config_of("dpo", loss="sigmoid", batch_size=2)
-    codes, printed = call(tmp_path / "printed.txt", train, both, processes=2)
+    both = [config_of("dpo", loss="sigmoid", batch_size=2), config_of("ppo", max_steps=4, validation_rows=0)]
+    codes, printed = call(tmp_path / "printed.txt", train_and_keep, both, tmp_path, processes=2)
     assert codes == [0, 0], printed[-3000:]
-    assert distance(alone, RunResult.read(both.output_dir)) < 2e-3
+    assert distance(alone, RunResult.read(both[0].output_dir)) < 2e-3
+    for one, other in zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(2)), strict=True):
+        assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    for role in ("default", "critic"):  # of the last, PPO's
+        moved = [tensor for name, tensor in one.items() if f".lora_B.{role}." in name]
+        assert len(moved) > 10 and any(tensor.any() for tensor in moved)
 
 
 @pytest.mark.slow

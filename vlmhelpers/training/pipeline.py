@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset, concatenate_datasets
-from peft import LoraConfig, PeftConfig, PeftModel
+from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainingArguments, set_seed
 
 from vlmhelpers.common.distributed import is_sharded, on_main
@@ -21,6 +21,7 @@ from vlmhelpers.data.splitting import split
 from vlmhelpers.data.validation import check_dataset
 from vlmhelpers.estimation.suggestion import suggest
 from vlmhelpers.families import FAMILIES, family_of
+from vlmhelpers.families.received import read_object
 from vlmhelpers.models.freezing import train_only
 from vlmhelpers.models.loading import choose_model, load_model, load_processor, set_max_pixels
 from vlmhelpers.models.lora import keep_adapters_float32, lora_targets
@@ -202,9 +203,10 @@ def make_trainer(config: RunConfig, model_id: str, parts: dict[str, Dataset]) ->
     set_seed(config.seed)  # the adapters start at random, before the trainer sets its own seed
     if not config.trains_adapters:
         _choose_weights(config, model)
-    # DDP has to search for adapters outside a step: those that only images reach, and a vision encoder's unused layers.
+    # DDP has to search for adapters outside a step: those that only images reach, a vision encoder's unused layers, and
+    # PPO's critic.
     images = parts["train"].with_format("arrow")["images"].to_pylist()
-    arguments["ddp_find_unused_parameters"] = config.vision or not all(images)
+    arguments["ddp_find_unused_parameters"] = config.vision or config.method == "ppo" or not all(images)
     trainer = import_module(f"vlmhelpers.training.methods.{method.module}").make_trainer(
         Parts(
             config,
@@ -267,7 +269,7 @@ def _loader(config, model_id) -> Callable[[str], PreTrainedModel]:
     def load(name: str) -> PreTrainedModel:
         """A frozen model by its id, folder or family, or an adapter's folder on its base, in the run's bits."""
         adapter = (Path(name) / ADAPTER_CONFIG).is_file()
-        base = PeftConfig.from_pretrained(name).base_model_name_or_path if adapter else name
+        base = str(read_object(Path(name) / ADAPTER_CONFIG).get("base_model_name_or_path")) if adapter else name
         if base in FAMILIES or not Path(base).is_dir():
             base = model_id if base == config.model_id else choose_model(base)
         model, _ = load_model(base, config.bits, config.max_pixels, config.runs_on)

@@ -27,7 +27,9 @@ class PPOConfig(GRPOConfig):
 
     A rollout batch has per_device_train_batch_size * steps_per_generation samples, an even number. It is cut into
     `steps_per_generation` minibatches and gone through `num_iterations` times. `epsilon` clips the policy's ratio.
-    Raises ValueError for a rollout batch of one update: the ratio would always be 1.
+    Raises ValueError for a rollout batch of one update: the ratio would always be 1; and where
+    `ddp_find_unused_parameters` is not True: on several processes DDP takes the mean of the critic's gradients only
+    when it looks for what its own forward pass, the policy's, does not use.
     """
 
     num_generations: int = field(default=1, metadata={"help": "Samples for each prompt."})
@@ -39,11 +41,14 @@ class PPOConfig(GRPOConfig):
     lam: float = field(default=0.95, metadata={"help": "Lambda of GAE."})
     cliprange_value: float = field(default=0.2, metadata={"help": "How far a value may move from its old one."})
     critic_learning_rate: float | None = field(default=None, metadata={"help": "None: the policy's."})
+    ddp_find_unused_parameters: bool | None = field(default=True, metadata={"help": "True: for the critic."})
 
     def __post_init__(self):
         samples, self.num_generations = self.num_generations, max(2, self.num_generations)  # GRPOConfig refuses 1
         super().__post_init__()
         self.num_generations = samples
+        if not self.ddp_find_unused_parameters:
+            raise ValueError("ddp_find_unused_parameters has to be True: else each process has a critic of its own")
         if self.gradient_accumulation_steps % (self.steps_per_generation * self.num_iterations) == 0:
             raise ValueError("a rollout batch makes one update only: raise steps_per_generation or num_iterations")
 
@@ -183,15 +188,7 @@ class PPOTrainer(GRPOTrainer):
             loss = errors.sum() / inputs["completion_mask"].sum() / 2
             if loss.requires_grad:  # here: gradient checkpointing runs the layers again, with the active adapter
                 self.accelerator.backward(loss / self.current_gradient_accumulation_steps)
-                self._share_gradients()
         return loss
-
-    def _share_gradients(self):
-        """The mean of the critic's gradients over the processes: DDP saw no forward pass of its adapter."""
-        if self.accelerator.num_processes > 1 and self.accelerator.sync_gradients:
-            for parameter in self.critic_parameters:
-                if parameter.grad is not None:
-                    parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
 
 
 def make_trainer(parts: Parts) -> PPOTrainer:
