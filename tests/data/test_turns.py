@@ -6,6 +6,7 @@ from datasets import Dataset, Features, Value
 from vlmhelpers.data.schema import (
     FEATURES,
     KINDS,
+    REJECTED_IMAGES,
     answer_of,
     assistant,
     make_pair,
@@ -16,7 +17,7 @@ from vlmhelpers.data.schema import (
     text_part,
     user,
 )
-from vlmhelpers.data.turns import one_answer_per_row, prompted, split_thinking, to_rows
+from vlmhelpers.data.turns import one_answer_per_row, prompted, split_thinking, to_rated, to_rows
 
 SYSTEM = {"role": "system", "content": [text_part("Be brief.")]}
 
@@ -111,6 +112,21 @@ def test_rows_of_every_kind_become_messages_with_the_good_answer(kind, row, pict
     assert made.features == Features({**FEATURES, "row": Value("int64")}) and made["row"][:] == [3, 4]
     assert made["messages"][:] == [[user("What?", n), assistant("Good.")] for n in (0, 1)]
     assert made[1]["images"][0].tobytes() == picture.tobytes()
+
+
+def test_pairs_are_cut_into_rated_rows_each_side_with_its_own_image(picture):
+    pair = make_pair("What?", "Good.", "Bad.", [picture])
+    other = picture.rotate(180)
+    features = Features({**KINDS["pairs"], **REJECTED_IMAGES, "row": Value("int64")})
+    rows = [pair | {"rejected_images": own, "row": row} for own, row in ((None, 3), ([other], 4))]
+    rated = to_rated(Dataset.from_list(rows, features=features))
+    assert rated.features == Features({**KINDS["rated"], "row": Value("int64")})
+    assert rated["row"][:] == [3, 3, 4, 4] and rated["label"][:] == [True, False] * 2
+    assert rated["completion"][:] == [[assistant("Good.")], [assistant("Bad.")]] * 2
+    shown = [images[0].tobytes() for images in rated["images"]]
+    assert shown == [picture.tobytes()] * 3 + [other.tobytes()] and picture.tobytes() != other.tobytes()
+    with pytest.raises(ValueError, match="these rows are messages"):
+        to_rated(Dataset.from_list([make_row("What?", "Good.")], features=FEATURES))
 
 
 def test_rows_of_no_kind_are_an_error_that_names_the_columns():

@@ -5,7 +5,17 @@ from collections.abc import Iterable
 from datasets import Dataset, Features
 
 from vlmhelpers.data.rows import READER_FEATURES, map_plain_rows, store_rows, stream_plain_rows
-from vlmhelpers.data.schema import FEATURES, KINDS, conversations, count_images, kind_of, text_part
+from vlmhelpers.data.schema import (
+    FEATURES,
+    KINDS,
+    PAIR_FEATURES,
+    RATED_FEATURES,
+    REJECTED_IMAGES,
+    conversations,
+    count_images,
+    kind_of,
+    text_part,
+)
 
 THINK_TAGS = "<think>", "</think>"  # around the reasoning at the start of an answer
 
@@ -42,6 +52,25 @@ def to_rows(dataset: Dataset) -> Dataset:
     rows = stream_plain_rows(dataset, [*KINDS[kind], *kept], "taking the good answers")
     good = (row | {"messages": next(iter(conversations(row).values()))} for row in rows if row.get("label", True))
     return store_rows(good, Features({**FEATURES, **kept}))
+
+
+def to_rated(pairs: Dataset) -> Dataset:
+    """Pairs cut into rated rows, the chosen answer good and the rejected one not, two for each pair, in its order.
+
+    A rejected side with images of its own keeps those. Columns: RATED_FEATURES, and a reader's as in `to_rows`. Raises
+    ValueError for other rows.
+    """
+    if (kind := kind_of(pairs.column_names)) != "pairs":
+        raise ValueError(f"to_rated cuts pairs, and these rows are {kind}")
+    kept = {name: feature for name, feature in READER_FEATURES.items() if name in pairs.column_names}
+    rows = stream_plain_rows(pairs, [*PAIR_FEATURES, *REJECTED_IMAGES, *kept], "cutting pairs")
+    sides = (_rated(row, side) for row in rows for side in ("chosen", "rejected"))
+    return store_rows(sides, Features({**RATED_FEATURES, **kept}))
+
+
+def _rated(row, side):
+    own = row.get("rejected_images") if side == "rejected" else None
+    return row | {"completion": row[side], "label": side == "chosen", "images": own or row["images"]}
 
 
 def prompted(dataset: Dataset, instruction: str, examples: Iterable[str] = ()) -> Dataset:
