@@ -32,6 +32,7 @@ from vlmhelpers.models import loading
 
 # What save_adapter, a trainer's save_model and processors of any version write: nothing else in a folder is replaced.
 _ADAPTER_FILES = {ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, CARD, "training_args.bin", "chat_template.jinja"} | {
+    "reward_scale.json",
     *("chat_template.json", "additional_chat_templates", "merges.txt", "vocab.json", "vocab.txt", "tokenizer.json"),
     *("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", ".lock"),
     *("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),

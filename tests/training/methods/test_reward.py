@@ -1,5 +1,7 @@
 """The reward model: the logit of an answer's end token, whoever asks for it, and what it learns from pairs."""
 
+import json
+
 import pytest
 import torch
 from datasets import Dataset
@@ -12,7 +14,7 @@ from vlmhelpers.data.schema import PAIR_FEATURES, make_pair
 from vlmhelpers.families import FAMILIES
 from vlmhelpers.samples.drawing import sample_products
 from vlmhelpers.training.methods import RewardConfig, RewardModel, RewardTrainer, sampled_prompts
-from vlmhelpers.training.methods.reward import answer_rewards
+from vlmhelpers.training.methods.reward import SCALE, answer_rewards
 
 BLACK, WHITE = (image for _, image in sample_products(2, "rewarded", 48))
 LONG = "This is a red striped bag with two handles, which is for sale for 20 dollars."
@@ -85,6 +87,16 @@ def test_an_empty_completion_gets_the_lowest_reward(tiny):
     assert called(reward, processor, make_prompts(1), [""]) == [0.0]
 
 
+def test_without_images_it_reads_the_texts_alone(tiny):
+    model, processor = tiny("qwen3-vl")
+    reward, completions = RewardModel(model, processor), [[{"role": "assistant", "content": "A red bag."}]]
+    question = [{"role": "user", "content": [{"type": "text", "text": ASKED}]}]
+    pair = make_pair(ASKED, "A red bag.", "No.", [])
+    expected = [by_hand(model, processor, pair, "chosen")]
+    for images in ({}, {"images": None}, {"images": [None]}, {"images": [[]]}):
+        assert reward([question], completions, **images) == pytest.approx(expected, abs=1e-3)
+
+
 def test_standardized_rewards_have_mean_0_and_deviation_1(tiny):
     reward = RewardModel(*tiny("qwen3-vl"))
     raw = reward.rank(PAIRS)
@@ -93,6 +105,29 @@ def test_standardized_rewards_have_mean_0_and_deviation_1(tiny):
         found = reward.rank(PAIRS)
         assert found.mean().item() == pytest.approx(0, abs=1e-5) and found.std().item() == pytest.approx(1, abs=1e-5)
     torch.testing.assert_close(found, (raw - raw.mean()) / raw.std())
+
+
+def test_a_scale_is_kept_beside_the_model(tiny, tmp_path):
+    reward = RewardModel(*tiny("qwen3-vl"))
+    assert reward.load_scale(tmp_path) is reward and (reward.mean, reward.std) == (0, 1)  # there is none
+    reward.mean, reward.std = -3.5, 0.25
+    reward.save_scale(tmp_path)
+    other = RewardModel(reward.model, tiny("qwen3-vl")[1]).load_scale(tmp_path)
+    assert (other.mean, other.std) == (-3.5, 0.25)
+
+
+@pytest.mark.parametrize("scale", ['{"mean": 1, "std": 0}', '{"mean": NaN, "std": 1}', '{"mean": "1", "std": 1}', "{}"])
+def test_a_scale_that_is_none_is_refused(tiny, tmp_path, scale):
+    (tmp_path / SCALE).write_text(scale)
+    with pytest.raises(ValueError, match=f"{SCALE} have mean .* a reward model tells answers apart"):
+        RewardModel(*tiny("qwen3-vl")).load_scale(tmp_path)
+
+
+def test_rewards_that_are_all_alike_are_refused(tiny):
+    reward = RewardModel(*tiny("qwen3-vl"))
+    torch.nn.init.zeros_(reward.model.get_output_embeddings().weight)
+    with pytest.raises(ValueError, match="these pairs have mean 0.0 and standard deviation 0.0"):
+        reward.standardize(PAIRS)
 
 
 # Training
@@ -137,3 +172,8 @@ def test_a_short_training_ranks_held_out_pairs_right(tiny, tmp_path):
     trainer.train()
     assert at_first < 0.7 and accuracy() > 0.9
     assert changed(trainer.model, before) == {name for name in before if "lora_" in name}
+
+    trainer.save_model(tmp_path / "adapter")
+    scale = json.loads((tmp_path / "adapter" / SCALE).read_text())
+    rewards = RewardModel(trainer.model, trainer.processing_class).rank(trainer.train_dataset.select(range(0, 240, 3)))
+    assert scale == pytest.approx({"mean": rewards.mean().item(), "std": rewards.std().item()}, abs=1e-3)

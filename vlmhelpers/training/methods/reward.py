@@ -4,8 +4,12 @@ TRL's RewardTrainer is for text. Here the reward is the logit of the end token w
 so the reward model is an ordinary adapter, saved, loaded and merged like any.
 """
 
+import json
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from datasets import Dataset
@@ -14,11 +18,16 @@ from transformers import PreTrainedModel, ProcessorMixin
 from trl import SFTConfig
 
 from vlmhelpers.batches.preference import PreferenceCollator
+from vlmhelpers.common.files import atomic_file
 from vlmhelpers.data.rows import rows_of
 from vlmhelpers.data.schema import assistant
+from vlmhelpers.families.received import read_object
 from vlmhelpers.models.backends import eval_mode
 from vlmhelpers.training.methods.pairs import PairTrainer
 from vlmhelpers.training.methods.parts import Parts
+
+SCALE = "reward_scale.json"  # beside a reward model's weights: mean and standard deviation of its rewards
+_SCALED_ON = 100  # pairs
 
 
 @dataclass
@@ -53,6 +62,21 @@ class RewardTrainer(PairTrainer):
             loss = loss + self.args.center_rewards_coefficient * ((chosen + rejected) ** 2).mean()
         return loss, chosen, rejected
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Writes the model and, but into checkpoints, the scale of its rewards on up to 100 of the pairs trained on.
+
+        See `RewardModel.load_scale`. Raises ValueError where all rewards are alike, or not finite.
+        """
+        super().save_model(output_dir, _internal_call)
+        if _internal_call or not isinstance(self.train_dataset, Dataset):
+            return
+        number = len(self.train_dataset)
+        pairs = self.train_dataset.select(range(0, number, math.ceil(number / _SCALED_ON)))
+        reward = RewardModel(self.model, self.processing_class, self.args.per_device_train_batch_size)
+        reward.standardize(pairs)  # on all processes, which may hold a part of the model each
+        if self.args.should_save:
+            reward.save_scale(output_dir or self.args.output_dir)
+
 
 def answer_rewards(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """The reward of each answer of a `PreferenceCollator`'s batch: float, (n,)."""
@@ -81,17 +105,36 @@ class RewardModel:
     def standardize(self, pairs: Dataset) -> "RewardModel":
         """From now on the answers of these pairs have rewards of mean 0 and standard deviation 1 together.
 
-        A critic follows such rewards; raw logits may be far outside of what it can learn in a short run.
+        A critic follows such rewards; raw logits may be far outside of what it can learn in a short run. Raises
+        ValueError where all rewards are alike, or not finite.
         """
         std, mean = torch.std_mean(self.rank(pairs) * self.std + self.mean)
-        self.mean, self.std = mean.item(), std.item()
+        self.mean, self.std = _sound(mean.item(), std.item(), "the rewards of these pairs")
         return self
 
-    def __call__(self, prompts: Sequence, completions: Sequence, images: Sequence, **_: object) -> list[float]:
+    def save_scale(self, folder: str | os.PathLike) -> None:
+        """Writes what `standardize` has found to the model's folder. `save_adapter` and `merge` do not copy it."""
+        with atomic_file(Path(folder) / SCALE, encoding="utf-8") as file:
+            json.dump({"mean": self.mean, "std": self.std}, file)
+
+    def load_scale(self, folder: str | os.PathLike) -> "RewardModel":
+        """Takes what `save_scale` or `RewardTrainer` wrote to that folder; without it, rewards stay as they are.
+
+        Raises ValueError for a file that holds no such scale.
+        """
+        if (file := Path(folder) / SCALE).is_file():
+            found = read_object(file)
+            self.mean, self.std = _sound(found.get("mean"), found.get("std"), file)
+        return self
+
+    def __call__(
+        self, prompts: Sequence, completions: Sequence, images: Sequence | None = None, **_: object
+    ) -> list[float]:
         """The reward of each completion. An empty one, which no row may have, gets the lowest of all."""
+        images = images or [None] * len(prompts)
         texts = [completion[0]["content"].strip() for completion in completions]
         rows = [
-            {"prompt": prompt, "chosen": [assistant(text)], "images": of_row}
+            {"prompt": prompt, "chosen": [assistant(text)], "images": of_row or []}
             for prompt, text, of_row in zip(prompts, texts, images, strict=True)
             if text
         ]
@@ -105,6 +148,14 @@ class RewardModel:
         batch = self._collate(rows, names).to(self.model.device)
         with eval_mode(self.model), torch.no_grad():
             return (answer_rewards(self.model, batch) - self.mean) / self.std
+
+
+def _sound(mean, std, what):
+    numbers = all(isinstance(number, int | float) and math.isfinite(number) for number in (mean, std))
+    if not numbers or std <= 0:
+        remedy = "a reward model tells answers apart: train it on more pairs, or at another learning_rate"
+        raise ValueError(f"{what} have mean {mean!r} and standard deviation {std!r}, and {remedy}")
+    return mean, std
 
 
 def make_trainer(parts: Parts) -> RewardTrainer:
