@@ -15,6 +15,7 @@ from vlmhelpers.training.rewards import (
     matches,
     number_within,
     parse_reward,
+    parse_rewards,
 )
 
 HAT = '{"name": "red hat",\n "price": 20.0, "sizes": ["S", "M"]}'
@@ -201,6 +202,31 @@ def test_a_text_names_a_reward_which_has_it_as_its_name(text, answers, values):
     reward = parse_reward(text)
     assert reward.__name__ == text
     assert reward(said(*answers), answer=["20", "20"]) == values
+
+
+@pytest.mark.parametrize(
+    "text, names",
+    [
+        ("exact_match", ["exact_match"]),
+        (
+            r"exact_match; 0.1*matches:a\;b|\d;length_within:2 ;",
+            ["exact_match", r"0.1*matches:a\;b|\d", "length_within:2"],
+        ),
+        (r"matches:a\\;exact_match", [r"matches:a\\", "exact_match"]),  # a backslash at the end of a pattern
+        ("", []),
+        (" ; ", []),
+    ],
+)
+def test_a_text_names_several_rewards(text, names):
+    rewards = parse_rewards(text)
+    assert [reward.__name__ for reward in rewards] == names
+    if len(rewards) == 3:
+        assert rewards[1](said("a;b", "7", "b|7")) == [0.1, 0.1, 0]
+
+
+def test_a_semicolon_in_a_pattern_needs_a_backslash():
+    with pytest.raises(ValueError, match="no reward 'b'"):
+        parse_rewards("matches:a;b")
 
 
 def test_a_text_names_json_fields_with_and_without_its_part():

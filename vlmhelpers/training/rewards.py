@@ -201,6 +201,14 @@ _REWARDS = {  # by name: what takes the setting as a text, and an example
 }
 
 
+def parse_rewards(text: str) -> list[Reward]:
+    r"""The rewards that a text names, a `;` between two: `exact_match; 0.1*length_within:20`. None: an empty list.
+
+    In a regular expression a `;` is written `\;`, which matches the same. Raises ValueError as `parse_reward`.
+    """
+    return [parse_reward(part) for part in re.findall(r"(?:\\.|[^;])+", text, re.DOTALL) if part.strip()]
+
+
 def parse_reward(text: str) -> Reward:
     r"""The reward that a text names, as a settings file holds it: `exact_match`, `json_fields` or `json_fields:0.1`,
     `length_within:20`, `matches:An? \w+`, `number_within:0.5` or `number_within:5%` (of the expected number).
