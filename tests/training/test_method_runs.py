@@ -15,7 +15,7 @@ from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.common.file_digests import read_digest
 from vlmhelpers.data.schema import answer_of
 from vlmhelpers.export.adapters import attach, merge, missing_files, save_adapter
-from vlmhelpers.families import tiny_model
+from vlmhelpers.families import family_of, tiny_model
 from vlmhelpers.inference.generation import generate
 from vlmhelpers.models.loading import load_model
 from vlmhelpers.models.lora import lora_targets
@@ -23,12 +23,13 @@ from vlmhelpers.samples.drawing import caption, sample_products
 from vlmhelpers.training import pipeline
 from vlmhelpers.training.config import RunConfig
 from vlmhelpers.training.methods.catalog import METHODS
+from vlmhelpers.training.methods.reward import SCALE
 from vlmhelpers.training.run import RunResult, _read_rows, load_held_out, train
 
-FAMILY, QUESTION = "qwen3-vl", "Describe this product."
+FAMILY, OTHER_FAMILY, QUESTION = "qwen3-vl", "phi-3-vision", "Describe this product."
 VARIED = {"temperature": 3.0, "max_completion_length": 6, "rewards": "length_within:4"}  # rewards that differ
 OF_METHOD = {
-    "kto": {"validation_rows": 2},
+    "kto": {"validation_rows": 3},  # nine are left, of which batches of four leave one over
     "grpo": VARIED | {"num_generations": 4, "beta": 0.1, "validation_rows": 2},
     "rloo": VARIED | {"num_generations": 2},
     # It samples anew after four steps, which is an epoch.
@@ -77,7 +78,8 @@ def other_model(config_of):
 
     def train_once(method):
         if method not in made:
-            made[method] = train(config_of(method, learning_rate=1e-2)).adapter
+            of_family = {"model_id": OTHER_FAMILY} if method == "reward" else {}
+            made[method] = train(config_of(method, learning_rate=1e-2, **of_family)).adapter
         return made[method]
 
     return train_once
@@ -147,9 +149,19 @@ def test_a_method_trains_its_adapter_and_goes_on_where_it_was_interrupted(method
     tuned = attach(base, result.adapter)
     assert torch.equal(logits(tuned, processor, held_out), logits(trainer.model, processor, held_out))
 
+    if method == "kto":
+        assert len(trainer.train_dataset) == 8
+    if "reward_model" in more:
+        reward, scale = trainer.reward_funcs[-1], json.loads((Path(more["reward_model"]) / SCALE).read_text())
+        assert (reward.mean, reward.std) == (scale["mean"], scale["std"]) != (0, 1)
+        assert family_of(reward.model).name == OTHER_FAMILY
+
     if method in ("simpo", "cpo"):  # of the same class as orpo
         return
     first = digest_of(result, "adapter_model.safetensors")
+    if method == "reward":  # as notebooks add a card
+        save_adapter(tuned, processor, result.adapter)
+        assert train(config) == result
     interrupt(config)
     again, resumed = trained(config)
     assert again.steps == config.max_steps and digest_of(again, "adapter_model.safetensors") == first
@@ -251,7 +263,7 @@ def test_what_an_adapter_is_rewarded_by_belongs_to_its_run(config_of, other_mode
 
 REFUSED = {
     "cross_attention_mask": {"method": "grpo", "model_id": "llama-3.2-vision"},
-    "there is no reward 'exakt'": {"method": "rloo", "rewards": "exakt"},
+    "there is no reward 'exakt'": {"method": "rloo", "rewards": "exact_match; exakt"},
     "which holds no adapter and no model": {"method": "ppo", "reward_model": "nowhere"},
     "choose gradient_accumulation_steps=4 or batch_size=8": {"method": "grpo", "num_generations": 8, "batch_size": 2},
 }
@@ -262,6 +274,18 @@ def test_what_cannot_be_is_refused_before_a_model_is_loaded(message, config_of, 
     monkeypatch.setattr(pipeline, "load_model", None)
     with pytest.raises(ValueError, match=message):
         train(config_of(**REFUSED[message]))
+
+
+@pytest.mark.slow
+def test_a_teacher_with_other_tokens_is_refused(config_of):
+    with pytest.raises(ValueError, match="to the teacher: choose one with the same vocabulary"):
+        train(config_of("distillation", teacher=OTHER_FAMILY))
+
+
+@pytest.mark.slow
+def test_fewer_prompts_than_are_sampled_for_at_once_are_refused(config_of):
+    with pytest.raises(ValueError, match="12 prompts are fewer than those that are sampled for at once: add some"):
+        train(config_of("rloo", gradient_accumulation_steps=8))
 
 
 def test_a_free_batch_takes_whole_groups_of_samples(config_of, data):

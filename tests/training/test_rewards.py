@@ -225,7 +225,7 @@ def test_a_text_names_several_rewards(text, names):
 
 
 def test_a_semicolon_in_a_pattern_needs_a_backslash():
-    with pytest.raises(ValueError, match="no reward 'b'"):
+    with pytest.raises(ValueError, match=r"no reward 'b'.* inside of a pattern is written \\;"):
         parse_rewards("matches:a;b")
 
 

@@ -30,7 +30,7 @@ from vlmhelpers.training.config import REJECTED, RunConfig
 from vlmhelpers.training.methods.catalog import METHODS
 from vlmhelpers.training.methods.parts import Parts
 from vlmhelpers.training.methods.sft import logits_for
-from vlmhelpers.training.rewards import parse_reward
+from vlmhelpers.training.rewards import parse_rewards
 
 ADAPTER_CONFIG = "adapter_config.json"
 _GROUPS = {"grpo": 8, "rloo": 2}  # TRL's own number of samples for each prompt
@@ -44,8 +44,7 @@ def refuse_early(config: RunConfig) -> None:
         raise ValueError(f"method {config.method!r} cannot train {family.name}: {family.not_sampled}. Choose another")
     if config.changes_base and is_sharded():
         raise ValueError(f"init_lora_weights={config.init_lora_weights!r} needs the whole model on each GPU, not FSDP")
-    for text in filter(None, map(str.strip, (config.rewards or "").split(";"))):
-        parse_reward(text)
+    parse_rewards(config.rewards or "")
     folder = Path(config.reward_model or "")
     if config.reward_model and not any((folder / name).is_file() for name in (ADAPTER_CONFIG, "config.json")):
         raise ValueError(f"reward_model is {folder}, which holds no adapter and no model: name such a folder of a run")
@@ -221,9 +220,8 @@ def make_trainer(config: RunConfig, model_id: str, parts: dict[str, Dataset]) ->
     )
     if method.samples and not len(trainer._get_train_sampler()):
         number = len(parts["train"])
-        raise ValueError(
-            f"{number} prompts are fewer than are sampled at once: choose a smaller batch_size, or more rows"
-        )
+        remedy = "add some, or choose a smaller batch_size or fewer gradient_accumulation_steps"
+        raise ValueError(f"{number} prompts are fewer than those that are sampled for at once: {remedy}")
     if config.trains_adapters:
         keep_adapters_float32(trainer.model)
     watch(trainer)
@@ -265,16 +263,21 @@ def _lora(config, model):
     )
 
 
-def _loader(config, model_id) -> Callable[[str], PreTrainedModel]:
-    def load(name: str) -> PreTrainedModel:
-        """A frozen model by its id, folder or family, or an adapter's folder on its base, in the run's bits."""
+def _loader(config, model_id) -> Callable[[str], tuple[PreTrainedModel, ProcessorMixin]]:
+    def load(name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
+        """A frozen model by its id, folder or family, or an adapter's folder on its base, in the run's bits.
+
+        Its processor is its own, with the pixels that it was trained for.
+        """
         adapter = (Path(name) / ADAPTER_CONFIG).is_file()
         base = str(read_object(Path(name) / ADAPTER_CONFIG).get("base_model_name_or_path")) if adapter else name
         if base in FAMILIES or not Path(base).is_dir():
             base = model_id if base == config.model_id else choose_model(base)
-        model, _ = load_model(base, config.bits, config.max_pixels, config.runs_on)
-        model = _with_adapter(model, name) if adapter else model
-        return model.eval().requires_grad_(False)
+        model, processor = load_model(base, config.bits, backend=config.runs_on)
+        if adapter:
+            model = _with_adapter(model, name)
+            processor = load_processor(name) if any(Path(name).glob("*processor_config.json")) else processor
+        return model.eval().requires_grad_(False), processor
 
     return load
 

@@ -202,7 +202,7 @@ _REWARDS = {  # by name: what takes the setting as a text, and an example
 
 
 def parse_rewards(text: str) -> list[Reward]:
-    r"""The rewards that a text names, a `;` between two: `exact_match; 0.1*length_within:20`. None: an empty list.
+    r"""The rewards that a text names, a `;` between two: `exact_match; 0.1*length_within:20`.
 
     In a regular expression a `;` is written `\;`, which matches the same. Raises ValueError as `parse_reward`.
     """
@@ -218,7 +218,8 @@ def parse_reward(text: str) -> Reward:
     weight, name, setting = _TEXT.fullmatch(text.strip()).groups()
     if name not in _REWARDS:
         meant = get_close_matches(name[:50], _REWARDS, n=1, cutoff=0)[0]
-        raise ValueError(f"there is no reward {name!r}. Did you mean {meant!r}? There are: {', '.join(_REWARDS)}.")
+        there = f"There are: {', '.join(_REWARDS)}. A ; inside of a pattern is written \\;"
+        raise ValueError(f"there is no reward {name!r}. Did you mean {meant!r}? {there}")
     make, example = _REWARDS[name]
     try:
         reward = make() if setting is None else make(setting)

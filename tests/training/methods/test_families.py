@@ -65,7 +65,7 @@ def trainer_of(tiny, tmp_path):
             lora=None if own else adapters(model),
             train=ROWS[METHODS[method].rows],
             validation=None,
-            load_base=lambda name: teacher(tiny(name)[0]) if method == "distillation" else tiny(name)[0],
+            load_base=lambda name: (teacher(tiny(name)[0]) if method == "distillation" else tiny(name)[0], processor),
         )
         return import_module(f"vlmhelpers.training.methods.{METHODS[method].module}").make_trainer(parts)
 

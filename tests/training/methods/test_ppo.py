@@ -13,6 +13,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import use_adapter
 
 from vlmhelpers.models import keep_adapters_float32
+from vlmhelpers.training.checkpoints import resume_from
 from vlmhelpers.training.methods import PPOConfig, gae
 from vlmhelpers.training.methods.ppo import CRITIC, POLICY
 
@@ -60,6 +61,13 @@ def test_a_rollout_batch_of_one_update_is_refused(tmp_path):
     assert config(gradient_accumulation_steps=2).num_generations == 1
 
 
+def test_processes_that_would_not_share_the_critic_s_gradients_are_refused(tmp_path):
+    assert PPOConfig(str(tmp_path), use_cpu=True, bf16=False).ddp_find_unused_parameters
+    for unused in (False, None):
+        with pytest.raises(ValueError, match="ddp_find_unused_parameters has to be True"):
+            PPOConfig(str(tmp_path), use_cpu=True, bf16=False, ddp_find_unused_parameters=unused)
+
+
 # A run
 
 
@@ -69,6 +77,7 @@ def run(tmp_path_factory):
     settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 4, "critic_learning_rate": 2e-3}
     trainer = make_ppo(tmp_path_factory.mktemp("ppo"), **settings)
     before = weights(trainer.model)
+    assert resume_from(trainer) is None
     trainer.train()
     trainer.evaluate()
     return trainer, before
@@ -136,8 +145,9 @@ def test_a_value_is_of_what_stands_before_its_token(run):
 @pytest.mark.slow
 def test_a_checkpoint_brings_back_policy_and_critic(run):
     trained, _ = run
-    folder = f"{trained.args.output_dir}/checkpoint-4"
     trainer = make_ppo(trained.args.output_dir, max_steps=5)
+    folder = resume_from(trainer, accept_changes=True)
+    assert folder.endswith("checkpoint-4")
     found = {}
 
     class Look(TrainerCallback):

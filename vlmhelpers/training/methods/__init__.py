@@ -10,6 +10,6 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "ppo": ["PPOConfig", "PPOTrainer", "gae"],
         "preference": ["PreferenceConfig", "PreferenceTrainer"],
         "reward": ["RewardConfig", "RewardModel", "RewardTrainer"],
-        "sampling": ["generation_kwargs", "sampled_prompts", "sampling_processor"],
+        "sampling": ["generation_kwargs", "sampled_prompts", "sampling_processor", "takes_rows_without_images"],
     },
 )

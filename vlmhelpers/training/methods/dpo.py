@@ -16,5 +16,5 @@ def make_trainer(parts: Parts) -> DPOTrainer:
         max_length=None,  # the collator refuses what is too long
     )
     collator = PreferenceCollator(parts.processor, config.max_length)
-    reference = None if parts.lora else parts.load_base(config.model_id)
+    reference = None if parts.lora else parts.load_base(config.model_id)[0]
     return without_logits(parts.make(DPOTrainer, args=args, data_collator=collator, ref_model=reference))

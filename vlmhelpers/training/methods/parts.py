@@ -21,7 +21,7 @@ class Parts:
     lora: LoraConfig | None
     train: Dataset
     validation: Dataset | None
-    load_base: Callable[[str], PreTrainedModel]  # another model by its id or folder, an adapter's with its base
+    load_base: Callable[[str], tuple[PreTrainedModel, ProcessorMixin]]  # another model, by its id or folder
 
     def options(self, *names: str, **others: object) -> dict[str, object]:
         """Arguments for the method's configuration: the common ones and those settings that are not None."""

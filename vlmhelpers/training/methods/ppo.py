@@ -75,6 +75,9 @@ class PPOTrainer(GRPOTrainer):
     Logs besides: `kl`, nats per answer; `policy_loss` and `value_loss`; `value_mean`, `return_std` and
     `explained_variance`, the share of the returns' variance that the critic explains, which says nothing once all
     returns are alike.
+
+    `max_grad_norm` is for the gradients of policy and critic together: large ones of the critic make both smaller.
+    From a checkpoint go on by `resume_from`: transformers alone reads the critic, and leaves the policy as it began.
     """
 
     _tag_names = ["trl", "ppo"]
@@ -104,10 +107,6 @@ class PPOTrainer(GRPOTrainer):
             group["params"] = [parameter for parameter in group["params"] if parameter not in critic]
             optimizer.add_param_group(group | {"params": moved, "lr": rate})
         return optimizer
-
-    def _load_from_checkpoint(self, checkpoint, model=None):
-        super()._load_from_checkpoint(checkpoint, model)  # beside folders of adapters it reads none from the top
-        self.model.load_adapter(checkpoint, POLICY, is_trainable=True)
 
     def _values(self, batch):
         """The value before each token of the answers, by the critic, whose adapter has to be active."""
@@ -192,7 +191,5 @@ class PPOTrainer(GRPOTrainer):
 
 
 def make_trainer(parts: Parts) -> PPOTrainer:
-    """The trainer; raises ValueError without adapters, as policy and critic are adapters of one base."""
-    if parts.lora is None:
-        raise ValueError("PPO trains adapters, the policy's and the critic's: weights=\"lora\"")
+    """The trainer; policy and critic are adapters of one base."""
     return make_sampler(parts, PPOTrainer, PPOConfig, "critic_learning_rate")

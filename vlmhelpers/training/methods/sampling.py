@@ -11,7 +11,7 @@ from vlmhelpers.batches.conversation import to_answer
 from vlmhelpers.data.rows import rows_of
 from vlmhelpers.data.schema import make_row
 from vlmhelpers.training.methods.parts import Parts
-from vlmhelpers.training.rewards import parse_reward
+from vlmhelpers.training.rewards import parse_rewards
 
 
 def sampling_processor(processor: ProcessorMixin) -> ProcessorMixin:
@@ -65,16 +65,9 @@ def _with_text(messages):
 
 
 def make_sampler(parts: Parts, trainer: type[Trainer], config: type[TrainingArguments], *names: str) -> Trainer:
-    """A trainer of TRL's kind that samples and asks rewards; `names`: settings besides those of all such methods.
-
-    Raises ValueError without a reward, for an unknown one, and for fewer prompts than are sampled for at once.
-    """
+    """A trainer of TRL's kind that samples and asks rewards; `names`: settings besides those of all such methods."""
     options = parts.options("beta", "max_completion_length", "temperature", *names)
     args = config(**options, generation_kwargs=generation_kwargs(parts.processor))
-    at_once = args.generation_batch_size // args.num_generations
-    if len(parts.train) < at_once:  # TRL would train no step, without a word
-        few = f"{len(parts.train)} prompts are fewer than the {at_once} that are sampled for at once"
-        raise ValueError(f"{few}: add some, or lower batch_size or gradient_accumulation_steps")
     made = parts.make(
         trainer,
         args=args,
@@ -99,13 +92,12 @@ def takes_rows_without_images(trainer: Trainer) -> Trainer:
 
 
 def _rewards(parts):
-    """The reward functions of a run: those that its settings name, or a trained reward model."""
+    """The reward functions of a run: those that its settings name, and a trained reward model."""
     from vlmhelpers.training.methods.reward import RewardModel
 
     config = parts.config
-    found = [parse_reward(text.strip()) for text in (config.rewards or "").split(";") if text.strip()]
+    found = parse_rewards(config.rewards or "")
     if config.reward_model:
-        found.append(RewardModel(parts.load_base(config.reward_model), parts.processor, config.batch_size))
-    if not found:
-        raise ValueError(f"method={config.method!r} needs rewards or a reward_model")
+        reward = RewardModel(*parts.load_base(config.reward_model), config.batch_size)
+        found.append(reward.load_scale(config.reward_model))
     return found
