@@ -61,16 +61,22 @@ def records_of(folder):
 def execute_cells(folder):
     """Runs the cells of a notebook that `keep` says, with other parameters: the executed notebook.
 
-    `keep` is asked about each cell; it may change the cell. The working folder is a new one with `fresh`.
+    `keep` is asked about each cell; it may change the cell. Then each text of `replaced` becomes its value, wherever it
+    stands: smaller numbers, for what the test does not ask about. The working folder is a new one with `fresh`.
     """
     run_notebooks.prepare_kernels(one_thread=True)
 
-    def execute(number, parameters, keep, fresh=False):
+    def execute(number, parameters, keep=lambda cell: True, replaced=None, fresh=False):
         name = f"part_of_{number}_{uuid.uuid4().hex[:8]}"
         copy = (folder.parent / name if fresh else folder) / f"{name}.ipynb"
         copy.parent.mkdir(exist_ok=True)
         node = nbformat.read(find(folder, number), as_version=4)
         node.cells = [cell for cell in node.cells if keep(cell)]
+        for words, others in (replaced or {}).items():
+            found = [cell for cell in node.cells if words in cell.source]
+            assert found, f"notebook {number} has no {words!r} any more"
+            for cell in found:
+                cell.source = cell.source.replace(words, others)
         nbformat.write(node, copy)
         run = run_notebooks.Run(copy, folder.parent / "executed" / copy.name, parameters)
         assert run_notebooks.run_all([run], at_once=1), "what was printed says which cell failed"

@@ -16,53 +16,32 @@ DATA = Path(__file__).parents[2] / "data"
 COLUMNS = ["image_path", "instruction", "description"]
 
 
-@pytest.fixture
-def executed(execute_cells, tmp_path):
-    """Runs the notebook with a table, given as text in an encoding: the executed notebook."""
-
-    def execute(rows, image_root, test_rows, encoding="utf-8", **dialect):
-        text = io.StringIO(newline="")
-        csv.writer(text, **dialect).writerows([COLUMNS, *rows])
-        (tmp_path / "table.csv").write_bytes(text.getvalue().encode(encoding))
-        parameters = {"CSV_PATH": str(tmp_path / "table.csv"), "IMAGE_ROOT": str(image_root), "TEST_ROWS": test_rows}
-        parameters |= {"OUTPUT_DIR": str(tmp_path / "out"), "MORE": {"max_steps": 4}}
-        return execute_cells("01", parameters, keep=lambda cell: True)
-
-    return execute
+def write_photos(folder, number):
+    """Photos of a phone, lying on their side, with the turn in EXIF; gives their rows."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for i in range(number):
+        with Image.open(DATA / "images" / f"{i + 1:03}.jpg") as image:
+            photo = image.convert("RGB").resize((1600, 1200))
+        photo.save(folder / f"IMG_{i}.JPG", exif=exif)
+        yield [f"IMG_{i}.JPG", "Beschreibe das Stück; kurz.", ["an umbrella; black", "a scarf"][i % 2]]
 
 
-def check(records):
-    """The claims about the sample are only reported, those about any table are met."""
+def test_ten_photos_of_a_phone_in_a_table_as_excel_saves_it(execute_cells, tmp_path):
+    """Fewer than the rows that the notebook would hold back.
+
+    The table has semicolons, which quoted cells hold, too, and UTF-16 behind its byte order mark.
+    """
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=";").writerows([COLUMNS, *write_photos(tmp_path, 10)])
+    (tmp_path / "table.csv").write_bytes(text.getvalue().encode("utf-16"))
+    parameters = {"CSV_PATH": str(tmp_path / "table.csv"), "IMAGE_ROOT": str(tmp_path), "TEST_ROWS": 200}
+    notebook = execute_cells("01", parameters | {"OUTPUT_DIR": str(tmp_path / "out"), "MORE": {"max_steps": 4}})
+    records = read_records(notebook)
+    assert (records["rows_kept"], records["test_rows"]) == (10, 2)
+    shown = json.dumps(notebook, ensure_ascii=False)
+    assert "10 repaired" in shown and "Beschreibe das Stück; kurz." in shown and "an umbrella; black" in shown
+    assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").is_file()
     verdicts = list(records["claims"].values())
     assert verdicts.count("met") == 2
     assert sum(verdict.startswith("not asked of this model") for verdict in verdicts) == len(verdicts) - 2 > 0
-
-
-def test_a_table_of_40_rows_as_excel_saves_it(executed, tmp_path):
-    """Semicolons, which quoted cells hold, too, and UTF-16 behind its byte order mark."""
-    with open(DATA / "products.csv", encoding="utf-8", newline="") as file:
-        sample = [list(row.values()) for row in csv.DictReader(file)][:40]
-    rows = [[path, "Beschreibe das Stück; kurz.", text.replace(", ", "; ")] for path, _, text in sample]
-    notebook = executed(rows, DATA, 6, encoding="utf-16", delimiter=";")
-    records = read_records(notebook)
-    assert (records["rows_kept"], records["test_rows"]) == (40, 6)
-    assert "Beschreibe das Stück; kurz." in json.dumps(notebook, ensure_ascii=False)
-    assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").is_file()
-    check(records)
-
-
-def test_ten_photos_of_a_phone(executed, tmp_path):
-    """Lying on their side, with the turn in EXIF, and fewer than the rows that the notebook would hold back."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    rows = []
-    for number in range(10):
-        with Image.open(DATA / "images" / f"{number + 1:03}.jpg") as image:
-            photo = image.convert("RGB").resize((1600, 1200))
-        photo.save(tmp_path / f"IMG_{number}.JPG", exif=exif)
-        rows.append([f"IMG_{number}.JPG", "What is this?", ["an umbrella", "a scarf"][number % 2]])
-    notebook = executed(rows, tmp_path, 200)
-    records = read_records(notebook)
-    assert (records["rows_kept"], records["test_rows"]) == (10, 2)
-    assert "10 repaired" in json.dumps(notebook)
-    check(records)
