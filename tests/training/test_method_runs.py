@@ -234,7 +234,10 @@ def test_samples_that_were_not_used_up_before_an_interruption_are_drawn_anew(con
 @pytest.mark.slow
 def test_two_processes_learn_preferences_as_one_does_and_one_policy_with_one_critic(config_of, tmp_path):
     alone = train(config_of("dpo", loss="sigmoid"))
-    both = [config_of("dpo", loss="sigmoid", batch_size=2), config_of("ppo", max_steps=4, validation_rows=0)]
+    both = [
+        config_of("dpo", loss="sigmoid", batch_size=2),
+        config_of("ppo", max_steps=4, validation_rows=0, gradient_checkpointing=True),
+    ]
     codes, printed = call(tmp_path / "printed.txt", train_and_keep, both, tmp_path, processes=2)
     assert codes == [0, 0], printed[-3000:]
     assert distance(alone, RunResult.read(both[0].output_dir)) < 2e-3

@@ -134,7 +134,7 @@ class RewardModel:
         images = images or [None] * len(prompts)
         texts = [completion[0]["content"].strip() for completion in completions]
         rows = [
-            {"prompt": prompt, "chosen": [assistant(text)], "images": of_row or []}
+            {"prompt": prompt, "chosen": [assistant(text)], "images": of_row}
             for prompt, text, of_row in zip(prompts, texts, images, strict=True)
             if text
         ]
