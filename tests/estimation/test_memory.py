@@ -26,6 +26,7 @@ from vlmhelpers.estimation.memory import (
     smallest_gpu,
 )
 from vlmhelpers.families import PUBLISHED, family_of, find_config, tiny_model
+from vlmhelpers.models.freezing import train_only
 from vlmhelpers.models.loading import load_model
 from vlmhelpers.models.lora import describe_trainable
 from vlmhelpers.models.vision import stop_gradients_at_frozen_vision
@@ -66,16 +67,21 @@ def medium(family):
     return Qwen3VLConfig(text_config=TEXT | {"head_dim": 32}, vision_config=vision, **TOKENS)
 
 
-def train_for_real(config, dtype, batch, vision, gradient_checkpointing):
+def with_adapters(model, vision):
+    return get_peft_model(model, random_model.make_lora(model, vision))
+
+
+def train_for_real(config, dtype, batch, vision, gradient_checkpointing, prepare=with_adapters):
     """Two batches, as the trainer takes them on a CPU: the second with gradients and AdamW's states there."""
     batch = {name: torch.randn(t.shape) if t.is_meta else t.clone() for name, t in batch.items()}
     model = AutoModelForImageTextToText.from_config(copy.deepcopy(config), dtype=dtype)
     family_of(model).prepare(model)
     stop_gradients_at_frozen_vision(model)
-    model = get_peft_model(model, random_model.make_lora(model, vision)).train()
+    model = prepare(model, vision).train()
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.enable_input_require_grads()
+        if prepare is with_adapters:
+            model.enable_input_require_grads()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
     for _ in range(2):
         output = model(**batch, use_cache=False)
@@ -143,6 +149,29 @@ def test_the_estimate_of_answering_is_the_allocators_peak(family, batch_size):
     print(f"estimated {(still + moving) / 1e6:.1f} MB, allocated {peak / 1e6:.1f} MB, at rest {still / 1e6:.1f} MB")
     assert still + moving == pytest.approx(peak, rel=0.15)
     assert moving == pytest.approx(peak - still, rel=0.25)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["qwen2.5-vl", "qwen3-vl"])
+@pytest.mark.parametrize("checkpointing", [True, False])
+@pytest.mark.parametrize("last_layers", [None, 2])
+def test_the_estimate_is_the_allocators_peak_for_float32_under_autocast(family, checkpointing, last_layers):
+    config = medium(family)
+    batch = make_batch(config, 176, 100, 4, 16)
+    model = make_meta_model(config, 16, 16, False, checkpointing, full=not last_layers, last_layers=last_layers)
+    step = dry_run(model, batch)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    still = size(model.parameters()) + size(model.buffers()) + 3 * size(trained)
+    moving = step["kept"] + step["logits"] + step["temporary"]
+
+    def prepare(model, _):
+        train_only(model, ["language"], 2) if last_layers else train_only(model)
+        return model
+
+    peak = allocated_peak(lambda: train_for_real(config, torch.bfloat16, batch, False, checkpointing, prepare))
+    print(f"estimated {(still + moving) / 1e6:.1f} MB, allocated {peak / 1e6:.1f} MB, at rest {still / 1e6:.1f} MB")
+    assert still + moving == pytest.approx(peak, rel=0.05)
+    assert moving == pytest.approx(peak - still, rel=0.1)
 
 
 @pytest.mark.slow
@@ -228,9 +257,23 @@ def test_what_saves_memory_saves_it_where_it_should(batch_of_four):
 def test_full_fine_tuning_holds_gradients_and_states_of_every_parameter(batch_of_four):
     full = batch_of_four(bits=16, full=True)
     counted = sum(p.numel() for p in AutoModelForImageTextToText.from_pretrained(tiny_model("qwen2.5-vl")).parameters())
-    assert full.trained == 3 * 2 * counted
+    assert full.weights == pytest.approx(4 * counted, rel=1e-3)  # and a few buffers
+    assert full.trained == 3 * 4 * counted
+    compared = batch_of_four(bits=16, full=True, reference=True)
+    assert compared.total - full.total == 2 * counted  # the reference, in 16 bits
     with pytest.raises(ValueError, match="bits=16"):
         batch_of_four(full=True)
+
+
+def test_the_last_layers_alone_take_less(batch_of_four):
+    full, freeze = batch_of_four(bits=16, full=True), batch_of_four(bits=16, last_layers=1)
+    model = AutoModelForImageTextToText.from_pretrained(tiny_model("qwen2.5-vl"), dtype=torch.bfloat16)
+    trained, counted = train_only(model, ["language"], last_layers=1).total
+    assert freeze.trained == 3 * 4 * trained
+    assert freeze.weights == pytest.approx(2 * counted + 2 * trained, rel=1e-3)
+    assert freeze.total < full.total / 2
+    with pytest.raises(ValueError, match="bits=16"):
+        batch_of_four(last_layers=1)
 
 
 def as_in_torch_2_11(formula):

@@ -2,10 +2,11 @@
 
 import copy
 import math
+import sys
 import weakref
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from operator import methodcaller
 from unittest.mock import patch
 
@@ -21,23 +22,36 @@ from transformers import AutoModelForImageTextToText
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from vlmhelpers.families import family_of
+from vlmhelpers.families import TOWERS, family_of
+from vlmhelpers.models.freezing import choose_trained
 from vlmhelpers.models.lora import lora_targets
 from vlmhelpers.models.vision import stop_gradients_at_frozen_vision
 
 _aten = torch.ops.aten
 _INDEXING = (_aten.index, _aten.index_put, _aten.index_put_)
+_IN_HALF = ("linear", "conv2d", "conv3d")  # of torch.nn.functional, and attention
 _FLASH = (_aten._scaled_dot_product_flash_attention, _aten._scaled_dot_product_flash_attention_backward)
 # Names of the attention below. "flash" is how Qwen's vision towers are asked to hand over all windows at once.
 _ATTENTION, _ATTENTION_OF_WINDOWS = "shapes_only", "shapes_only_like_flash"
 
 
 def make_meta_model(
-    config, bits=4, lora_r=16, vision=False, gradient_checkpointing=True, full=False, dtype=torch.bfloat16
+    config,
+    bits=4,
+    lora_r=16,
+    vision=False,
+    gradient_checkpointing=True,
+    full=False,
+    last_layers=None,
+    dtype=torch.bfloat16,
 ):
-    """The model of `config` as `load_model` makes it, with adapters or `full`. Raises ValueError for full in 4 bits."""
-    if full and bits == 4:
-        raise ValueError("4-bit weights cannot be trained themselves: choose bits=16 with full=True")
+    """The model of `config` as `load_model` makes it, with adapters, or as `train_only` leaves it.
+
+    full: all weights are trained. last_layers: those of so many language layers. Raises ValueError for these in 4 bits.
+    """
+    own = full or last_layers
+    if own and bits == 4:
+        raise ValueError("4-bit weights cannot be trained themselves: choose bits=16 with full=True or last_layers")
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(copy.deepcopy(config), dtype=dtype, trust_remote_code=False)
     tower_of = family_of(model).tower_of
@@ -45,13 +59,17 @@ def make_meta_model(
     stop_gradients_at_frozen_vision(model)  # as load_model does
     if bits == 4:
         _quantize(model, tower_of, dtype)
-    if not full:
+    if own:
+        choose_trained(model, TOWERS if full else ("language",), None if full else last_layers)
+        for parameter in model.parameters():
+            parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
+    else:
         targets = lora_targets(model, vision=vision)
         model = get_peft_model(model, LoraConfig(r=lora_r, target_modules=targets, task_type="CAUSAL_LM"))
     model.train()
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if not full:
+        if not own:
             model.enable_input_require_grads()  # as SFTTrainer does
     return model
 
@@ -74,12 +92,14 @@ def _attend(module, query, key, value, attention_mask=None, cu_seq_lens_q=None, 
     """
     if attention_mask is not None and key.shape[1] < query.shape[1]:  # as transformers does before a masked kernel
         key, value = (states.repeat_interleave(query.shape[1] // key.shape[1], 1) for states in (key, value))
-    if cu_seq_lens_q is None:
-        return _aten._scaled_dot_product_flash_attention(query, key, value)[0].transpose(1, 2), None
-    states = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    borders, longest = (cu_seq_lens_q, cu_seq_lens_q), int(cu_seq_lens_q.diff().max())
-    output = _aten._flash_attention_forward(*states, *borders, longest, longest, 0.0, False, False)[0]
-    return output[None], None
+    return _flash(query, key, value, cu_seq_lens_q), None
+
+
+def _flash(query, key, value, borders):
+    if borders is None:
+        return _aten._scaled_dot_product_flash_attention(query, key, value)[0].transpose(1, 2)
+    states, longest = (tensor[0].transpose(0, 1) for tensor in (query, key, value)), int(borders.diff().max())
+    return _aten._flash_attention_forward(*states, borders, borders, longest, longest, 0.0, False, False)[0][None]
 
 
 def _quantize(model, tower_of, dtype):
@@ -143,12 +163,14 @@ def dry_run(model: nn.Module, batch: dict[str, torch.Tensor], half: torch.dtype 
     for tensor in batch.values():
         tracker.enter(tensor)
     model.get_output_embeddings().register_forward_pre_hook(tracker.at_head)
-    with tracker, _autocast(half) if half else nullcontext():
-        output = model(**batch, use_cache=False)
+    with tracker:
+        with _autocast(half, keeps=True) if half else nullcontext():
+            output = model(**batch, use_cache=False)
         output.logits.float()  # accelerate's copy, for TRL's metrics
         loss = output.loss
         del output
-        loss.backward()
+        with _autocast(half) if half else nullcontext():  # for layers that are computed again
+            loss.backward()
     peak = tracker.at_peak
     temporary = peak["forward"] + peak["backward"]
     return {"kept": peak["kept"], "logits": peak["logits"], "temporary": temporary, "flops": tracker.flops}
@@ -241,18 +263,40 @@ def _with_equal_heads(args):
 
 
 @contextmanager
-def _autocast(half):
-    """Autocast for the meta device, which has none: the float32 inputs of a linear layer become `half`.
+def _autocast(half, keeps=False):
+    """Autocast for the meta device, which has none: the float32 inputs of matrix products become `half`.
 
-    peft asks whether it is on, without naming a device, and then leaves the inputs of 4-bit layers as they are.
+    A norm of mixed types computes in float32. keeps: copies of trained weights stay until the end, as in a forward
+    pass. peft asks whether autocast is on, without naming a device, and then leaves the inputs of 4-bit layers as they
+    are.
     """
-    linear, is_enabled = nn.functional.linear, torch.is_autocast_enabled
+    copies, is_enabled = {}, torch.is_autocast_enabled
 
-    def in_half(*tensors):
-        return linear(*(t.to(half) if t is not None and t.dtype == torch.float32 else t for t in tensors))
+    def lower(tensor):
+        if tensor.dtype != torch.float32:
+            return tensor
+        if not (keeps and tensor.requires_grad and tensor.is_leaf):
+            return tensor.to(half)
+        if id(tensor) not in copies:
+            copies[id(tensor)] = tensor.to(half)
+        return copies[id(tensor)]
 
-    with (
-        patch.object(nn.functional, "linear", in_half),
+    def layer_norm(*args):
+        mixed = len({tensor.dtype for tensor in _tensors(args)}) > 1
+        return normalize(*tree_map_only(torch.Tensor, methodcaller("float"), args) if mixed else args)
+
+    normalize = nn.functional.layer_norm
+    patches = [patch.object(nn.functional, name, _casting(getattr(nn.functional, name), lower)) for name in _IN_HALF]
+    patches += [
+        patch.object(nn.functional, "layer_norm", layer_norm),
+        patch.object(sys.modules[__name__], "_flash", _casting(_flash, lower)),
         patch.object(torch, "is_autocast_enabled", lambda *device: is_enabled(*device) if device else True),
-    ):
+    ]
+    with ExitStack() as held:
+        for one in patches:
+            held.enter_context(one)
         yield
+
+
+def _casting(function, cast):
+    return lambda *args: function(*tree_map_only(torch.Tensor, cast, args))

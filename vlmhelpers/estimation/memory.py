@@ -121,24 +121,30 @@ def estimate_memory(
     gradient_checkpointing: bool = True,
     labeled_tokens: int | None = None,
     full: bool = False,
+    last_layers: int | None = None,
+    reference: bool = False,
 ) -> Memory:
     """The `Memory` of a training step on a GPU, by a `dry_run`: without weights, network or GPU.
 
     Weights have 16 bits, with `bits=4` those of `load_model`. Adapters where `lora_targets` puts them, gradients and
-    AdamW's states are float32; `full` trains every parameter instead, all in 16 bits. Gradients are accumulated; pixels
-    are those of one batch. `model_id`: see `find_config`. `image_tokens`, of the `tokens` of each row: where images
-    take none of the sequence, the states that the text attends to (Llama 3.2 Vision: 6,404 per image).
-    `labeled_tokens`: logits at these alone, as with `VisionCollator(logits="labeled")`; None: everywhere. Raises
-    ValueError for an unknown model, for more image tokens than tokens, and for full fine-tuning in 4 bits.
+    AdamW's states are float32. `full` trains every parameter instead, `last_layers` so many of the language model, as
+    `train_only` does it: weights, gradients and states are float32, 16 bytes for each parameter, and autocast's copies
+    in 16 bits come on top in the forward pass ("kept"). `reference`: a second model in 16 bits is held beside it.
+    Gradients are accumulated; pixels are those of one batch. `model_id`: see `find_config`. `image_tokens`, of the
+    `tokens` of each row: where images take none of the sequence, the states that the text attends to (Llama 3.2 Vision:
+    6,404 per image). `labeled_tokens`: logits at these alone, as with `VisionCollator(logits="labeled")`; None:
+    everywhere. Raises ValueError for an unknown model, for more image tokens than tokens, and for the training of
+    4-bit weights themselves.
     """
     config = find_config(model_id)
-    model = make_meta_model(config, bits, lora_r, vision, gradient_checkpointing, full)
+    model = make_meta_model(config, bits, lora_r, vision, gradient_checkpointing, full, last_layers)
     step = dry_run(model, make_batch(config, tokens, image_tokens, batch_size, labeled_tokens))
     trained = _size(parameter for parameter in model.parameters() if parameter.requires_grad)
-    adapters = 0 if full else trained  # in float32 beside the weights
+    adapters = 0 if full or last_layers else trained  # in float32 beside the weights
+    second = 2 * sum(parameter.numel() for parameter in model.parameters()) if reference else 0
     return Memory(
         f"{model_id}, {batch_size} row{'s' * (batch_size > 1)} of {tokens:,} tokens, {image_tokens:,} of images",
-        weights=_size(model.parameters()) + _size(model.buffers()) - adapters,
+        weights=_size(model.parameters()) + _size(model.buffers()) - adapters + second,
         constants=sum(getattr(module, "constants", 0) for module in model.modules()),
         trained=3 * trained + adapters,
         **step,
@@ -186,7 +192,9 @@ def memory_table(
 ) -> pd.DataFrame:
     """GPU memory in GB (10^9 bytes) of three ways to train each model, the smallest GPU, and what the guide says.
 
-    The peaks are those of `estimate_memory` with logits everywhere. Takes a minute or more for all models.
+    The peaks are those of `estimate_memory` with logits everywhere. The guide's numbers for full fine-tuning are 2 to 4
+    bytes per parameter, as much as weights, or weights and gradients, take in 16 bits; AdamW's states are not in them,
+    nor float32, without which small steps are lost: 16 bytes and more. Takes a minute or more for all models.
     """
     rows, row = {}, (tokens, image_tokens, batch_size)
     for model_id in tqdm(model_ids, desc="dry runs", unit=" models", delay=1):

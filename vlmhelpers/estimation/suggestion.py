@@ -86,8 +86,8 @@ class Values(Shown):
 
         `rows`: a Dataset of the schema. `processor`: the model's; it gets the pixel cap, if any. On a GPU, dry runs of
         some seconds find bits, batch and resolution that fit. `logits`, `train_on`: as `VisionCollator`'s; `options`:
-        vision and gradient_checkpointing of `estimate_memory`. Raises ValueError where nothing fits, and without a
-        usable row.
+        vision, gradient_checkpointing, full, last_layers and reference of `estimate_memory`. Raises ValueError where
+        nothing fits, and without a usable row.
         """
         if self.max_pixels is not None:
             set_max_pixels(processor, self.max_pixels)

@@ -24,13 +24,20 @@ def train_only(model: torch.nn.Module, towers: Collection[str] = TOWERS, last_la
     norm. Raises ValueError for an unknown tower, for less than no layers, for a model in 4 bits, whose weights cannot
     be trained, and where nothing would be.
     """
+    restore_dtypes(model)
+    choose_trained(model, towers, last_layers)
+    _to_float32(model)
+    return describe_trainable(model)
+
+
+def choose_trained(model: torch.nn.Module, towers: Collection[str], last_layers: int | None) -> None:
+    """`train_only`, in the bits that the weights have."""
     if unknown := set(towers) - set(TOWERS):
         raise ValueError(f"towers: {', '.join(sorted(unknown))}: choose from {', '.join(TOWERS)}")
     if last_layers is not None and last_layers < 0:
         raise ValueError(f"last_layers={last_layers}: a number of layers, or None for all")
     if getattr(model, "is_loaded_in_4bit", False):
         raise ValueError("weights of 4 bits cannot be trained: load the model with bits=16, or train adapters")
-    restore_dtypes(model)
     tower_of, layers = family_of(model).tower_of, {}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(tower_of(name) in towers)
@@ -43,8 +50,6 @@ def train_only(model: torch.nn.Module, towers: Collection[str] = TOWERS, last_la
             parameter.requires_grad_("language" in towers)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("nothing would be trained: choose other towers or more layers")
-    _to_float32(model)
-    return describe_trainable(model)
 
 
 def _to_float32(model):

@@ -30,18 +30,24 @@ def measure_cost(trainer: Trainer) -> Cost:
     optimizer = _size(tensor for state in states for tensor in state.values() if torch.is_tensor(tensor))
     inputs = next(iter(trainer.get_train_dataloader()))
     held = _size([*model.parameters(), *model.buffers()]) + optimizer
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        trainer.training_step(model, inputs)
-        peak = torch.cuda.max_memory_allocated()
-    else:
-        peak = held + allocated_peak(lambda: trainer.training_step(model, inputs))
+    peak = held + _allocated(lambda: trainer.training_step(model, inputs))
     model.zero_grad()
     with TemporaryDirectory() as folder:
         trainer.save_model(folder)
         saved = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return Cost(trained, optimizer, peak, saved)
+
+
+def _allocated(task):
+    """The most bytes that `task` takes on the device, beside what is there before, models of others among it."""
+    if not torch.cuda.is_available():
+        return allocated_peak(task)
+    gc.collect()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    task()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def allocated_peak(task: Callable[[], object]) -> int:
@@ -63,30 +69,40 @@ def _size(tensors: Iterable[torch.Tensor]) -> int:
 
 # Sequences in a step; forward passes over them, besides sampling; models of the base's size that stay in memory.
 _OF_METHODS = {
-    "SFT": (1, "1", 1),
-    "DPO, KTO": (2, "2: policy, reference", 1),
+    "SFT, full": (1, "1", 1),
+    "SFT, LoRA in 16 bits": (1, "1", 1),
+    "SFT, QLoRA": (1, "1", 1),
+    "DPO": (2, "2: policy, reference", 1),
+    "KTO": (2, "4: policy, reference, each with answers of other rows, too", 1),
     "ORPO, SimPO, CPO, reward model": (2, "1", 1),
-    "GRPO, RLOO": (8, "2 with KL, 1 without", 1),
-    "PPO": (8, "4: policy and critic twice, 1 more with KL", 1),
+    "GRPO": (8, "1, before training 1 more with KL, and 1 if samples serve several updates", 1),
+    "RLOO": (8, "2: before training and in it, 1 more with KL", 1),
+    "PPO": (8, "4: policy and critic, before training and in it, 1 more with KL", 1),
     "PPO, learned reward": (8, "as PPO, and the reward's", 2),
     "distillation, teacher of the same size": (8, "2: student, teacher", 2),
 }
+_WAYS = {"SFT, full": {"bits": 16, "full": True}, "SFT, LoRA in 16 bits": {"bits": 16}}  # all others: QLoRA
 
 
-def method_costs(model_id: str | Path, tokens: int = 1024, image_tokens: int = 768) -> pd.DataFrame:
-    """GPU memory of each method on a published model in 4 bits: sequences, passes, models, peak in GiB, smallest GPU.
+def method_costs(*model_ids: str | Path, tokens: int = 1024, image_tokens: int = 768) -> pd.DataFrame:
+    """GPU memory of each method on published models: sequences, passes, models; each one's peak in GiB, smallest GPU.
 
     A step on the fewest sequences that make sense, 8 samples where answers are sampled, of `tokens` each. Estimated by
-    dry runs (`estimate_memory`) with logits everywhere; adapters of rank 16. PPO's critic counts as a second adapter;
-    a reward model or a teacher as the weights of a second base. Sampling itself takes less. Some ten seconds.
+    dry runs (`estimate_memory`) with logits everywhere; adapters of rank 16 on 4 bits, but for the two rows that say
+    otherwise. PPO's critic counts as a second adapter; a reward model or a teacher as the weights of a second base.
+    Sampling itself takes less. Passes are those of a sample that is trained on once: those in training come again with
+    each further iteration over the samples (`num_iterations`). Some ten seconds for each model.
     """
-    rows, estimates = {}, {}
-    for name, (sequences, passes, models) in _OF_METHODS.items():
-        if sequences not in estimates:
-            estimates[sequences] = estimate_memory(model_id, tokens, image_tokens, sequences)
-        found = estimates[sequences]
-        peak = found.total + (models - 1) * (found.weights + found.constants)
-        peak += found.trained if name.startswith("PPO") else 0
-        rows[name] = {"sequences": sequences, "forward passes": passes, "models": models}
-        rows[name] |= {"peak, GiB": f"{peak / GIB:.1f}", "fits on": smallest_gpu(peak)}
+    rows = {name: {"sequences": s, "forward passes": f, "models": m} for name, (s, f, m) in _OF_METHODS.items()}
+    for model_id in model_ids:
+        short, estimates = Path(model_id).name.removesuffix("-Instruct"), {}
+        for name, (sequences, _, models) in _OF_METHODS.items():
+            options = _WAYS.get(name, {})
+            key = (sequences, *options)
+            if key not in estimates:
+                estimates[key] = estimate_memory(model_id, tokens, image_tokens, sequences, **options)
+            found = estimates[key]
+            peak = found.total + (models - 1) * (found.weights + found.constants)
+            peak += found.trained if name.startswith("PPO") else 0
+            rows[name] |= {f"{short}, GiB": f"{peak / GIB:.1f}", f"{short} fits on": smallest_gpu(peak)}
     return pd.DataFrame.from_dict(rows, orient="index")

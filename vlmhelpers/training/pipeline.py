@@ -126,8 +126,8 @@ def _rejected(dataset, config, reports):
 def fill_in(config: RunConfig, model_id: str, parts: dict[str, Dataset]) -> RunConfig:
     """The settings with what suits the model, the rows and the device, for all that is None.
 
-    The estimate of memory is that of the trained model; a reference, a teacher, a reward model and what is sampled are
-    not in it. Raises ValueError for a batch that no whole groups of samples fill.
+    The estimate of memory is that of the trained model, and of its reference; a teacher, a reward model and what is
+    sampled are not in it. Raises ValueError for a batch that no whole groups of samples fill.
     """
     rows = concatenate_datasets([_longest_sides(parts[name]) for name in ("train", "validation") if name in parts])
     text_only = not any(rows.with_format("arrow")["images"].to_pylist())
@@ -136,13 +136,26 @@ def fill_in(config: RunConfig, model_id: str, parts: dict[str, Dataset]) -> RunC
     if is_sharded():  # a part of the model on each GPU: the estimate is of all of it
         values = replace(values, gpu=None)
     checkpointing = config.gradient_checkpointing is not False
-    options = {"vision": config.vision, "gradient_checkpointing": checkpointing, "full": config.weights == "full"}
+    options = {"vision": config.vision, "gradient_checkpointing": checkpointing} | _of_own_weights(config)
     filled = config.filled(values.fit(rows, load_processor(model_id), logits_for(config.runs_on), **options))
     if not values.is_tiny and METHODS[config.method].rows in ("pairs", "rated"):  # two answers of each row at once
         filled = _with_batch(config, filled, max(filled.batch_size // 2, 1))
     if config.method == "kto":
         filled = _with_batch(config, filled, max(filled.batch_size, 2))
     return _in_groups(config, filled)
+
+
+def _of_own_weights(config):
+    """Options of `estimate_memory`: which weights of the model are trained, and whether a second one is compared with.
+
+    With adapters the reference is the base without them. GRPO's own beta is 0, and then TRL loads none.
+    """
+    if config.trains_adapters:
+        return {}
+    method, last = METHODS[config.method], (config.last_layers or 1) if config.weights == "freeze" else None
+    no_penalty = config.method == "grpo" if config.beta is None else config.beta == 0
+    reference = method.refers and not (method.samples and no_penalty)
+    return {"full": config.weights == "full", "last_layers": last, "reference": reference}
 
 
 def _longest_sides(dataset):
