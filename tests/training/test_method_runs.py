@@ -286,9 +286,10 @@ def test_a_teacher_with_other_tokens_is_refused(config_of):
 
 
 @pytest.mark.slow
-def test_fewer_prompts_than_are_sampled_for_at_once_are_refused(config_of):
-    with pytest.raises(ValueError, match="12 prompts are fewer than those that are sampled for at once: add some"):
-        train(config_of("rloo", gradient_accumulation_steps=8))
+@pytest.mark.parametrize("method", ["grpo", "rloo", "ppo"])
+def test_fewer_prompts_than_are_sampled_for_at_once_are_refused(method, config_of):
+    with pytest.raises(ValueError, match="prompts are fewer than those that are sampled for at once: add some"):
+        train(config_of(method, gradient_accumulation_steps=16))
 
 
 def test_a_free_batch_takes_whole_groups_of_samples(config_of, data):

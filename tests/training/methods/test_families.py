@@ -154,15 +154,6 @@ def test_a_student_comes_nearer_to_its_teacher(trainer_of, family):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", SAMPLERS)
-def test_fewer_prompts_than_are_sampled_for_at_once_are_refused(trainer_of, method, monkeypatch):
-    few = make_prompts(15 if method == "ppo" else 1)
-    monkeypatch.setitem(ROWS, "prompts", few)
-    with pytest.raises(ValueError, match=rf"^{len(few)} prompts .*{16 if method == 'ppo' else 2} .*batch_size"):
-        trainer_of("qwen3-vl", method, rewards="exact_match", **{} if method == "ppo" else {"num_generations": 4})
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("family", SAMPLING)
 def test_samples_end_where_an_answer_ends(trainer_of, family):
     trainer = trainer_of(family, "ppo", max_completion_length=40, rewards="exact_match")
