@@ -108,7 +108,7 @@ class RunConfig:
     max_completion_length: int | None = Field(None, ge=1, description=f"tokens of a sampled answer; {_USUAL}")
     temperature: float | None = Field(None, gt=0, description=f"of the sampling; {_USUAL}")
     rewards: str | None = Field(
-        None, description="as parse_reward reads them, ; between two: exact_match; 0.1*matches:A"
+        None, description="as parse_rewards reads them, ; between two: exact_match; 0.1*matches:A"
     )
     reward_model: str | None = Field(None, description="folder of an adapter or a model that method=reward trained")
     critic_learning_rate: float | None = Field(None, gt=0, description="none: learning_rate")

@@ -222,6 +222,7 @@ def _start_of(config, trainer):
 
 def _save_trained(config, trainer, processor, start):
     """Writes what was trained, with the processor, to the folder that its kind has; the other kind's is removed."""
+    from vlmhelpers.models.freezing import restore_dtypes
     from vlmhelpers.models.loading import save_processor
 
     name, other = (ADAPTER, MODEL) if config.trains_adapters else (MODEL, ADAPTER)
@@ -230,6 +231,8 @@ def _save_trained(config, trainer, processor, start):
     with ExitStack() as held:  # of the main process
         folder = Path(config.output_dir)
         temporary = on_main(lambda: held.enter_context(atomic_folder(folder / name, replace=True)))
+        if not config.trains_adapters and not trainer.is_fsdp_enabled:
+            restore_dtypes(trainer.model)
         trainer.save_model(temporary)
         if trainer.is_world_process_zero():
             for file in temporary.glob("*/adapter_config.json"):  # a critic's, or a copy as the reference
