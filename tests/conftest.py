@@ -22,6 +22,7 @@ matplotlib.use("agg")  # no MPLBACKEND: the kernels of notebooks would inherit t
 
 TESTS = Path(__file__).parent
 FIRST = "test_notebook_04.py"  # notebook 05 needs its outputs
+LONG = ("notebooks", "training", "tools")  # folders with files of a minute and more
 
 
 def pytest_collection_modifyitems(items):
@@ -37,8 +38,12 @@ def pytest_collection_modifyitems(items):
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    notebooks = TESTS / "notebooks"
-    items.sort(key=lambda item: (item.path.name != FIRST, item.path.parent != notebooks, item.path not in slow))
+    items.sort(key=lambda item: (item.path.name != FIRST, item.path not in slow, _rank(item.path)))
+
+
+def _rank(path):
+    folder = path.relative_to(TESTS).parts[0]
+    return LONG.index(folder) if folder in LONG else len(LONG)
 
 
 def _cuda():

@@ -1,13 +1,13 @@
 """Every benchmark runs at its smallest size, and prints its ratios."""
 
 import json
-import os
+import runpy
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from several_processes import call
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALLEST = {
@@ -25,15 +25,22 @@ def test_there_is_a_size_for_each_script():
     assert scripts == set(SMALLEST)
 
 
+def run_script(path, arguments):
+    sys.path.insert(0, str(path.parent))
+    sys.argv = [str(path), *arguments]
+    runpy.run_path(str(path), run_name="__main__")
+
+
 @pytest.mark.slow  # a process of its own for each way of training
 @pytest.mark.parametrize("script", SMALLEST)
-def test_the_script_runs(script):
+def test_the_script_runs(script, tmp_path):
     arguments, way = SMALLEST[script]
-    command = [sys.executable, BENCHMARKS / script, *shlex.split(arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS.parent)}
-    run = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert run.returncode == 0, run.stderr[-3000:]
-    measured = json.loads(next(line for line in run.stdout.splitlines() if line.startswith("{")))
+    path = {"PYTHONPATH": str(BENCHMARKS.parent)}
+    codes, printed = call(
+        tmp_path / "printed.txt", run_script, BENCHMARKS / script, shlex.split(arguments), environment=path
+    )
+    assert codes == [0], printed[-3000:]
+    measured = json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
     (reference,) = measured["seconds"].keys() - measured["ratios"].keys()
     assert measured["ratios"][way] > 0 and measured["seconds"][reference] > 0
-    assert f"{measured['ratios'][way]:.2f} x as fast as {reference}" in run.stdout
+    assert f"{measured['ratios'][way]:.2f} x as fast as {reference}" in printed
