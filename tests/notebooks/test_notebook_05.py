@@ -43,37 +43,48 @@ def test_all_claims_are_asked_and_met(records):
     assert len(records["claims"]) == 13 and set(records["claims"].values()) == {"met"}
 
 
-def test_without_a_run_a_small_adapter_is_trained_first(execute_cells, tmp_path):
-    """The cells before the model is loaded, with few rows and steps."""
-    ends = False
+@pytest.fixture(scope="module")
+def other(execute_cells, tmp_path_factory):
+    """(the executed notebook, its output folder) with a small run of text alone.
+
+    The cell that looks for a run goes twice: first it looks for one that is not there.
+    """
+    folder = tmp_path_factory.mktemp("other")
+    rows = [{"text": f"What comes after {number}?", "response": f"{number + 1}."} for number in range(40)]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    options = {"test_rows": 8, "max_steps": 2, "bits": 16}
+    train(RunConfig("qwen3-vl", str(folder / "rows.jsonl"), str(folder / "run"), **options))
 
     def keep(cell):
-        nonlocal ends
-        kept, ends = not ends, ends or "vlm.train(config)" in cell.source
-        return kept
+        if "vlm.train(config)" in cell.source:
+            assert "Path(RUN)" in cell.source
+            cell.source = cell.source.replace("Path(RUN)", "Path('none')") + "\n" + cell.source
+        return True
 
-    parameters = {"RUN": str(tmp_path / "none"), "OUTPUT_DIR": str(tmp_path / "out")}
-    fewer = {"num_examples=1000": "num_examples=40", "test_rows=200": "test_rows=8", "max_steps=250": "max_steps=2"}
-    shown = json.dumps(execute_cells("05", parameters, keep, fewer))
-    assert "a small adapter of the tiny Qwen3-VL is trained instead" in shown
-    assert (tmp_path / "out" / "run" / "adapter" / "adapter_config.json").is_file()
-    assert (tmp_path / "out" / "run" / "held_out" / "test").is_dir()
-
-
-def test_a_run_of_text_alone_an_unknown_slice_and_too_little_memory(execute_cells, tmp_path):
-    """The notebook goes to its end, and says of each claim that it was not asked or not run."""
-    rows = [{"text": f"What comes after {number}?", "response": f"{number + 1}."} for number in range(40)]
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    options = {"test_rows": 8, "max_steps": 2, "bits": 16}
-    train(RunConfig("qwen3-vl", str(tmp_path / "rows.jsonl"), str(tmp_path / "run"), **options))
     replaced = {
         "num_examples=1000": "num_examples=60",
+        "test_rows=200": "test_rows=8",
+        "max_steps=250": "max_steps=2",
         "num_examples=100,": "num_examples=10,",
         "max_steps=60": "max_steps=10",
         "vlm.merge(saved, merged, base=base_id)": "raise MemoryError('2 GiB are missing')",
     }
-    parameters = {"RUN": str(tmp_path / "run"), "SLICES": ["no column"], "OUTPUT_DIR": str(tmp_path / "out")}
-    notebook = execute_cells("05", parameters, replaced=replaced)
+    parameters = {"RUN": str(folder / "run"), "SLICES": ["no column"], "OUTPUT_DIR": str(folder / "out")}
+    return execute_cells("05", parameters, keep, replaced), folder / "out"
+
+
+def test_without_a_run_a_small_adapter_is_trained_first(other):
+    notebook, folder = other
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    printed = "".join(output.get("text", "") for output in outputs)
+    assert "a small adapter of the tiny Qwen3-VL is trained instead" in printed
+    assert (folder / "run" / "adapter" / "adapter_config.json").is_file()
+    assert (folder / "run" / "held_out" / "test").is_dir()
+
+
+def test_a_run_of_text_alone_an_unknown_slice_and_too_little_memory(other):
+    """The notebook goes to its end, and says of each claim that it was not asked or not run."""
+    notebook, _ = other
     shown, records = json.dumps(notebook), read_records(notebook)
     assert "not merged: 2 GiB are missing" in shown and "no slices by 'no column'" in shown
     assert (records["test_rows"], records["verdict"], records["merged_like_adapter_percent"]) == (8, "not run", None)
