@@ -163,7 +163,7 @@ def test_html_shows_findings_and_pictures_and_escapes_the_data(broken):
     for expected in ("6 rows read", "row 2", "missing file", "put the file there", "<b>.png", "'../bag.png'"):
         assert expected in text
     shown = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
-    assert len(shown) == 3 and all(source.startswith("data:image/jpeg;base64,") for source in shown)
+    assert len(shown) == 3 and all(source.startswith("data:image/webp;base64,") for source in shown)
     assert len([tag for tag, _ in page.tags if tag == "span"]) == 3  # a field for each that cannot be shown
 
 

@@ -1,5 +1,6 @@
 """The runner, on small notebooks made here: what it writes, what it leaves alone, what it says."""
 
+import base64
 import contextlib
 import io
 import json
@@ -12,13 +13,16 @@ import sys
 import time
 
 import nbformat
+import numpy as np
 import pytest
 import readme_tables
 import run_notebooks
 from clean_outputs import clean
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 from progress import Display, Progress
 
+from vlmhelpers.common.chart import Chart
 from vlmhelpers.common.records import MIMETYPE, read_records
 
 METADATA = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -411,8 +415,8 @@ def test_widgets_leave_only_what_can_be_read():
 def test_paths_and_addresses_of_the_machine_go():
     text = "/checkout/notebooks/a.csv /checkout/data /checkout2/data <Model at 0x7f6e63d6fd80>\n"
     assert cleaned(stream(text, "stdout"))[0].text == "a.csv ../data /checkout2/data <Model at 0x…>\n"
-    mixed = new_output("display_data", data={"text/html": "<i>/checkout/x</i>", "image/png": "/checkout/x"})
-    assert cleaned(mixed)[0].data == {"text/html": "<i>../x</i>", "image/png": "/checkout/x"}
+    mixed = new_output("display_data", data={"text/html": "<i>/checkout/x</i>", "image/svg+xml": "/checkout/x"})
+    assert cleaned(mixed)[0].data == {"text/html": "<i>../x</i>", "image/svg+xml": "/checkout/x"}
 
 
 @pytest.mark.parametrize(
@@ -495,3 +499,17 @@ def test_changed_parameters_have_an_output_folder_of_their_own():
     same, again, other = (run.parameters["OUTPUT_DIR"] for run in runs)
     assert same == again != other and same.startswith("outputs/01_prepare_csv_")
     assert named.parameters["OUTPUT_DIR"] == "mine" and not runs[0].needs()
+
+
+def test_charts_keep_their_looks_in_fewer_bytes():
+    chart = Chart(figsize=(6, 3))
+    axes = chart.add_subplot()
+    axes.imshow(np.linspace(0, 1, 300 * 200).reshape(200, 300), cmap="viridis")
+    axes.set_title("a title")
+    png = chart._repr_png_()
+    found = cleaned(new_output("display_data", data={"image/png": base64.b64encode(png).decode()}))[0].data["image/png"]
+    images = [Image.open(io.BytesIO(data)).convert("RGB") for data in (png, base64.b64decode(found))]
+    assert len(base64.b64decode(found)) < 0.7 * len(png)
+    assert np.abs(np.subtract(*(np.asarray(image, float) for image in images))).mean() < 3
+    twice = cleaned(new_output("display_data", data={"image/png": found}))[0].data["image/png"]
+    assert len(twice) <= len(found)

@@ -33,12 +33,12 @@ def html_table(heads: Iterable[str], rows: Iterable[Sequence], style: str = _CEL
 
 
 def thumbnail(image: Image.Image, side: int = 72) -> Markup:
-    """An HTML `<img>` of `image`, at most `side` pixels wide and high, its bytes included (1-3 kB)."""
+    """An HTML `<img>` of `image`, at most `side` pixels wide and high, its bytes included (about 1 kB)."""
     image = repair(image).copy()  # plain RGB is returned as it is, and shrinking works in place
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    return Markup('<img src="data:image/jpeg;base64,{}">').format(base64.b64encode(buffer.getvalue()).decode())
+    image.save(buffer, "WEBP", quality=80)
+    return Markup('<img src="data:image/webp;base64,{}">').format(base64.b64encode(buffer.getvalue()).decode())
 
 
 class Html:
