@@ -10,7 +10,7 @@ from vlmhelpers.common import display
 from vlmhelpers.common.display import show_note, thumbnail
 
 
-def test_thumbnail_is_a_small_jpeg_of_the_upright_image():
+def test_thumbnail_is_a_small_webp_of_the_upright_image():
     photo = Image.new("RGB", (800, 400), "red")
     exif = photo.getexif()
     exif[0x0112] = 6  # to be turned by 90 degrees
@@ -18,7 +18,7 @@ def test_thumbnail_is_a_small_jpeg_of_the_upright_image():
     photo.save(buffer, "JPEG", exif=exif)
     markup = thumbnail(Image.open(buffer), side=60)
     image = Image.open(io.BytesIO(base64.b64decode(re.search('base64,([^"]+)', markup).group(1))))
-    assert image.size == (30, 60) and image.format == "JPEG" and len(markup) < 3000
+    assert image.size == (30, 60) and image.format == "WEBP" and len(markup) < 3000
     thumbnail(photo)
     assert photo.size == (800, 400)  # the image itself stays as it was
 

@@ -19,8 +19,8 @@ MACHINE_PATH = re.compile(r"(?<![\w.:/~-])/(home|work|root|tmp|Users)(/|\b)|\b[A
 # For a form in Colab: what it is, in a line above the value.
 PARAMETER = re.compile(r"# @markdown \S.+\n[A-Z][A-Z0-9_]* = (.+)  # @param \{type:\"(string|raw|boolean)\"\}")
 
-PACKAGES = ["vlmhelpers", *ROOMS, "vlmhelpers.families.phi3_vision"]
-PUBLIC = {*ROOMS, *(f"{package}.{name}" for package in PACKAGES for name in names_of(package))}
+PACKAGES = ["vlmhelpers", *ROOMS, "vlmhelpers.families.phi3_vision", "vlmhelpers.training.methods"]
+PUBLIC = {*PACKAGES, *(f"{package}.{name}" for package in PACKAGES for name in names_of(package))}
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
