@@ -164,6 +164,13 @@ def test_was_run_to_its_end_without_errors(path):
 
 
 @each_notebook
+def test_shows_no_logs_of_libraries(path):
+    streams = [output.text for _, cell in code_cells(path) for output in cell.outputs if output.output_type == "stream"]
+    stamped = re.findall(r"^.*\d\d:\d\d:\d\d.*\.(?:cpp|py):\d+\].*$", "\n".join(streams), re.MULTILINE)
+    assert not stamped, stamped[:3]
+
+
+@each_notebook
 def test_is_small(path):
     assert path.stat().st_size < LARGEST
 

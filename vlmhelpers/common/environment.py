@@ -36,6 +36,8 @@ def quiet() -> None:
     """Silence notes that a reader cannot act on, and loading bars. Call it before importing torch, peft or trl."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler, which measures memory, notes its start and end
     # A faster 4-bit kernel for some CPUs, which would come from the hub and passes no gradients on.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     from transformers.utils.logging import disable_progress_bar
