@@ -38,7 +38,8 @@ def thumbnail(image: Image.Image, side: int = 72) -> Markup:
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=80)
-    return Markup('<img src="data:image/webp;base64,{}">').format(base64.b64encode(buffer.getvalue()).decode())
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return Markup('<img style="max-width:none" src="data:image/webp;base64,{}">').format(data)
 
 
 class Html:
