@@ -16,11 +16,11 @@ def test_every_claim_is_met(records):
 
 
 def test_each_choice_of_weights_learns_the_task_and_replay_keeps_the_captions(records):
-    assert list(records["task_percent"]) == ["full", "freeze", "LoRA", "QLoRA", "LoRA + replay"]
+    assert records["task_percent"].keys() == {"full", "freeze", "LoRA", "QLoRA", "LoRA + replay"}
     assert min(records["task_percent"].values()) >= 95
-    *forgetful, replayed = records["captions_kept_percent"].values()
-    assert max(forgetful) <= 10
-    assert replayed >= 80
+    kept = dict(records["captions_kept_percent"])
+    assert kept.pop("LoRA + replay") >= 80
+    assert max(kept.values()) <= 10
 
 
 def test_more_trained_weights_take_more_memory(records):
@@ -31,7 +31,7 @@ def test_more_trained_weights_take_more_memory(records):
 
 
 def test_preferred_answers_are_written_freely(records):
-    preferred = records["preferred_percent"]
+    preferred = dict(records["preferred_percent"])
     assert preferred.pop("base") == 0
     assert preferred.pop("KTO") >= 90
     assert min(preferred.values()) >= 95
@@ -45,10 +45,10 @@ def test_a_perfect_accuracy_can_hide_a_collapse(records):
 
 
 def test_rewards_lead_to_right_answers_until_they_are_hacked(records):
-    start, *reached = records["exact_by_rewards_percent"].values()
-    assert start < 60
-    assert min(reached) >= 95
-    free, held = records["hacking"].values()
+    exact = dict(records["exact_by_rewards_percent"])
+    assert exact.pop("start") < 60
+    assert len(exact) == 6 and min(exact.values()) >= 95
+    free, held = (records["hacking"][f"PPO, beta {beta}"] for beta in (0.0, 0.2))
     assert free["last reward"] > free["of right answers"] and free["exact"] <= 0.2
     assert held["exact"] >= 0.5
 
