@@ -1,6 +1,7 @@
 """What the methods take, by estimates of single steps; a device's memory that a step alone takes."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -35,6 +36,21 @@ def test_the_peak_on_a_gpu_leaves_out_what_was_there_before(monkeypatch):
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 1000)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 1030 if done else 1000)
     assert measuring._allocated(lambda: done.append(True)) == 30
+
+
+def test_trainings_are_judged_by_their_answers_to_the_same_rows(monkeypatch):
+    monkeypatch.setattr(measuring, "generate", lambda model, processor, dataset, **options: [model, dataset, options])
+    monkeypatch.setattr(measuring, "evaluate", lambda answers, dataset: f"{answers[0]} on {dataset}")
+    monkeypatch.setattr(measuring, "keep_adapters_float32", lambda model: None)
+    monkeypatch.setattr(measuring, "watch", lambda trainer, chart: None)
+    trainer = SimpleNamespace(model="tuned", state=SimpleNamespace(log_history=[]))
+    trainer.train = lambda: trainer.state.log_history.extend([{"step": 5, "loss": 2.0}, {"step": 9, "train_loss": 1.0}])
+    compared = measuring.TrainingComparison("processor", "rows", batch_size=4)
+    assert compared.add("base", "untuned") == "untuned on rows"
+    assert compared.train("SFT", trainer) == "tuned on rows"
+    assert compared.answers["SFT"] == ["tuned", "rows", {"batch_size": 4}]
+    assert list(compared.evaluations) == ["base", "SFT"] and list(compared.seconds) == list(compared.logs) == ["SFT"]
+    assert compared.logs["SFT"]["loss"].dropna().to_dict() == {5: 2.0} and compared.seconds["SFT"] >= 0
 
 
 SAMPLED = {"weights": "full", "rewards": "exact_match"}

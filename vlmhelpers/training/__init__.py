@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "callbacks": ["report_to", "watch"],
         "checkpoints": ["resume_from"],
         "config": ["RunConfig"],
-        "measuring": ["Comparison", "measure_cost", "method_costs"],
+        "measuring": ["TrainingComparison", "measure_cost", "method_costs"],
         "rewards": [
             "as_reward",
             "combine",

@@ -21,7 +21,7 @@ from vlmhelpers.models.lora import keep_adapters_float32
 from vlmhelpers.training.callbacks import watch
 
 
-class Comparison:
+class TrainingComparison:
     """Trainings side by side, each judged by its answers to the same rows.
 
     By name: `answers`, their `evaluations`, the `seconds` of CPU time that training took (all threads), and the `logs`,
