@@ -17,7 +17,9 @@ from pathlib import Path
 
 import vlmhelpers as vlm
 from vlmhelpers.common.printable import PrintableStream, one_line
+from vlmhelpers.training.background import TrainingRun, wait_for
 from vlmhelpers.training.methods import catalog
+from vlmhelpers.training.progress import STOP, Stopped, reported, say
 
 _COMMANDS = {
     "alpaca": "convert Alpaca JSON or JSONL to JSONL of messages",
@@ -27,6 +29,10 @@ _COMMANDS = {
     "check": "check every row and image of a file of answers, pairs, rated answers or prompts, and say what is wrong",
     "sample": "write a JSONL file of drawn products and questions about them, to try the rest with",
     "train": "train a model as a JSON or YAML file says; the same command goes on after an interruption",
+    "start": "the same in the background, where it goes on when this terminal is closed",
+    "status": "say in a line what each run is doing",
+    "stop": "let runs save a checkpoint and end; `resume` goes on from there",
+    "resume": "go on in the background with runs that were stopped, or were lost",
 }
 _CONVERTER = "-i --input, -o --output, --rejected"
 _FIELDS = "--image-root, --image-field, --text-field, --response-field"
@@ -38,7 +44,11 @@ _TAKES = {  # command -> its arguments; a converter's are those of its reader
     "products": f"{_CONVERTER}, --image-root, --image-field, --instruction, --response, {_DOWNLOADS}",
     "check": "file, --image-root, --rejected",
     "sample": "-o --output, --num-examples, --seed, --answers, --size, --force",
-    "train": "config, --method, --set, --accept-changes",
+    "train": "config, --method, --set, --accept-changes, --after",
+    "start": "config, --method, --set, --accept-changes, --after",
+    "status": "runs",
+    "stop": "runs, --now",
+    "resume": "runs, --accept-changes",
 }
 _FILE, _FOLDER, _NUMBER = {"metavar": "FILE"}, {"metavar": "FOLDER"}, {"metavar": "N", "type": int}
 _ARGUMENTS = {  # for argparse's add_argument; the names of fields are not listed
@@ -63,6 +73,9 @@ _ARGUMENTS = {  # for argparse's add_argument; the names of fields are not liste
     "--force": {"action": "store_true", "help": "overwrite files that are there with other content"},
     "--accept-changes": {"action": "store_true", "help": "go on with a run although what it is made of has changed"},
     "--method": {"metavar": "NAME", "help": "how to train: sft, dpo, ...; the same as --set method=NAME"},
+    "--after": _FOLDER | {"nargs": "+", "help": "wait for the runs in these folders, then begin"},
+    "runs": {"metavar": "FOLDER", "nargs": "+", "help": "the output_dir of a run"},
+    "--now": {"action": "store_true", "help": "end them at once; what came after the last checkpoint is lost"},
     "--set": {"dest": "changes", "nargs": "+", "action": "extend", "metavar": "NAME=VALUE"},
 }
 
@@ -82,6 +95,9 @@ def main(arguments: list[str] | None = None) -> int:
             else:
                 traceback.print_exc()
             return 2
+        except Stopped as stop:
+            print(f"vlmhelpers: {stop}")
+            return 0
         except KeyboardInterrupt as stop:
             terminated = isinstance(stop, Terminated)
             print(f"vlmhelpers: {'terminated' if terminated else 'interrupted'}", file=sys.stderr)
@@ -134,7 +150,9 @@ class Signals:
 def _run(arguments):
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
-    run = {"check": _check, "sample": _sample, "train": _train}.get(command) or partial(_convert, command)
+    runs = {"check": _check, "sample": _sample, "train": _train}
+    runs |= {"start": _start, "status": _status, "stop": _stop, "resume": _resume}
+    run = runs.get(command) or partial(_convert, command)
     return int(run(**options) or 0)
 
 
@@ -145,7 +163,7 @@ def _parser():
     texts = {"formatter_class": argparse.RawDescriptionHelpFormatter, "argument_default": argparse.SUPPRESS}
     for name, text in _COMMANDS.items():
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", **texts)
-        command.epilog = _settings() if name == "train" else None
+        command.epilog = _settings() if name in ("train", "start") else None
         for flags in _TAKES[name].split(", "):
             command.add_argument(*flags.split(), **_ARGUMENTS.get(flags, {"metavar": "NAME"}))
     return parser
@@ -255,9 +273,42 @@ def _sample(output, num_examples=10, **arguments):
     print(f"{num_examples} rows -> {output}, their images -> {Path(output).parent / 'images'}")
 
 
-def _train(config, changes=(), accept_changes=False, method=None):
+def _train(config, after=(), accept_changes=False, **changes):
+    config = _read_config(config, **changes)
+    folder = Path(config.output_dir)
+    if after:
+        say(folder, event="waiting")
+        if not wait_for(after, folder / STOP):
+            with reported(folder) as begin:
+                begin()
+                raise Stopped(f"{folder} was stopped before it began")
+        say(folder, event="starting")
+    vlm.train(config, accept_changes)
+
+
+def _read_config(file, changes=(), method=None):
     for change in changes:
         if "=" not in change:
             raise ValueError(f"--set {change}: write it as NAME=VALUE")
     changes = ({"method": method} if method else {}) | dict(change.split("=", 1) for change in changes)
-    vlm.train(vlm.RunConfig.read(config, **changes), accept_changes)
+    return vlm.RunConfig.read(file, **changes)
+
+
+def _start(config, after=(), accept_changes=False, **changes):
+    config = _read_config(config, **changes)
+    print(TrainingRun(config.output_dir).start(config, accept_changes, after))
+
+
+def _status(runs):
+    print(*map(TrainingRun, runs), sep="\n")
+
+
+def _stop(runs, now=False):
+    for run in map(TrainingRun, runs):
+        run.abort() if now else run.stop()
+        print(run)
+
+
+def _resume(runs, accept_changes=False):
+    for folder in runs:
+        print(TrainingRun(folder).start(accept_changes=accept_changes))

@@ -43,7 +43,7 @@ def leave(folder, pid=None, created=None, machine=None, age=0, ending=".part", i
     """A temporary file or folder as a process of that number would have left it."""
     pid = os.getpid() if pid is None else pid
     created = psutil.Process().create_time() if created is None else created
-    path = folder / f"{name}-{machine or files._machine()}-{pid}-{int(created)}-0123abcd{ending}"
+    path = folder / f"{name}-{machine or files.machine_id()}-{pid}-{int(created)}-0123abcd{ending}"
     path.mkdir() if is_folder else path.write_text("left")
     os.utime(path, (time.time() - age,) * 2)
     return path

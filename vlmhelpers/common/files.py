@@ -52,11 +52,11 @@ def temporary_name(name: str, ending: str = _PART) -> str:
 def _owner():
     """This process: its machine, number and time of creation, as another may have the same number later."""
     process = psutil.Process()
-    return f"{_machine()}-{process.pid}-{int(process.create_time())}"
+    return f"{machine_id()}-{process.pid}-{int(process.create_time())}"
 
 
 @cache
-def _machine():
+def machine_id() -> str:
     """8 hex digits of the computer and, as in another container a number means another process, the namespace."""
     with suppress(OSError):
         return digest(platform.node(), os.readlink("/proc/self/ns/pid"))[:8]
@@ -82,7 +82,7 @@ def remove_abandoned(folder: str | os.PathLike, name: str = "") -> None:
 
 def _is_abandoned(path, machine, pid, created):
     seconds = time.time() - path.stat().st_mtime
-    if machine != _machine():
+    if machine != machine_id():
         return seconds > (30 * _DAY if path.is_dir() else _DAY)
     try:
         process = psutil.Process(int(pid))

@@ -6,10 +6,12 @@ __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submodules=["methods", "rewards"],
     submod_attrs={
+        "background": ["TrainingRun"],
         "callbacks": ["report_to", "watch"],
         "checkpoints": ["resume_from"],
         "config": ["RunConfig"],
         "measuring": ["TrainingComparison", "measure_cost", "method_costs"],
+        "progress": ["Stopped"],
         "rewards": [
             "as_reward",
             "combine",

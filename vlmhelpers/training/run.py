@@ -21,6 +21,7 @@ from vlmhelpers.common.files import atomic_file, atomic_folder, name_full_disk, 
 from vlmhelpers.models.backends import use_unsloth
 from vlmhelpers.training.config import ADAPTER, HELD_OUT, MODEL, REJECTED, RESULTS, SETTINGS, RunConfig
 from vlmhelpers.training.methods.catalog import METHODS
+from vlmhelpers.training.progress import Stopped, make_reporter, reported
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -82,9 +83,10 @@ def train(config: RunConfig, accept_changes: bool = False) -> RunResult:
 
     Raises ValueError for wrong settings, without rows and, unless `accept_changes`, where the run in that folder was
     begun with other settings, data, weights or versions, which it names; BlockingIOError where another process trains
-    there; OSError where the disk is full.
+    there; OSError where the disk is full; `progress.Stopped` where it was asked to stop, by `TrainingRun` or the file
+    stop in its folder: the same call goes on.
     """
-    with only_main_prints(), _alone(Path(config.output_dir)):
+    with only_main_prints(), _alone(Path(config.output_dir)), reported(Path(config.output_dir)) as begin:
         alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
         if alone and (finished := _find_finished(config, accept_changes)):
             return finished
@@ -104,11 +106,16 @@ def train(config: RunConfig, accept_changes: bool = False) -> RunResult:
         config = pipeline.fill_in(config, model_id, rows.parts)
         trainer = pipeline.make_trainer(config, model_id, rows.parts)
         checkpoint = checkpoints.resume_from(trainer, accept_changes)
+        begin()
+        trainer.add_callback(reporter := make_reporter(Path(config.output_dir)))
         _save_rejected(Path(config.output_dir) / REJECTED, rows)
         made_of = on_main(lambda: _made_of(config, dataset, trainer.model.config._name_or_path))
         with _start_of(config, trainer) as start:
             started = time.perf_counter()
             trainer.train(resume_from_checkpoint=checkpoint)
+            if reporter.stopped:
+                state = trainer.state
+                raise Stopped(f"{config.output_dir} was stopped at step {state.global_step} of {state.max_steps}")
             on_main(lambda: checkpoints.refuse_without_a_step(trainer, checkpoint))
             seconds = round(time.perf_counter() - started, 1)
             with name_full_disk(Path(config.output_dir)):

@@ -1,0 +1,213 @@
+"""A run of `train` in a process of its own, which outlives the notebook that started it."""
+
+# Imports nothing heavy: a panel has to appear at once.
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from vlmhelpers.common.digests import changed_settings
+from vlmhelpers.common.files import one_process
+from vlmhelpers.training.config import RESULTS, RunConfig
+from vlmhelpers.training.progress import (
+    PROCESS,
+    PROGRESS,
+    STOP,
+    describe_process,
+    is_running,
+    read_process,
+    write_process,
+)
+
+CONFIG, LOG = "run.yaml", "log.txt"
+ENDS = ("finished", "stopped", "failed", "lost")
+_WORK = ("waiting", "starting", "training", "evaluating")
+_OF_KERNELS = ("MPLBACKEND", "JPY_PARENT_PID")  # of the environment: a run belongs to no kernel
+
+
+class TrainingRun:
+    """A run, known by its folder alone: any process can find it, watch it and stop it.
+
+    It is started by `start`, or by `train` in any other way. The folder is the `output_dir` of its settings.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = Path(folder)
+        self._child = None  # an ended one stays a zombie until its parent asks
+        self._entries, self._read = [], 0
+
+    def start(
+        self, config: RunConfig | None = None, accept_changes: bool = False, after: Iterable[str | os.PathLike] = ()
+    ) -> "TrainingRun":
+        """Starts the run, or goes on with it from its newest whole checkpoint; waits for those in the folders `after`.
+
+        `config`: None for the settings that it was started with. What it prints goes to log.txt. Raises
+        BlockingIOError where it is running, FileNotFoundError without settings, and ValueError, unless
+        `accept_changes`, where it was begun with other settings.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with one_process(self.folder / PROCESS, "start"):
+            if self.is_running:
+                pid = read_process(self.folder)["pid"]
+                raise BlockingIOError(f"{self.folder}: process {pid} trains there. Stop it, or choose another folder")
+            self._choose(config, accept_changes)
+            (self.folder / STOP).unlink(missing_ok=True)
+            others = [str(Path(folder).absolute()) for folder in after]
+            command = [sys.executable, "-m", "vlmhelpers", "train", str(self.folder / CONFIG)]
+            command += ["--accept-changes"] * accept_changes + (["--after", *others] if others else [])
+            environment = {name: value for name, value in os.environ.items() if name not in _OF_KERNELS}
+            with open(self.folder / LOG, "ab") as log:
+                self._child = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,  # a file, never a pipe: nobody may be there to empty it
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # a kernel's restart ends the kernel's whole process group
+                    env=environment | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                )
+            process = describe_process(self._child.pid, started=time.time(), own=True, after=others)
+            write_process(self.folder, process)
+        return self
+
+    def _choose(self, config, accept_changes):
+        file = self.folder / CONFIG
+        if config is None:
+            if not file.is_file():
+                raise FileNotFoundError(f"{file} is not there: start the run with its settings")
+            return
+        config = replace(config, output_dir=str(self.folder))
+        begun = any(self.folder.glob("checkpoint-*")) or (self.folder / RESULTS).is_file()
+        if file.is_file() and begun and not accept_changes:
+            changed = changed_settings(asdict(RunConfig.read(file)), asdict(config))
+            if changed := [name for name in changed if name != "output_dir"]:
+                remedy = "choose another folder, or accept_changes=True"
+                raise ValueError(f"{self.folder} was begun with other settings, {', '.join(changed)}: {remedy}")
+        config.save(file)
+
+    def stop(self) -> None:
+        """Asks the run to save a checkpoint after its step and to end; `start` goes on from there."""
+        if self.is_running:
+            (self.folder / STOP).touch()
+
+    def abort(self) -> None:
+        """Ends the run and its processes at once; what came after its last checkpoint is lost.
+
+        Raises ValueError for a run in a process that is not its own, such as a notebook's kernel.
+        """
+        process = read_process(self.folder)
+        if not self.is_running:
+            return
+        if not process["own"]:
+            raise ValueError(f"{self.folder}: process {process['pid']} does more than this run: interrupt it there")
+        if hasattr(os, "killpg"):
+            os.killpg(process["pid"], signal.SIGKILL)  # the whole session
+        else:
+            os.kill(process["pid"], signal.SIGTERM)
+        self.wait(timeout=30)
+
+    def wait(self, timeout: float | None = None, every: float = 0.2) -> str:
+        """The state of the run once it has ended, or after `timeout` seconds."""
+        end = time.monotonic() + timeout if timeout is not None else float("inf")
+        while self.is_running and time.monotonic() < end:
+            time.sleep(every)
+        return self.state
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process is there and has not ended its work."""
+        process = read_process(self.folder)
+        if self._child is not None:
+            self._child.poll()
+        return process is not None and not process.get("end") and is_running(process)
+
+    @property
+    def state(self) -> str:
+        """new, waiting (for other runs), starting, training, evaluating, stopping, and one of `ENDS`.
+
+        lost: it ended without a word, as a killed process does.
+        """
+        process, running = read_process(self.folder), self.is_running
+        if process is None:
+            return "new"
+        if not running:
+            # Read again: it may have ended between the two looks.
+            return (read_process(self.folder) or {}).get("end") or "lost"
+        if (self.folder / STOP).exists():
+            return "stopping"
+        events = [
+            entry["event"] for entry in self.entries() if "event" in entry and entry["time"] >= process["started"]
+        ]
+        found = [event for event in events if event in ("waiting", "starting", "training", "evaluating")]
+        return found[-1] if found else "starting"
+
+    @property
+    def error(self) -> str | None:
+        """The error that it failed with, in one sentence; of a lost run, the last line that it printed."""
+        process = read_process(self.folder) or {}
+        if self.state == "lost":
+            return next(iter(self.log_lines(1)), None)
+        return process.get("error")
+
+    def entries(self) -> list[dict]:
+        """What it has said so far: see `progress.make_reporter`. Reads only what was added since the last call."""
+        file = self.folder / PROGRESS
+        with suppress(FileNotFoundError), open(file, "rb") as opened:
+            if os.fstat(opened.fileno()).st_size < self._read:  # another run's
+                self._entries, self._read = [], 0
+            opened.seek(self._read)
+            for line in opened:
+                if not line.endswith(b"\n"):  # half written
+                    break
+                self._read += len(line)
+                with suppress(ValueError):  # torn
+                    self._entries.append(json.loads(line))
+        return self._entries
+
+    def history(self, name: str = "loss") -> dict[int, float]:
+        """What was logged as `name`, by step; steps that a later start has trained anew count once."""
+        found = {}
+        for entry in self.entries():
+            if entry.get("event") == "training":
+                found = {step: value for step, value in found.items() if step <= entry["step"]}
+            if entry.get(name) is not None:
+                found[entry["step"]] = entry[name]
+        return found
+
+    def log_lines(self, number: int = 20) -> list[str]:
+        """The last lines that it printed, without what a progress bar has drawn over."""
+        try:
+            with open(self.folder / LOG, "rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - 200 * number - 4000))
+                text = file.read().decode("utf-8", "replace")
+        except FileNotFoundError:
+            return []
+        lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
+        return [line for line in lines if line.strip()][-number:]
+
+    def __str__(self):
+        """Its state in a line, as the command line shows it."""
+        logged = [entry for entry in self.entries() if entry.get("loss") is not None]
+        line = f"{self.folder}: {self.state}"
+        if logged:
+            last = logged[-1]
+            line += f", step {last['step']} of {last['max_steps']}, loss {last['loss']:.4g}"
+            if self.is_running and last.get("seconds_left") is not None:
+                line += f", {last['seconds_left']:.0f} s left"
+        return line + (f": {self.error}" if self.state in ("failed", "lost") and self.error else "")
+
+
+def wait_for(folders: Iterable[str | os.PathLike], stop: Path) -> bool:
+    """Waits until no run in the folders is running; False where the file `stop` has appeared before that."""
+    runs = [TrainingRun(folder) for folder in folders]
+    while any(run.is_running for run in runs):
+        if stop.exists():
+            return False
+        time.sleep(1)
+    return True
