@@ -29,7 +29,7 @@ _TEMPORARY = re.compile(r"(.*)-([0-9a-f]{8})-(\d+)-(\d+)-\w{8}\.(?:part|old)", r
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _FAILED_WRITE = ["PytorchStreamWriter", "inline_container", "iostream error"]  # of torch
 _FAILED_WRITE += [f"os error {number})" for number in _DISK]  # of safetensors
-_SECONDS = 5  # by which a process's time of creation may seem to have moved
+CLOCK_SECONDS = 5  # by which a process's time of creation may seem to have moved
 _DAY = 24 * 3600
 
 
@@ -85,15 +85,20 @@ def _is_abandoned(path, machine, pid, created):
     if machine != machine_id():
         return seconds > (30 * _DAY if path.is_dir() else _DAY)
     try:
-        process = psutil.Process(int(pid))
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return True
+        process = find_process(int(pid))
         # Where the clock was set, the times differ for the very same process.
-        return abs(process.create_time() - int(created)) > _SECONDS and seconds > 3600
-    except psutil.NoSuchProcess:
-        return True
+        return process is None or (abs(process.create_time() - int(created)) > CLOCK_SECONDS and seconds > 3600)
     except psutil.Error:
         return False
+
+
+def find_process(pid: int) -> psutil.Process | None:
+    """The process of that number on this machine; None where it has ended, even if its parent has not asked for it."""
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _remove(path):

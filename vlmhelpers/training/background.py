@@ -27,7 +27,6 @@ from vlmhelpers.training.progress import (
 )
 
 CONFIG, LOG = "run.yaml", "log.txt"
-ENDS = ("finished", "stopped", "failed", "lost")
 _WORK = ("waiting", "starting", "training", "evaluating")
 _OF_KERNELS = ("MPLBACKEND", "JPY_PARENT_PID")  # of the environment: a run belongs to no kernel
 
@@ -129,7 +128,7 @@ class TrainingRun:
 
     @property
     def state(self) -> str:
-        """new, waiting (for other runs), starting, training, evaluating, stopping, and one of `ENDS`.
+        """new, waiting (for other runs), starting, training, evaluating, stopping; finished, stopped, failed or lost.
 
         lost: it ended without a word, as a killed process does.
         """
@@ -141,11 +140,8 @@ class TrainingRun:
             return (read_process(self.folder) or {}).get("end") or "lost"
         if (self.folder / STOP).exists():
             return "stopping"
-        events = [
-            entry["event"] for entry in self.entries() if "event" in entry and entry["time"] >= process["started"]
-        ]
-        found = [event for event in events if event in ("waiting", "starting", "training", "evaluating")]
-        return found[-1] if found else "starting"
+        said = [entry for entry in self.entries() if entry["time"] >= process["started"]]
+        return next((entry["event"] for entry in reversed(said) if entry.get("event") in _WORK), "starting")
 
     @property
     def error(self) -> str | None:

@@ -15,13 +15,12 @@ from pathlib import Path
 import psutil
 
 from vlmhelpers.common.distributed import on_main
-from vlmhelpers.common.files import machine_id
+from vlmhelpers.common.files import CLOCK_SECONDS, find_process, machine_id
 from vlmhelpers.common.printable import one_line
 
 PROCESS, PROGRESS, STOP = "process.json", "progress.jsonl", "stop"
 _SIZE = 4096  # bytes of process.json, whatever it says: a full disk, too, lets them be written over
 _LONGEST = 500  # characters of an error
-_CLOCK = 5  # seconds by which a process's time of creation may seem to have moved
 
 
 class Stopped(Exception):
@@ -37,11 +36,8 @@ def is_running(process: dict) -> bool:
     """Whether a process that `describe_process` described is there still; one of another machine counts as not."""
     if process["machine"] != machine_id():
         return False
-    try:
-        found = psutil.Process(process["pid"])
-        return abs(found.create_time() - process["created"]) < _CLOCK and found.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    found = find_process(process["pid"])
+    return found is not None and abs(found.create_time() - process["created"]) < CLOCK_SECONDS
 
 
 def read_process(folder: str | os.PathLike) -> dict | None:
