@@ -12,6 +12,7 @@ from transformers import BatchFeature, ProcessorMixin
 
 from vlmhelpers.batches.chat_template import IGNORED
 from vlmhelpers.batches.collator import VisionCollator
+from vlmhelpers.data.schema import images_of
 
 # What TRL's KTOTrainer reads of the mismatched batch; images are those of the main one.
 _OF_MISMATCHED = ("input_ids", "attention_mask", "completion_mask", "mm_token_type_ids")
@@ -33,10 +34,9 @@ def _answers(collator, answers):
 
 
 def _conversation(row, index, name):
-    images = row.get("rejected_images") if name == "rejected" else None
     number = row["row"] if row.get("row") is not None else f"{index + 1} of the batch"
     messages = [*row["prompt"], *row[name]]
-    return {"messages": messages, "images": images or row["images"], "row": f"{number}, {name}"}
+    return {"messages": messages, "images": images_of(row, name), "row": f"{number}, {name}"}
 
 
 class PreferenceCollator(AnswerCollator):

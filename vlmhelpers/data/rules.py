@@ -2,7 +2,7 @@
 
 from PIL import Image
 
-from vlmhelpers.data.schema import ROLES, conversations, count_images, kind_of, message_text
+from vlmhelpers.data.schema import ROLES, conversations, count_images, images_of, kind_of, message_text
 
 Problem = tuple[str, str]  # reason, which reads "kind" or "kind: details", and remedy
 
@@ -28,7 +28,7 @@ def row_problems(row: dict) -> list[Problem]:
 
 
 def _pairing_problems(row):
-    shown, others = row.get("images") or [], row.get("rejected_images") or row.get("images") or []
+    shown, others = row.get("images") or [], images_of(row, "rejected") or []
     if len(shown) != len(others):
         reason = f"another number of images on the two sides: {len(shown)} and {len(others)}"
         return [(reason, "show one image for each image part on both sides")]
@@ -39,9 +39,8 @@ def _pairing_problems(row):
 
 def _problems_of_sides(row):
     """The problems of the prompt with each answer; those that only one of two answers has name it."""
-    images = {"rejected": row.get("rejected_images") or row.get("images")}
     found = {
-        side: _conversation_problems({"messages": messages, "images": images.get(side, row.get("images"))})
+        side: _conversation_problems({"messages": messages, "images": images_of(row, side)})
         for side, messages in conversations(row).items()
     }
     common = set.intersection(*map(set, found.values()))

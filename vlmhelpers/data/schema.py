@@ -96,6 +96,11 @@ def all_images(row: dict) -> list:
     return [*(row.get("images") or []), *(own or [])]
 
 
+def images_of(row: dict, side: str) -> list | None:
+    """The images that one answer of a row is about: the rejected one of a pair may have its own."""
+    return (row.get("rejected_images") if side == "rejected" else None) or row.get("images")
+
+
 def message_text(message: dict) -> str:
     """The text of one message, its text parts joined."""
     return "".join(part["text"] for part in message["content"] if part["type"] == "text")

@@ -13,6 +13,7 @@ from vlmhelpers.data.schema import (
     REJECTED_IMAGES,
     conversations,
     count_images,
+    images_of,
     kind_of,
     text_part,
 )
@@ -69,8 +70,7 @@ def to_rated(pairs: Dataset) -> Dataset:
 
 
 def _rated(row, side):
-    own = row.get("rejected_images") if side == "rejected" else None
-    return row | {"completion": row[side], "label": side == "chosen", "images": own or row["images"]}
+    return row | {"completion": row[side], "label": side == "chosen", "images": images_of(row, side)}
 
 
 def prompted(dataset: Dataset, instruction: str, examples: Iterable[str] = ()) -> Dataset:

@@ -16,7 +16,7 @@ from vlmhelpers.common.distributed import is_sharded, on_main
 from vlmhelpers.common.environment import compute_dtype
 from vlmhelpers.data.report import Report
 from vlmhelpers.data.rows import store_rows, stream_plain_rows
-from vlmhelpers.data.schema import FEATURES, KINDS, REJECTED_IMAGES, conversations, kind_of, message_text
+from vlmhelpers.data.schema import FEATURES, KINDS, REJECTED_IMAGES, conversations, images_of, kind_of, message_text
 from vlmhelpers.data.splitting import split
 from vlmhelpers.data.validation import check_dataset
 from vlmhelpers.estimation.suggestion import suggest
@@ -169,8 +169,7 @@ def _longest_sides(dataset):
 def _longest_side(row):
     sides = conversations(row)
     side = max(sides, key=lambda name: sum(len(message_text(message)) for message in sides[name]))
-    own = row.get("rejected_images") if side == "rejected" else None
-    return {"messages": sides[side], "images": own or row["images"]}
+    return {"messages": sides[side], "images": images_of(row, side)}
 
 
 def _with_batch(config, filled, batch_size):
