@@ -4,7 +4,6 @@
 """
 
 import argparse
-import inspect
 import os
 import signal
 import sys
@@ -172,7 +171,7 @@ def _parser():
 def _settings():
     own = catalog.OWN_SETTINGS
     lines = ["settings, in CONFIG or by --set, whose paths start at the working directory:"]
-    lines += [_setting(name) for name in vlm.RunConfig.__pydantic_fields__ if name not in own]
+    lines += [_setting(name) for name in vlm.RunConfig.described() if name not in own]
     lines.append("\nsettings that only some methods have:")
     lines += [_setting(name, f"; {', '.join(catalog.methods_with(name))}") for name in own]
     lines.append("\nmethods, and the rows that each takes:")
@@ -181,9 +180,9 @@ def _settings():
 
 
 def _setting(name, note=""):
-    field = vlm.RunConfig.__pydantic_fields__[name]
-    default = "required" if field.is_required() else f"default {field.default}"
-    return f"  {name} ({inspect.formatannotation(field.annotation)}, {default}{note}): {field.description}"
+    setting = vlm.RunConfig.described()[name]
+    default = "required" if setting.is_required else f"default {setting.default}"
+    return f"  {name} ({setting.values}, {default}{note}): {setting.description}"
 
 
 def _convert(reader, input, output, rejected=None, **arguments):

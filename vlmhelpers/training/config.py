@@ -2,21 +2,18 @@
 
 import json
 import os
-import re
-import reprlib
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import asdict, fields, replace
-from difflib import get_close_matches
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from vlmhelpers.common.files import atomic_file
 from vlmhelpers.common.printable import one_line, printable
+from vlmhelpers.common.settings import Settings, sentence_of, shown
 from vlmhelpers.training.methods.catalog import METHODS, OWN_SETTINGS, methods_with
 
 if TYPE_CHECKING:
@@ -35,14 +32,11 @@ _SUGGESTED = (
 _PATHS = ("dataset", "output_dir", "image_root", "reward_model")  # in a file they start at the file's folder
 _MODELS = ("model_id", "teacher")  # and so do these where that folder exists
 _CHANGE_BASE = ("pissa", "olora")
-_NOTHING = ("", "none", "null")
 _LARGEST_FILE = 100_000  # bytes; all settings of a run take two thousand
-_LARGEST_NUMBER = 2**63
-_SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
-@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
-class RunConfig:
+@dataclass(frozen=True)
+class RunConfig(Settings):
     """The settings of one training run; a text such as "1e-4" or "none" is converted, others raise ValueError."""
 
     model_id: str = Field(min_length=1, description="a hub id, a folder, or a family, which stands for its tiny base")
@@ -118,26 +112,6 @@ class RunConfig:
     save_steps: int = Field(100, ge=1, description="optimizer steps from one checkpoint to the next")
     report_to: Literal["none", "tensorboard", "trackio", "wandb"] = Field("none", description="experiment tracker")
 
-    @field_validator("*", mode="before")
-    @classmethod
-    def _convert(cls, value: Any, info: ValidationInfo) -> Any:
-        annotation = cls.__pydantic_fields__[info.field_name].annotation
-        kinds = {kind if isinstance(kind, type) else type(kind) for kind in get_args(annotation) or (annotation,)}
-        if isinstance(value, os.PathLike):
-            value = os.fspath(value)
-        if isinstance(value, str) and value.lower() in _NOTHING and type(None) in kinds:
-            return None
-        if isinstance(value, str) and str not in kinds:
-            with suppress(ValueError):  # the text spells neither a truth value nor a number
-                value = _SWITCHES[value.lower()] if value.lower() in _SWITCHES else float(value)
-        if isinstance(value, float) and value.is_integer() and float not in kinds:
-            value = int(value)
-        if isinstance(value, int) and abs(value) >= _LARGEST_NUMBER:
-            raise ValueError("it should be a smaller number")
-        if isinstance(value, str) and "\0" in value:
-            raise ValueError("it should be without the NUL character")
-        return value
-
     @model_validator(mode="after")
     def _check(self) -> "RunConfig":
         if problem := next(_contradictions(self), None):
@@ -158,7 +132,7 @@ class RunConfig:
         try:
             return cls(**settings | changes)
         except ValidationError as error:
-            problems = "; ".join(map(_sentence, error.errors()))
+            problems = "; ".join(sentence_of(problem, cls) for problem in error.errors())
             raise ValueError(printable(f"{path}{', changed' * bool(changes)}: {problems}")) from None
 
     def save(self, path: str | os.PathLike) -> None:
@@ -270,29 +244,7 @@ def _not_of_unsloth(config):
 
 
 def _default(name):
-    return RunConfig.__pydantic_fields__[name].default
-
-
-def _sentence(problem):
-    name, message = "".join(problem["loc"]), re.sub("^(Input|String)", "it", problem["msg"])
-    message = message.removeprefix("Value error, ")
-    if problem["type"] == "unexpected_keyword_argument":
-        known = [field.name for field in fields(RunConfig)]
-        meant = get_close_matches(name[:50], known, n=1, cutoff=0)[0]
-        return f"there is no setting {_shown(name)}. Did you mean {meant!r}?"
-    if problem["type"] == "missing":
-        return f"{name} is missing: add a line for it"
-    return f"{name} is {_shown(problem['input'])}: {message}" if name else message
-
-
-def _shown(value):
-    """A value as Python writes it, not longer than a sentence bears."""
-    brief = reprlib.Repr()
-    brief.maxlevel, brief.maxstring, brief.maxother = 1, 100, 100
-    try:
-        return brief.repr(value)
-    except ValueError:  # Python writes no integer of more than 4,300 digits
-        return "a huge number"
+    return RunConfig.described()[name].default
 
 
 def _is_yaml(path):
@@ -318,7 +270,7 @@ def _once(pairs):
     settings = dict(pairs)
     if len(settings) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{_shown(next(name for name in settings if names.count(name) > 1))} is there twice")
+        raise ValueError(f"{shown(next(name for name in settings if names.count(name) > 1))} is there twice")
     return settings
 
 
@@ -354,7 +306,7 @@ def _from_folder(path, name, value):
     try:
         return os.path.abspath(path.parent / Path(value).expanduser())
     except RuntimeError:
-        problem = f"{name} is {_shown(value)}: there is no such home folder"
+        problem = f"{name} is {shown(value)}: there is no such home folder"
         raise ValueError(printable(f"{path}: {problem}")) from None
 
 

@@ -34,7 +34,7 @@ _READERS = {  # kind of rows -> its reader in `data`, and what it calls response
     "prompts": ("read_prompts", "answer_field"),
 }
 _OF_ADAPTERS = ("README.md", "adapter_config.json", "training_args.bin", "reward_scale.json")
-_DEFAULTS = {name: field.default for name, field in RunConfig.__pydantic_fields__.items() if not field.is_required()}
+_DEFAULTS = {name: setting.default for name, setting in RunConfig.described().items() if not setting.is_required}
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _ODD = (ValueError, TypeError, KeyError, AttributeError)  # for results of another version, or of any content
 
