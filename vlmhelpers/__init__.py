@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submodules=[
         "batches",
+        "commands",
         "common",
         "data",
         "estimation",
@@ -22,6 +23,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "inference",
         "models",
         "samples",
+        "studio",
         "training",
     ],
     submod_attrs={
