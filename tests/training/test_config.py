@@ -90,6 +90,11 @@ def test_what_is_wrong_is_named_with_the_file(file, settings, message, name):
         ({"method": "kto", "batch_size": 1}, "batch_size is 1, and KTO compares"),
         ({"method": "dpo", "cache": "pixels"}, "cache is 'pixels', which is for method='sft'"),
         ({"method": "dpo", "backend": "unsloth"}, "backend is 'unsloth', which has no method='dpo': choose 'auto'"),
+        ({"early_stopping_patience": 3}, "early_stopping_patience is 3, and no row is held out for validation: choose"),
+        ({"load_best_model_at_end": True, "test_rows": 4}, "load_best_model_at_end is True, and no row is held out"),
+        ({"eval_steps": 5}, "eval_steps is 5, and no row is held out for validation: choose validation_rows"),
+        ({"sample_answers": 3}, "sample_answers is 3, and no row is held out: choose validation_rows or test_rows"),
+        ({"chat_template": "chat.txt"}, "chat_template is 'chat.txt': name a .jinja file"),
         ({"method": "grpo"}, "method 'grpo' needs rewards, such as exact_match, or a reward_model"),
         ({"method": "distillation"}, "method 'distillation' needs a teacher"),
         ({"method": "ppo", "rewards": "exact_match", "weights": "full"}, "choose weights='lora'"),
@@ -171,7 +176,7 @@ def test_changes_may_have_any_name(file):
 
 def test_paths_of_a_file_start_at_its_folder_and_changes_at_the_working_directory(file, tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
-    others = {"method": "ppo", "reward_model": "rewards/adapter"}
+    others = {"method": "ppo", "reward_model": "rewards/adapter", "chat_template": "chat.jinja"}
     path = file(model_id="model", dataset="rows/a.jsonl", image_root="../pictures", **others)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -181,6 +186,7 @@ def test_paths_of_a_file_start_at_its_folder_and_changes_at_the_working_director
     assert config.image_root == str(tmp_path.parent / "pictures")
     assert config.model_id == str(tmp_path / "model")
     assert config.reward_model == str(tmp_path / "rewards" / "adapter")
+    assert config.chat_template == str(tmp_path / "chat.jinja")
     for teacher, expected in (("model", str(tmp_path / "model")), ("qwen3-vl", "qwen3-vl")):
         other = RunConfig.read(file("other.yaml", method="distillation", teacher=teacher))
         assert other.teacher == expected

@@ -29,7 +29,8 @@ _SUGGESTED = (
     "learning_rate lora_r lora_alpha epochs max_steps batch_size gradient_accumulation_steps bits max_length "
     "max_pixels warmup_steps adam_beta2 max_grad_norm"
 ).split()
-_PATHS = ("dataset", "output_dir", "image_root", "reward_model")  # in a file they start at the file's folder
+# In a file they start at the file's folder.
+_PATHS = ("dataset", "output_dir", "image_root", "reward_model", "chat_template")
 _MODELS = ("model_id", "teacher")  # and so do these where that folder exists
 _CHANGE_BASE = ("pissa", "olora")
 _LARGEST_FILE = 100_000  # bytes; all settings of a run take two thousand
@@ -53,6 +54,7 @@ class RunConfig(Settings):
     validation_rows: int = Field(0, ge=0, description="rows whose loss is shown beside that of the training")
     max_length: int | None = Field(None, ge=1, description=f"tokens; a longer row is an error, not cut; {_SUITABLE}")
     max_pixels: int | None = Field(None, ge=1, description=f"of an image after resizing; {_SUITABLE}")
+    chat_template: str | None = Field(None, description="a .jinja file in place of the model's own template")
     # The model and what is trained of it
     weights: Literal["lora", "full", "freeze"] = Field(
         "lora", description="adapters, all weights, or (freeze) those of the last layers"
@@ -88,6 +90,10 @@ class RunConfig(Settings):
     max_grad_norm: float | None = Field(
         None, ge=0, description=f"gradients are clipped to this norm; 0: never; {_SUITABLE}"
     )
+    early_stopping_patience: int | None = Field(
+        None, ge=1, description="validations in a row without a better one that end the training; none: never"
+    )
+    load_best_model_at_end: bool = Field(False, description="the weights of the best validation are kept, not the last")
     gradient_checkpointing: bool | None = Field(None, description="saves memory, costs time; none: on a GPU only")
     cache: Literal["none", "pixels", "features"] = Field("none", description="kept on disk; features: of frozen vision")
     seed: int = Field(0, ge=0, lt=2**32, description="of the split, the order of the rows and the adapters")
@@ -109,6 +115,10 @@ class RunConfig(Settings):
     teacher: str | None = Field(None, description="a hub id, a model's or adapter's folder, or a family")
     # What is written
     logging_steps: int = Field(10, ge=1, description="optimizer steps from one logged loss to the next")
+    eval_steps: int | None = Field(
+        None, ge=1, description="optimizer steps from one validation to the next; none: logging_steps"
+    )
+    sample_answers: int = Field(0, ge=0, description="held-out rows that are answered beside each validation")
     save_steps: int = Field(100, ge=1, description="optimizer steps from one checkpoint to the next")
     report_to: Literal["none", "tensorboard", "trackio", "wandb"] = Field("none", description="experiment tracker")
 
@@ -156,6 +166,16 @@ class RunConfig(Settings):
         return self.trains_adapters and self.init_lora_weights in _CHANGE_BASE
 
     @property
+    def tracks_best(self) -> bool:
+        """Whether the run, or what is kept of it, depends on which validation was the best."""
+        return bool(self.early_stopping_patience or self.load_best_model_at_end)
+
+    @property
+    def validated_every(self) -> int:
+        """Optimizer steps from one validation, and from one sample of answers, to the next."""
+        return self.eval_steps or self.logging_steps
+
+    @property
     def runs_on(self) -> str:
         """The backend: transformers in place of auto for what Unsloth does not train."""
         return "transformers" if self.backend == "auto" and any(_not_of_unsloth(self)) else self.backend
@@ -183,10 +203,25 @@ def _contradictions(config: RunConfig) -> Iterator[str]:
         yield "language and vision are both false: nothing would be trained"
     if config.vision and config.cache == "features":
         yield "cache is 'features', but vision is true: features change in training; choose 'pixels'"
+    yield from _of_held_out_rows(config)
+    if config.chat_template and not config.chat_template.lower().endswith(".jinja"):
+        yield f"chat_template is {shown(config.chat_template)}: name a .jinja file, the template's text"
     yield from _of_method(config)
     yield from _of_weights(config)
     if config.backend == "unsloth":
         yield from (f"backend is 'unsloth', which has no {what}: choose 'auto'" for what in _not_of_unsloth(config))
+
+
+def _of_held_out_rows(config):
+    if config.sample_answers and not (config.validation_rows or config.test_rows):
+        yield f"sample_answers is {config.sample_answers}, and no row is held out: choose validation_rows or test_rows"
+    if config.validation_rows:
+        return
+    for name in ("early_stopping_patience", "load_best_model_at_end"):
+        if value := getattr(config, name):
+            yield f"{name} is {value}, and no row is held out for validation: choose validation_rows"
+    if config.eval_steps and not config.sample_answers:
+        yield f"eval_steps is {config.eval_steps}, and no row is held out for validation: choose validation_rows"
 
 
 def _of_method(config):
