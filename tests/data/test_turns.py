@@ -17,7 +17,7 @@ from vlmhelpers.data.schema import (
     text_part,
     user,
 )
-from vlmhelpers.data.turns import one_answer_per_row, prompted, split_thinking, to_rated, to_rows
+from vlmhelpers.data.turns import one_answer_per_row, prompted, split_thinking, to_rated, to_rows, with_system
 
 SYSTEM = {"role": "system", "content": [text_part("Be brief.")]}
 
@@ -150,3 +150,10 @@ def test_rows_of_no_kind_are_an_error_that_names_the_columns():
 )
 def test_reasoning_and_answer_are_told_apart(text, expected):
     assert split_thinking(text) == expected
+
+
+def test_a_system_prompt_takes_the_place_of_the_rows_own():
+    turns = [user("What?"), assistant("Good.")]
+    dataset = dataset_of({"messages": turns, "images": []}, {"messages": [SYSTEM, *turns], "images": []})
+    other = {"role": "system", "content": [text_part("Be long.")]}
+    assert with_system(dataset, "Be long.")["messages"][:] == [[other, *turns]] * 2

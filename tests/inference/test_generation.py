@@ -6,13 +6,15 @@ import os
 
 import pytest
 import torch
+from datasets import Dataset
 from filelock import FileLock
 from peft import LoraConfig, get_peft_model
 
 from vlmhelpers.batches.pixel_cache import precompute
+from vlmhelpers.data.schema import FEATURES, text_part, user
 from vlmhelpers.families import FAMILIES, tiny_model
 from vlmhelpers.inference.answer_log import row_keys
-from vlmhelpers.inference.generation import generate, stream_answer
+from vlmhelpers.inference.generation import generate, stream_answer, stream_conversation
 from vlmhelpers.models.loading import load_model
 from vlmhelpers.samples.drawing import QUESTIONS, sample_products
 
@@ -306,3 +308,21 @@ def test_a_file_of_something_else_stays_as_it_is(content, qwen, words, tmp_path)
 def test_a_batch_of_no_rows_is_refused(qwen, words):
     with pytest.raises(ValueError, match="batch_size=0"):
         generate(*qwen, words, batch_size=0)
+
+
+def test_a_conversation_is_answered_after_its_earlier_turns(loaded, rows_of):
+    model, processor = loaded
+    ((_, image),) = sample_products(1, "talk", 96)
+    row = rows_of([("Describe this product.", "Small.", [image])])[0]
+    messages = [{"role": "system", "content": [text_part("Be brief.")]}, *row["messages"], user("Write 3 as a word.")]
+    asked = Dataset.from_list([{"messages": messages, "images": [image]}], features=FEATURES)
+    (expected,) = generate(model, processor, asked, max_new_tokens=16, progress=False)
+    pieces = []
+    answer = stream_conversation(model, processor, messages, [image], 16, pieces.append)
+    assert answer == expected == "".join(pieces)
+
+
+def test_progress_can_be_told_to_a_function(qwen, words):
+    told = []
+    generate(*qwen, words, batch_size=1, progress=lambda done, total: told.append((done, total)))
+    assert told == [(done, len(words)) for done in range(len(words) + 1)]

@@ -30,7 +30,7 @@ from vlmhelpers.samples.drawing import sample_products
 from vlmhelpers.training import identity, pipeline
 from vlmhelpers.training.checkpoints import STAMP, resume_from
 from vlmhelpers.training.config import RunConfig
-from vlmhelpers.training.run import RunResult, _read_rows, load_held_out, train
+from vlmhelpers.training.run import RunResult, load_held_out, read_rows, train
 
 pytestmark = pytest.mark.slow
 STEPS = 4  # of 6 in an epoch: the last one does not end it
@@ -119,7 +119,7 @@ def test_transformers_alone_trains_beyond_the_last_step(finished, config, tmp_pa
 
 
 def make_trainer(config):
-    rows = pipeline.load_rows(config, _read_rows(config))
+    rows = pipeline.load_rows(config, read_rows(config))
     model_id = choose_model(config.model_id)
     return pipeline.make_trainer(pipeline.fill_in(config, model_id, rows.parts), model_id, rows.parts)
 

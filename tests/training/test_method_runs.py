@@ -24,7 +24,7 @@ from vlmhelpers.training import pipeline
 from vlmhelpers.training.config import RunConfig
 from vlmhelpers.training.methods.catalog import METHODS
 from vlmhelpers.training.methods.reward import SCALE
-from vlmhelpers.training.run import RunResult, _read_rows, load_held_out, train
+from vlmhelpers.training.run import RunResult, load_held_out, read_rows, train
 
 FAMILY, OTHER_FAMILY, QUESTION = "qwen3-vl", "phi-3-vision", "Describe this product."
 VARIED = {"temperature": 3.0, "max_completion_length": 6, "rewards": "length_within:4"}  # rewards that differ
@@ -294,7 +294,7 @@ def test_fewer_prompts_than_are_sampled_for_at_once_are_refused(method, config_o
 
 def test_a_free_batch_takes_whole_groups_of_samples(config_of, data):
     config = config_of("grpo", num_generations=6, batch_size=4, gradient_accumulation_steps=None)
-    rows = pipeline.load_rows(config, _read_rows(config))
+    rows = pipeline.load_rows(config, read_rows(config))
     filled = pipeline.fill_in(config, str(tiny_model(FAMILY)), rows.parts)
     assert (filled.batch_size, filled.gradient_accumulation_steps) == (4, 3)
 

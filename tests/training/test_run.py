@@ -21,7 +21,7 @@ from vlmhelpers.training import pipeline as trainer
 from vlmhelpers.training import run as module
 from vlmhelpers.training.config import RunConfig
 from vlmhelpers.training.pipeline import load_rows, training_arguments
-from vlmhelpers.training.run import RunResult, _read_rows, load_held_out, save_held_out, train
+from vlmhelpers.training.run import RunResult, load_held_out, read_rows, save_held_out, train
 
 
 @pytest.mark.slow
@@ -109,7 +109,7 @@ def test_bad_rows_are_left_out_and_listed_and_test_rows_held_out(sample, config_
 def test_held_out_rows_keep_their_images_and_give_way_to_those_of_the_next_run(sample, config_of, tmp_path):
     shutil.copytree(sample.parent, tmp_path / "data")
     config = config_of(tmp_path / "out", dataset=tmp_path / "data" / sample.name, test_rows=20)
-    loaded = load_rows(config, _read_rows(config))
+    loaded = load_rows(config, read_rows(config))
     rows, counts = loaded.parts, loaded.counts
     save_held_out(rows["test"], rows["train"], config.output_dir)
     shutil.rmtree(tmp_path / "data")

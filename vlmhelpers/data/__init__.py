@@ -28,7 +28,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
             "user",
         ],
         "splitting": ["split"],
-        "turns": ["one_answer_per_row", "prompted", "split_thinking", "to_rated", "to_rows"],
+        "turns": ["one_answer_per_row", "prompted", "split_thinking", "to_rated", "to_rows", "with_system"],
         "validation": ["check_dataset"],
     },
 )

@@ -91,6 +91,16 @@ def _with_text(messages, text):
     return [*messages[:turn], question, *messages[turn + 1 :]]
 
 
+def with_system(dataset: Dataset, system: str) -> Dataset:
+    """The same rows with a system prompt, in place of their own."""
+    turn = {"role": "system", "content": [text_part(system)]}
+
+    def change(row):
+        return [{**row, "messages": [turn, *(m for m in row["messages"] if m["role"] != "system")]}]
+
+    return map_plain_rows(dataset, change, "system prompts")
+
+
 def split_thinking(text: str) -> tuple[str, str]:
     """An answer as (reasoning, answer), both stripped; either can be empty.
 

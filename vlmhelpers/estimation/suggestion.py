@@ -108,6 +108,25 @@ class Values(Shown):
             set_max_pixels(processor, fitted.max_pixels)
         return fitted
 
+    def fit_answers(self, rows: Dataset, processor: ProcessorMixin) -> "Values":
+        """These values with a batch, and a limit of new tokens, with which `rows` are answered; `bits` have to be set.
+
+        Raises ValueError without a usable row.
+        """
+        counts, unusable = count_rows(rows, _some(rows, processor), processor)
+        if not counts:
+            raise ValueError(f"no row can be answered, such as {unusable[:1] or 'there is none'}")
+        fitted = self._with(_by_answers(counts))
+        if self.is_tiny:
+            return fitted
+        if self.gpu is None or not family_of(processor).is_estimated:
+            return fitted._with({"answer_batch_size": (1, "the least: memory is not estimated")})
+        states = family_of(processor).states_per_image(find_config(self.model_id))
+        tokens, image_tokens, _ = longest_shape(counts, states)
+        row = tokens + fitted.max_new_tokens, image_tokens
+        together, peak = fit_answering(self.model_id, row, self.gpu, self.bits, self.lora_r)
+        return fitted._with({"answer_batch_size": (together or 1, f"{peak / GIB:.1f} GiB, estimated")})
+
     def _with(self, found):
         """With `found`, name -> (value, reason), where nobody has chosen another one."""
         found = {name: pair for name, pair in found.items() if name not in self.changed}

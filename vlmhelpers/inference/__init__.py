@@ -3,5 +3,9 @@
 import lazy_loader as lazy
 
 __getattr__, __dir__, __all__ = lazy.attach(
-    __name__, submod_attrs={"generation": ["generate", "stream_answer"], "likelihood": ["rank_pairs", "sequence_logps"]}
+    __name__,
+    submod_attrs={
+        "generation": ["generate", "stream_answer", "stream_conversation"],
+        "likelihood": ["rank_pairs", "sequence_logps"],
+    },
 )

@@ -24,11 +24,15 @@ class Answer(NamedTuple):
     cut: bool
 
 
+class OtherAnswers(ValueError):
+    """A file holds answers of another model, or with other settings."""
+
+
 class AnswerLog:
     """The file at `path` for the results of `answer_settings` and `row_keys`; an incomplete last line is dropped.
 
-    `answers`: those in it for the same row at the same index; damaged lines are left out. Raises ValueError for a file
-    of other settings or kind.
+    `answers`: those in it for the same row at the same index; damaged lines are left out. Raises OtherAnswers for
+    a file of other settings, ValueError for one of another kind.
     """
 
     def __init__(self, path: str | Path, settings: dict, rows: list[tuple[str, str]]):
@@ -43,7 +47,7 @@ class AnswerLog:
         first, *lines = complete.splitlines(keepends=True) or [content]
         if changed := changed_settings(self._settings(first), json.loads(head)["settings"]):
             remedy = "Pass another file as save_to, or delete this one to answer all rows anew"
-            raise ValueError(f"{self.path} holds answers with another {', '.join(changed)} than now. {remedy}")
+            raise OtherAnswers(f"{self.path} holds answers with another {', '.join(changed)} than now. {remedy}")
         sound = [(line, found) for line in lines if (found := _answer_of(line))]
         if len(sound) < len(lines):
             print(f"{self.path}: {len(lines) - len(sound)} lines are damaged, and their rows are answered again")

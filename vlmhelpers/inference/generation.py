@@ -36,16 +36,17 @@ def generate(
     dataset: Dataset,
     batch_size: int = 16,
     max_new_tokens: int = 64,
-    progress: bool = True,
+    progress: bool | Callable[[int, int], object] = True,
     save_to: str | Path | None = None,
     **options: object,
 ) -> list[str]:
     """Answers to every row's prompt (all but its last assistant turn), in row order, their reasoning included.
 
     Greedy unless `do_sample=True` is in `options`, which are further arguments of `model.generate`. Where memory runs
-    out, the batch is halved. `save_to`: a JSONL file of the answers so far, from which the same call goes on.
-    Raises ValueError where it is of another model or options, BlockingIOError where another process writes it,
-    RuntimeError where memory does not suffice for one row.
+    out, the batch is halved. `progress`: whether there is a bar, or a function of how many rows are answered, and of
+    how many there are. `save_to`: a JSONL file of the answers so far, from which the same call goes on. Raises
+    ValueError where it is of another model or options, BlockingIOError where another process writes it, RuntimeError
+    where memory does not suffice for one row.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: at least one row has to be in a batch")
@@ -53,13 +54,16 @@ def generate(
     with one_process(save_to, "generate") if save_to else nullcontext():
         log = AnswerLog(save_to, answer_settings(model, processor, settings), row_keys(dataset)) if save_to else None
         answers = dict(log.answers) if log else {}
-        bar = tqdm(total=len(dataset), initial=len(answers), desc="answers", disable=not progress)
+        tell = progress if callable(progress) else lambda done, total: None
+        bar = tqdm(total=len(dataset), initial=len(answers), desc="answers", disable=progress is not True)
+        tell(len(answers), len(dataset))
         with eval_mode(model), torch.inference_mode(), bar:
             for found in _batches(model, processor, dataset, set(answers), batch_size, settings):
                 if log:
                     log.append(found)
                 answers |= found
                 bar.update(len(found))
+                tell(len(answers), len(dataset))
     if cut := sum(answer.cut for answer in answers.values()):
         limit = f"{cut} of {len(answers)} answers were cut off at max_new_tokens={max_new_tokens}"
         print(f"{limit}: raise it, or look whether the model repeats itself")
@@ -147,8 +151,26 @@ def stream_answer(
     `write` takes each piece of text, by default to print it or add it to a cell's output. Raises UnusableImage.
     """
     images = [images] if isinstance(images, (str, Path, Image.Image)) else list(images)
+    messages = [user(prompt, len(images))]
+    return stream_conversation(model, processor, messages, images, max_new_tokens, write, **options)
+
+
+def stream_conversation(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    messages: list[dict],
+    images: Iterable[Image.Image | str | Path] = (),
+    max_new_tokens: int = 256,
+    write: Callable[[str], object] | None = None,
+    **options: object,
+) -> str:
+    """Shows the next answer in a conversation as `stream_answer` does, and returns it.
+
+    `messages`: those of a row, the last one the user's; a system prompt may come first. `images`: one for each image
+    part in them. Raises UnusableImage, and ValueError for turns that the model cannot answer.
+    """
     images = [image if isinstance(image, Image.Image) else open_image(image) for image in images]
-    row = {"messages": [user(prompt, len(images))], "images": images}
+    row = {"messages": messages, "images": images}
     inputs = VisionCollator(processor).prompts([row]).to(model.device)
     printed = write is None and not in_notebook()
     write = write or (_print_piece if printed else _grow_output())

@@ -1,6 +1,7 @@
 """Checkpoints that an interrupted run can go on from: whole to the last bit, and written by the same run."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -53,6 +54,12 @@ def _newest_whole(trainer, accept_changes):
         trained = f"the model in memory has trained {trainer.state.global_step} steps without a checkpoint"
         raise RuntimeError(f"{trained} in {trainer.args.output_dir}: load the model and make the trainer again")
     return None
+
+
+def newest_whole(folder: str | os.PathLike) -> Path | None:
+    """The newest checkpoint of a run's folder that is as it was written, or None; nothing is set aside."""
+    checkpoints = map(Path, reversed(sort_checkpoints(folder)))
+    return next((path for path in checkpoints if _flaw(path, _read_stamp(path)) is None), None)
 
 
 def _read_stamp(folder):

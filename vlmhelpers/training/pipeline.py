@@ -19,7 +19,8 @@ from vlmhelpers.data.rows import store_rows, stream_plain_rows
 from vlmhelpers.data.schema import FEATURES, KINDS, REJECTED_IMAGES, conversations, images_of, kind_of, message_text
 from vlmhelpers.data.splitting import split
 from vlmhelpers.data.validation import check_dataset
-from vlmhelpers.estimation.suggestion import suggest
+from vlmhelpers.estimation.memory import Gpu, this_gpu
+from vlmhelpers.estimation.suggestion import Values, suggest
 from vlmhelpers.families import FAMILIES, family_of
 from vlmhelpers.families.received import read_object
 from vlmhelpers.models.freezing import train_only
@@ -126,18 +127,29 @@ def _rejected(dataset, config, reports):
 def fill_in(config: RunConfig, model_id: str, parts: dict[str, Dataset]) -> RunConfig:
     """The settings with what suits the model, the rows and the device, for all that is None.
 
-    The estimate of memory is that of the trained model, and of its reference; a teacher, a reward model and what is
-    sampled are not in it. Raises ValueError for a batch that no whole groups of samples fill.
+    Raises ValueError where the rows do not fit on the device, and for a batch that no whole groups of samples fill.
     """
-    rows = concatenate_datasets([_longest_sides(parts[name]) for name in ("train", "validation") if name in parts])
+    # FSDP holds a part of the model on each GPU: the estimate is of all of it.
+    gpu = None if is_sharded() else this_gpu()
+    values = fit_values(config, model_id, measured_rows(parts), gpu, load_processor(model_id))
+    return fill_from(config, values)
+
+
+def fit_values(config: RunConfig, model_id: str, rows: Dataset, gpu: Gpu | None, processor: ProcessorMixin) -> Values:
+    """The `Values` that suit the model, `measured_rows` and a GPU; None: memory is not looked at.
+
+    The estimate of memory is that of the trained model, and of its reference; a teacher, a reward model and what is
+    sampled are not in it. Raises ValueError where the rows do not fit on the GPU.
+    """
     text_only = not any(rows.with_format("arrow")["images"].to_pylist())
     chosen = config.chosen | ({"bits": 16} if config.changes_base else {})
     values = suggest(model_id, text_only, method=config.method, weights=config.weights, **chosen)
-    if is_sharded():  # a part of the model on each GPU: the estimate is of all of it
-        values = replace(values, gpu=None)
-    checkpointing = config.gradient_checkpointing is not False
-    options = {"vision": config.vision, "gradient_checkpointing": checkpointing} | _of_own_weights(config)
-    filled = config.filled(values.fit(rows, load_processor(model_id), logits_for(config.runs_on), **options))
+    return replace(values, gpu=gpu).fit(rows, processor, logits_for(config.runs_on), **memory_options(config))
+
+
+def fill_from(config: RunConfig, values: Values) -> RunConfig:
+    """The settings with the values for all that is None, and a batch that the method can take."""
+    filled = config.filled(values)
     if not values.is_tiny and METHODS[config.method].rows in ("pairs", "rated"):  # two answers of each row at once
         filled = _with_batch(config, filled, max(filled.batch_size // 2, 1))
     if config.method == "kto":
@@ -145,8 +157,14 @@ def fill_in(config: RunConfig, model_id: str, parts: dict[str, Dataset]) -> RunC
     return _in_groups(config, filled)
 
 
+def memory_options(config: RunConfig) -> dict[str, object]:
+    """Options of `estimate_memory` that follow from how a run trains, but for those that are filled in."""
+    checkpointing = config.gradient_checkpointing is not False
+    return {"vision": config.vision, "gradient_checkpointing": checkpointing} | _of_own_weights(config)
+
+
 def _of_own_weights(config):
-    """Options of `estimate_memory`: which weights of the model are trained, and whether a second one is compared with.
+    """Which weights of the model are trained, and whether a second one is compared with.
 
     With adapters the reference is the base without them. GRPO's own beta is 0, and then TRL loads none.
     """
@@ -156,6 +174,11 @@ def _of_own_weights(config):
     no_penalty = config.method == "grpo" if config.beta is None else config.beta == 0
     reference = method.refers and not (method.samples and no_penalty)
     return {"full": config.weights == "full", "last_layers": last, "reference": reference}
+
+
+def measured_rows(parts: dict[str, Dataset]) -> Dataset:
+    """The rows of training and validation, of any kind, as rows of messages that have to fit."""
+    return concatenate_datasets([_longest_sides(parts[name]) for name in ("train", "validation") if name in parts])
 
 
 def _longest_sides(dataset):

@@ -100,7 +100,7 @@ def train(config: RunConfig, accept_changes: bool = False) -> RunResult:
         pipeline.training_arguments(config)  # joins the processes
         if not alone and (finished := on_main(lambda: _find_finished(config, accept_changes))):
             return finished
-        dataset = _read_rows(config)
+        dataset = read_rows(config)
         rows = pipeline.load_rows(config, dataset)
         model_id = choose_model(config.model_id)
         config = pipeline.fill_in(config, model_id, rows.parts)
@@ -134,7 +134,7 @@ def _alone(folder):
         yield
 
 
-def _read_rows(config):
+def read_rows(config: RunConfig) -> "Dataset":
     """All rows of the run's file, of the kind that its method takes."""
     from vlmhelpers import data
 
@@ -177,7 +177,7 @@ def _find_finished(config, accept_changes):
     from vlmhelpers.training.identity import inputs_identity, refuse_changes
 
     try:
-        now = inputs_identity(config, _read_rows(config))
+        now = inputs_identity(config, read_rows(config))
     except FileNotFoundError as error:
         print(f"{finished} (not compared with the data: {error})")
         return result
