@@ -1,0 +1,90 @@
+"""The panel as a page of its own, for a browser: the same `Studio()`, without a notebook around it."""
+
+import os
+import secrets
+import threading
+import webbrowser
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+ADDRESS = "127.0.0.1"  # whoever reaches the page runs code as this user: never another address
+TITLE = "Studio"
+_IDLE_SECONDS = 600  # then a kernel whose page is closed ends; runs go on, in processes of their own
+_LARGEST_MESSAGE = 100 * 2**20  # bytes; the images of an upload are one message, and tornado's limit is 10 MB
+_POLICY = (  # the page asks no other host for anything: it also works, and loads at once, without a network
+    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+    "style-src 'self' 'unsafe-inline'; connect-src 'self' ws: data: blob:; frame-ancestors 'none'"
+)
+_CELL = """\
+import os
+
+os.chdir({directory!r})
+
+from vlmhelpers.studio import Studio
+
+Studio({folder!r}, language={language!r})
+"""
+
+
+def serve(folder: str | os.PathLike, port: int = 8866, language: str | None = None, open_browser: bool = True) -> None:
+    """Serves the panel of the run in `folder` until Ctrl-C or SIGTERM, and prints the address of the page.
+
+    Only this machine can reach it, and only with the token in that address. `port`: where it is taken, another one
+    near it. Runs go on when the page is closed, and when this ends. Raises ValueError where Voila is not installed.
+    """
+    try:
+        import voila.app  # noqa: F401  (Colab and Kaggle do not have it)
+    except ImportError:
+        raise ValueError(
+            "the page is served by Voila: pip install voila. In a notebook, Studio() works without"
+        ) from None
+    if not 0 < port < 65536:
+        raise ValueError(f"port {port}: choose one from 1 to 65535")
+    with TemporaryDirectory(prefix="studio-") as place:
+        notebook = Path(place) / "studio.ipynb"
+        _write_notebook(notebook, folder, language)
+        _server(notebook, port, open_browser).start()
+
+
+def _write_notebook(path, folder, language):
+    import nbformat
+
+    source = _CELL.format(directory=os.getcwd(), folder=os.fspath(folder), language=language)
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    metadata = {"kernelspec": kernel, "title": TITLE}
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata=metadata), path)
+
+
+def _server(notebook, port, open_browser):
+    from voila.app import Voila
+
+    server = Voila(
+        notebook_path=str(notebook),
+        ip=ADDRESS,
+        port=port,
+        token=secrets.token_urlsafe(32),  # not an argument of a process: those can be read by other users
+        config_file_paths=[],  # the user's own settings of Voila are for other pages
+        log_level="ERROR",
+        tornado_settings={
+            "headers": {"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer"},
+            "websocket_max_message_size": _LARGEST_MESSAGE,
+        },
+    )
+    server.config.VoilaConfiguration.show_tracebacks = True
+    server.config.VoilaConfiguration.prelaunch_hook = _set_cookie
+    server.config.MappingKernelManager.cull_idle_timeout = _IDLE_SECONDS
+    server.launch_browser = lambda: _announce(server, open_browser)  # called when the port is known
+    server.initialize([])
+    return server
+
+
+def _set_cookie(handler, notebook, cwd):
+    """Sets the cookie without which a page that is closed or loaded anew may not end its kernel."""
+    _ = handler.xsrf_token  # to read it sets it
+
+
+def _announce(server, open_browser):
+    url = f"http://{ADDRESS}:{server.port}/?token={server.token}"
+    print(f"The panel: {url}", "It ends with Ctrl-C; runs go on.", sep="\n", flush=True)
+    if open_browser:
+        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
