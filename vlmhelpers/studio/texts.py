@@ -4,6 +4,7 @@ import json
 from functools import cache
 from pathlib import Path
 
+from vlmhelpers.commands.settings import Answering, Evaluating, Exporting, Pushing
 from vlmhelpers.common.settings import Settings
 from vlmhelpers.training.config import RunConfig
 
@@ -18,11 +19,17 @@ LANGUAGES = {
     "fr": "Français",
     "es": "Español",
 }
-
-
-def described() -> tuple[type[Settings], ...]:
-    """All settings that the panel shows."""
-    return (RunConfig,)
+# The settings that the panel shows, by the group that their keys name where another group's have the same name.
+GROUPS: dict[str, tuple[type[Settings], tuple[str, ...]]] = {
+    "run": (RunConfig, tuple(RunConfig.described())),
+    "evaluating": (
+        Evaluating,
+        tuple("dataset rows base prompted instruction ablation metrics max_new_tokens batch_size".split()),
+    ),
+    "chatting": (Answering, ("system", "max_new_tokens", "temperature", "top_p")),
+    "exporting": (Exporting, ("form", "output", "dtype", "outtype", "llama_cpp", "check")),
+    "pushing": (Pushing, ("folder", "repo_id", "private", "send")),
+}
 
 
 @cache
@@ -30,9 +37,21 @@ def texts(language: str) -> dict[str, str]:
     """The panel's texts by key. Raises ValueError for a language that it does not have."""
     if language not in LANGUAGES:
         raise ValueError(f"language={language!r}: choose one of {', '.join(LANGUAGES)}")
-    helps = {}
-    if language == "en":
-        helps = {
-            f"help.{name}": setting.description for kind in described() for name, setting in kind.described().items()
-        }
+    helps = _helps() if language == "en" else {}
     return helps | json.loads((FOLDER / f"{language}.json").read_text(encoding="utf-8"))
+
+
+def _helps():
+    """The settings' own descriptions: help.NAME, or help.GROUP.NAME where NAME has another meaning there."""
+    found = {}
+    for group, (kind, names) in GROUPS.items():
+        for name in names:
+            text = kind.described()[name].description
+            key = f"help.{name}" if found.setdefault(f"help.{name}", text) == text else f"help.{group}.{name}"
+            found[key] = text
+    return found
+
+
+def word(words: dict[str, str], kind: str, name: str, group: str = "run") -> str:
+    """The label or help (`kind`) of a setting of a group."""
+    return words.get(f"{kind}.{group}.{name}") or words[f"{kind}.{name}"]

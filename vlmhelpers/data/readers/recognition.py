@@ -1,0 +1,91 @@
+"""Which reader a file is for, by its ending and its first row."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from datasets import Dataset
+
+from vlmhelpers.data.readers.csv_reader import read_csv, read_table
+from vlmhelpers.data.readers.json_file import read_objects
+from vlmhelpers.data.readers.jsonl_reader import read_alpaca, read_jsonl
+from vlmhelpers.data.readers.preference_reader import find_reader, read_preferences, read_prompts, read_rated
+from vlmhelpers.data.readers.products_reader import read_products
+
+_READERS = {  # what a file is read by -> the kind of its rows, and what the reader calls text, image and response field
+    read_jsonl: ("messages", ("text_field", "image_field", "response_field")),
+    read_csv: ("messages", ("text_field", "image_field", "response_field")),
+    read_alpaca: ("messages", ("instruction_field", None, "output_field")),
+    read_products: ("messages", (None, "image_field", None)),
+    read_preferences: ("pairs", ("text_field", "image_field", "chosen_field")),
+    read_rated: ("rated", ("text_field", "image_field", "completion_field")),
+    read_prompts: ("prompts", ("text_field", "image_field", "answer_field")),
+}
+_BY_NAME = {reader.__name__: reader for reader in _READERS}
+_COLUMNS = {  # of a CSV, where nobody names them: read_csv's own first
+    "text_field": ("instruction", "question", "prompt", "text"),
+    "image_field": ("image_path", "image", "images", "file_name"),
+    "response_field": ("description", "answer", "response", "output", "caption"),
+}
+_NOT_ALPACA = ("messages", "conversations", "image", "images")
+
+
+class Form(NamedTuple):
+    """What a file is: the name of its reader in `data`, the kind of its rows, the fields of its first row."""
+
+    reader: str
+    kind: str
+    fields: list[str]
+
+
+def recognize(path: str | os.PathLike) -> Form:
+    """The form of a file, by its first row with fields. Raises ValueError and OSError as the readers do."""
+    suffix = Path(path).suffix.lower()
+    if suffix == ".parquet":
+        return Form("read_products", "messages", [])
+    rows = read_table(path)[1] if suffix == ".csv" else read_objects(path)
+    first = next((row.fields for row in rows if row.fields), {})
+    reader = _BY_NAME[find_reader(first)] if find_reader(first) else _of_answers(suffix, first)
+    return Form(reader.__name__, _READERS[reader][0], list(first))
+
+
+def _of_answers(suffix, first):
+    if suffix == ".csv":
+        return read_csv
+    is_alpaca = {"instruction", "output"} <= first.keys() and first.keys().isdisjoint(_NOT_ALPACA)
+    return read_alpaca if is_alpaca else read_jsonl
+
+
+def reader_call(
+    path: str | os.PathLike, kind: str | None = None, image_root: str | os.PathLike | None = None, **fields: str | None
+) -> tuple[str, dict[str, object]]:
+    """The name of the reader in `data` for a file, and its arguments besides the path.
+
+    `kind`: of the rows, as `data.kind_of` names it; None: what the file holds. `fields`: text_field, image_field and
+    response_field by name, whatever the reader calls them; None and those that it does not have are left out.
+    """
+    form = recognize(path)
+    reader = _BY_NAME[form.reader]
+    if kind not in (None, form.kind):  # its rows will say what is wrong with them
+        reader = next(found for found, (its_kind, _) in _READERS.items() if its_kind == kind)
+        reader = read_csv if reader is read_jsonl and Path(path).suffix.lower() == ".csv" else reader
+    names = dict(zip(("text_field", "image_field", "response_field"), _READERS[reader][1], strict=True))
+    if reader is read_csv:
+        fields = {name: fields.get(name) or _column(name, form.fields) for name in names}
+    arguments = {names[name]: field for name, field in fields.items() if field is not None and names.get(name)}
+    return reader.__name__, arguments | ({"image_root": image_root} if image_root and reader is not read_alpaca else {})
+
+
+def _column(argument, header):
+    return next((name for name in _COLUMNS[argument] if name in header), None)
+
+
+def read_rows(
+    path: str | os.PathLike, kind: str | None = None, image_root: str | os.PathLike | None = None, **fields: str | None
+) -> Dataset:
+    """Reads a file of any form into a `datasets.Dataset`, by the reader that `reader_call` finds.
+
+    Raises ValueError and OSError as the readers do.
+    """
+    reader, arguments = reader_call(path, kind, image_root, **fields)
+    return _BY_NAME[reader](path, **arguments)

@@ -1,0 +1,66 @@
+"""The pane below the tabs: what they stand for as notebook cells, as a settings file, and as a command."""
+
+from typing import TYPE_CHECKING
+
+import ipywidgets as widgets
+from markupsafe import Markup
+
+from vlmhelpers.studio import code
+from vlmhelpers.studio.tabs.tab import Tab, said
+
+if TYPE_CHECKING:
+    pass
+
+_WAYS = {
+    "cells": code.cells,
+    "yaml": lambda config: [code.yaml_text(config)],
+    "command": lambda config: [code.command_line(config)],
+}
+_PIECE = Markup('<pre tabindex="0" data-piece="{}"><code>{}</code></pre>')
+
+
+class CodePane(Tab):
+    """Cells, YAML and command line of the panel's settings, live; the settings saved to a file, and loaded."""
+
+    name = "code"
+
+    def build(self):
+        self.title, self.ways = widgets.HTML(), {way: widgets.HTML() for way in _WAYS}
+        for way, widget in self.ways.items():
+            widget.add_class(f"studio-code-{way}")
+        self.tabs = widgets.Tab(list(self.ways.values()))
+        self.file = widgets.Text(value=str(self.studio.folder / "settings.yaml"), layout=widgets.Layout(width="auto"))
+        self.file.add_class("studio-settings_file")
+        yield from (self.title, self.tabs, self.file)
+        yield self.row(
+            self.button("save", lambda: self._act("save", "saved")),
+            self.button("load", lambda: self._act("load", "loaded")),
+        )
+        yield self.out
+
+    def _act(self, name, key):
+        try:
+            getattr(self.studio, name)(self.file.value)
+        except (ValueError, OSError) as error:
+            self.fail(error)
+        else:
+            self.out.value = said(self.studio.texts[key].format(file=self.file.value), "status")
+
+    def speak(self, texts):
+        super().speak(texts)
+        self.title.value = Markup("<h4>{}</h4><p>{}</p>").format(texts["code"], texts["code.help"])
+        for number, way in enumerate(_WAYS):
+            self.tabs.set_title(number, texts[f"code.{way}"])
+        self.file.description = texts["label.settings_file"]
+        self.show_code()
+
+    def show_code(self) -> None:
+        """Shows the code of the settings as they are now; of wrong ones, what is wrong."""
+        problem = next(iter(self.studio.problems.values()), None)
+        for way, make in _WAYS.items():
+            if problem:
+                shown = said(self.studio.texts["code.invalid"].format(problem=problem), "status")
+            else:
+                pieces = enumerate(make(self.studio.config))
+                shown = Markup("").join(_PIECE.format(number, piece) for number, piece in pieces)
+            self.ways[way].value = shown

@@ -1,0 +1,435 @@
+"""The training panel: eight tabs over one run at a time, and the code that does the same without it."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ipywidgets as widgets
+import yaml
+from markupsafe import Markup
+from PIL import Image
+
+from vlmhelpers.common.display import Html
+from vlmhelpers.common.files import atomic_file
+from vlmhelpers.studio.code_pane import CodePane
+from vlmhelpers.studio.controls import make_controls
+from vlmhelpers.studio.conversation import Conversation, Turn
+from vlmhelpers.studio.fields import NONE
+from vlmhelpers.studio.look import STYLE
+from vlmhelpers.studio.tabs import TABS
+from vlmhelpers.studio.texts import LANGUAGES, texts
+from vlmhelpers.studio.used import unused
+from vlmhelpers.training.background import CONFIG, TrainingRun
+from vlmhelpers.training.config import RunConfig
+from vlmhelpers.training.methods.catalog import METHODS
+from vlmhelpers.training.progress import PROCESS
+
+if TYPE_CHECKING:
+    from vlmhelpers.commands import EvaluationResult, Plan
+    from vlmhelpers.data.report import Report
+
+_SAVED = "studio.yaml"  # in the panel's folder: the settings as they were left
+_BEGIN = {"model_id": "qwen3-vl", "dataset": "", "output_dir": "run-1"}
+_BEGIN |= {"test_rows": 100, "validation_rows": 32, "sample_answers": 3}
+_EVERY = 1.0  # seconds from one look at the run to the next
+_FAILURES = (ValueError, OSError, RuntimeError, MemoryError, ImportError)
+
+
+class Studio:
+    """The panel of the runs in a folder: it shows itself in a notebook, and code can do all that a hand can.
+
+    `form` has a control for each setting of RunConfig. `conversation` are the turns of the chat. `problems` are what is
+    wrong with settings, by their names. A run goes on without the panel, and a panel of the same folder finds it.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike = "outputs/studio",
+        language: str | None = None,
+        clock: str | None = None,
+        **settings: object,
+    ):
+        """`folder`: each run has a folder inside it. `language`: one of `texts.LANGUAGES`; None: as it was left.
+
+        `clock`: who looks at the run each second: "thread"; "page", the browser, for pages that show nothing that a
+        thread does, as Colab's; "none". None chooses. `settings`: those of RunConfig, over those that were left.
+        Raises ValueError for an unknown language, clock or setting.
+        """
+        if clock not in _CLOCKS:
+            raise ValueError(f"clock={clock!r}: choose one of {', '.join(map(repr, _CLOCKS))}")
+        self.folder, saved = Path(folder), _read_saved(Path(folder) / _SAVED)
+        self.language = language or saved.pop("language", "en")
+        self.texts = texts(self.language)
+        self.problems, self.conversation, self._stale = {}, Conversation(), False
+        self._run = self._tuned = self._family = self._model_id = None
+        self._busy, self._filling = threading.Lock(), True
+        self.form, self.gpu, self.data_folder = make_controls()
+        for field in self.form.fields.values():
+            field.on_change(self._changed)
+        self.tabs, self.code = {tab.name: tab(self) for tab in TABS}, CodePane(self)
+        self.clock = clock or ("page" if "google.colab" in sys.modules else "thread")
+        self.widget = self._build()
+        self.set(**_defaults() | _BEGIN | saved | settings)
+        self._speak()
+        _newest[self.folder.absolute()] = self
+        if self.clock == "thread":
+            threading.Thread(target=self._keep_fresh, daemon=True).start()
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """The settings that have a use, as they stand in the panel, right or wrong."""
+        values = self.form.values
+        used = {name: value for name, value in values.items() if name not in unused(values, self._family)}
+        name = used["output_dir"].strip()
+        return used | {"output_dir": str(self.folder / name) if name else ""}
+
+    def set(self, **settings: object) -> "Studio":
+        """Changes settings; what is wrong with a value is in `problems`. Raises ValueError for a name that is none."""
+        if unknown := sorted(set(settings) - set(self.form.fields)):
+            raise ValueError(f"there is no setting {unknown[0]!r}: choose from {', '.join(self.form.fields)}")
+        if "output_dir" in settings:
+            settings["output_dir"] = _name_of(settings["output_dir"], self.folder)
+        self._filling = True
+        try:
+            self.form.fill(settings)
+        finally:
+            self._filling = False
+        self._changed()
+        return self
+
+    @property
+    def config(self) -> RunConfig:
+        """The run's settings. Raises ValueError, with the reasons, where one is wrong."""
+        if self.problems:
+            raise ValueError("; ".join(self.problems.values()))
+        return RunConfig(**self.settings)
+
+    @property
+    def run(self) -> TrainingRun:
+        """The run whose folder the settings name."""
+        folder = self.folder / (self.form.fields["output_dir"].value.strip() or _BEGIN["output_dir"])
+        if self._run is None or self._run.folder != folder:
+            self._run = TrainingRun(folder)
+        return self._run
+
+    @property
+    def runs(self) -> dict[str, TrainingRun]:
+        """All runs in the panel's folder, by name."""
+        folders = {path.parent for name in (CONFIG, PROCESS) for path in self.folder.glob(f"*/{name}")}
+        return {folder.name: TrainingRun(folder) for folder in sorted(folders)}
+
+    @property
+    def others_running(self) -> list[str]:
+        """The folders of other runs here that are going on or waiting: what is started now begins after them."""
+        mine = self.run.folder
+        return [str(run.folder) for run in self.runs.values() if run.folder != mine and run.is_running]
+
+    @property
+    def rows_needed(self) -> str:
+        """The kind of rows that the method takes, a key of `data.schema.KINDS`."""
+        return METHODS[self.form.fields["method"].value].rows
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something that a button has begun is still going on in this process."""
+        return self._busy.locked()
+
+    def preview(self, rows: int = 3) -> Html:
+        """Some rows with their images, and the label mask of the first: see `preview.preview`."""
+        from vlmhelpers.studio.preview import preview
+
+        return preview(self.config, rows)
+
+    def check(self) -> "Report":
+        """The validation report of all rows."""
+        from vlmhelpers.data import check_dataset
+        from vlmhelpers.training.run import read_rows
+
+        return check_dataset(read_rows(self.config))
+
+    def preflight(self) -> "Plan":
+        """Tokens, memory and time of the run, on the GPU that is planned for."""
+        from vlmhelpers.commands import preflight
+
+        return preflight(self.config, None if self.gpu.value == NONE else self.gpu.value)
+
+    def start(self, accept_changes: bool = False) -> "Plan | None":
+        """Starts the run once `preflight` has found that it fits, or goes on with it; after others in the folder.
+
+        Returns the Plan; None for a run that goes on. Raises ValueError for one that does not fit on this GPU, with
+        what to change, and what `TrainingRun.start` raises.
+        """
+        from vlmhelpers.commands import preflight
+
+        config, plan = self.config, None
+        self.free()
+        if self.run.state not in ("stopped", "lost"):
+            plan = preflight(config)
+            plan.raise_if_too_large()
+        self.run.start(config, accept_changes, after=self.others_running)
+        return plan
+
+    def stop(self) -> None:
+        """Asks the run to save a checkpoint and to end; `start` goes on from there."""
+        self.run.stop()
+
+    def abort(self) -> None:
+        """Ends the run at once; what came after its last checkpoint is lost."""
+        self.run.abort()
+
+    def watch(self, seconds: float | None = None) -> str:
+        """Shows the run until it has ended, or for so many seconds, and returns its state.
+
+        For pages that show nothing while no cell runs, such as Colab's may be.
+        """
+        end = time.monotonic() + (float("inf") if seconds is None else seconds)
+        while self.run.is_running and time.monotonic() < end:
+            self.refresh()
+            time.sleep(_EVERY)
+        self.refresh()
+        return self.run.state
+
+    def new_run(self) -> None:
+        """Chooses a folder that no run has."""
+        taken, number = self.runs, 1
+        while f"run-{number}" in taken:
+            number += 1
+        self.set(output_dir=f"run-{number}")
+
+    def evaluate(self, **settings: object) -> "EvaluationResult":
+        """Answers to held-out rows by base and tuned model, with scores; `settings`: those of `commands.Evaluating`."""
+        from vlmhelpers.commands import Evaluating, evaluate_run
+
+        self._refuse_while_running()
+        self.free()
+        return evaluate_run(Evaluating(**{"model": str(self.run.folder)} | settings))
+
+    def chat(
+        self,
+        question: str,
+        images: Iterable[Image.Image | str | Path] = (),
+        base: bool = False,
+        write: Callable[[], object] = lambda: None,
+        **settings: object,
+    ) -> Turn:
+        """Asks the run's model, also one of a run that was stopped, and goes on with the conversation.
+
+        `base`: the model before training answers, too. `write` is called while the answer grows. `settings`: those of
+        `commands.Answering`. Raises ValueError while a run is going on, and FileNotFoundError without a model.
+        """
+        from vlmhelpers.commands import Answering
+        from vlmhelpers.common.images import open_image
+
+        images = [image if isinstance(image, Image.Image) else open_image(image) for image in images]
+        answering = Answering(**settings)
+        return self.conversation.ask(self._load(), question, images, answering, base, write)
+
+    def free(self) -> None:
+        """Forgets the loaded model: its memory is free for a run."""
+        from accelerate.utils.memory import clear_device_cache
+
+        if self._tuned is not None:
+            self._tuned = None
+            clear_device_cache(garbage_collection=True)
+
+    def export(self, **settings: object):
+        """Exports what the run has trained; `settings`: those of `commands.Exporting`."""
+        from vlmhelpers.commands import Exporting, export_run
+
+        self._refuse_while_running()
+        self.free()
+        return export_run(Exporting(**{"model": str(self.run.folder)} | settings))
+
+    def push(self, **settings: object):
+        """Pushes what was exported to the Hub; `settings`: those of `commands.Pushing`."""
+        from vlmhelpers.commands import Pushing, push_run
+
+        return push_run(Pushing(**settings))
+
+    def tensorboard(self) -> Markup:
+        """Starts TensorBoard for the folder's runs: see `tensorboard.start`."""
+        from vlmhelpers.studio.tensorboard import start
+
+        return start(self.folder)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the settings to a .yaml or .json file that the command line takes. ValueError for wrong settings."""
+        self.config.save(path)
+
+    def load(self, path: str | os.PathLike) -> "Studio":
+        """Takes the settings of such a file, but for the output folder. Raises ValueError and OSError, as it reads."""
+        settings = vars(RunConfig.read(path))
+        return self.set(**{name: value for name, value in settings.items() if name != "output_dir"})
+
+    @property
+    def cells(self) -> list[str]:
+        """The notebook cells that do by hand what the run does. Raises ValueError for wrong settings."""
+        from vlmhelpers.studio.code import cells
+
+        return cells(self.config)
+
+    def refresh(self) -> None:
+        """Shows what has changed in the run's folder."""
+        if self._stale:
+            self._stale = False
+            self._show_settings()
+        for tab in self.tabs.values():
+            tab.refresh()
+
+    def work(
+        self,
+        act: Callable[[], object],
+        done: Callable[[object], object],
+        fail: Callable[[BaseException], object],
+        quiet: bool = False,
+    ) -> None:
+        """Does what a button stands for, beside other cells where the page shows what a thread does.
+
+        `done` gets what it returns, `fail` its error. One at a time, but for what is `quiet`.
+        """
+
+        def do():
+            try:
+                done(act())
+            except _FAILURES as error:
+                fail(error)
+            except Exception as error:
+                fail(RuntimeError(f"{type(error).__name__}: {error}"))
+            finally:
+                if not quiet:
+                    self._busy.release()
+                    self.refresh()
+
+        if not quiet and not self._busy.acquire(blocking=False):
+            fail(ValueError(self.texts["busy"]))
+        elif self.clock == "thread":
+            threading.Thread(target=do, daemon=True).start()
+        else:
+            do()
+
+    def _load(self):
+        """The run's model, loaded once as long as its files stay as they are."""
+        from vlmhelpers.commands import load_tuned
+
+        self._refuse_while_running()
+        if self._tuned is None or self._tuned.config.output_dir != str(self.run.folder):
+            self.free()
+            self._tuned = load_tuned(str(self.run.folder))
+        return self._tuned
+
+    def _refuse_while_running(self):
+        if self.run.is_running:
+            raise ValueError(self.texts["running"].format(folder=self.run.folder))
+
+    def _build(self):
+        self._languages = widgets.Dropdown(options=[(text, name) for name, text in LANGUAGES.items()])
+        self._languages.value = self.language
+        self._languages.observe(lambda change: self.speak(change["new"]), names="value")
+        self._languages.add_class("studio-language")
+        self._title = widgets.HTML()
+        self._tab = widgets.Tab([tab.widget for tab in self.tabs.values()])
+        layout = widgets.Layout(justify_content="space-between", flex_flow="row wrap")
+        head = widgets.HBox([self._title, self._languages], layout=layout)
+        parts = [widgets.HTML(STYLE), head, self._tab, self.code.widget]
+        if self.clock == "page":
+            parts.append(self._page_clock())
+        panel = widgets.VBox(parts)
+        panel.add_class("studio")
+        return panel
+
+    def _page_clock(self):
+        """A widget that runs in the browser and calls back each second, as a hand on a control does."""
+        clock = widgets.Play(min=0, max=2**31 - 1, interval=1000 * _EVERY, layout=widgets.Layout(display="none"))
+        clock.observe(lambda change: self.refresh(), names="value")
+        playing = "playing" if clock.has_trait("playing") else "_playing"  # ipywidgets 8, 7
+        setattr(clock, playing, True)
+        return clock
+
+    def speak(self, language: str) -> None:
+        """Shows the panel in a language. Raises ValueError for one that it does not have."""
+        self.texts, self.language = texts(language), language
+        self._languages.value = language
+        self._speak()
+        self._keep()
+
+    def _speak(self):
+        self._title.value = Markup("<h3>{}</h3>").format(self.texts["title"])
+        self._languages.description = self.texts["language"]
+        for number, name in enumerate(self.tabs):
+            self._tab.set_title(number, self.texts[f"tab.{name}"])
+        for part in (self.form, self.gpu, self.data_folder, *self.tabs.values(), self.code):
+            part.speak(self.texts)
+        self.refresh()
+
+    def _changed(self):
+        if self._filling:
+            return
+        if self.form.fields["model_id"].value != self._model_id:
+            self._model_id, self._family = self.form.fields["model_id"].value, None
+            threading.Thread(target=self._find_family, args=(self._model_id,), daemon=True).start()
+        self._show_settings()
+        self._keep()
+        self.refresh()
+
+    def _find_family(self, model_id):
+        """What the model's family has no use for goes with the next look: transformers takes seconds to load."""
+        with suppress(Exception):  # a name that is half typed, a model that cannot be read now
+            from vlmhelpers.families import family_of
+
+            family = family_of(model_id)
+            if model_id == self._model_id:
+                self._family, self._stale = family, True
+
+    def _show_settings(self):
+        """What has no use is hidden, what is wrong is refused at its control, and the code follows."""
+        hidden = unused(self.form.values, self._family)
+        self.problems = RunConfig.problems(self.settings)
+        for name, field in self.form.fields.items():
+            field.show(name not in hidden)
+            field.refuse(self.problems.get(name))
+        self.code.show_code()
+
+    def _keep(self):
+        """Keeps the settings for the panel that is next opened on this folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with atomic_file(self.folder / _SAVED, encoding="utf-8") as file:
+            yaml.safe_dump({"language": self.language} | self.form.values, file, sort_keys=False, allow_unicode=True)
+
+    def _keep_fresh(self):
+        while _newest.get(self.folder.absolute()) is self:  # a cell that is run again makes another panel
+            time.sleep(_EVERY)
+            with suppress(OSError):  # a folder that is being removed
+                self.refresh()
+
+    def _ipython_display_(self):
+        from IPython.display import display
+
+        display(self.widget)
+
+
+_CLOCKS = (None, "thread", "page", "none")
+_newest = {}  # folder -> the panel that was made last for it
+
+
+def _defaults():
+    return {name: setting.default for name, setting in RunConfig.described().items() if not setting.is_required}
+
+
+def _read_saved(file):
+    try:
+        saved = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    known = {"language", *RunConfig.described()}
+    return {name: value for name, value in saved.items() if name in known} if isinstance(saved, dict) else {}
+
+
+def _name_of(folder, parent):
+    """The name of a run's folder inside the panel's."""
+    path = Path(folder)
+    return path.relative_to(parent).as_posix() if path.is_relative_to(parent) else os.fspath(folder)

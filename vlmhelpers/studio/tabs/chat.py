@@ -1,0 +1,93 @@
+"""Chat: questions about images of one's own, answered by the tuned model and, beside it, by the base."""
+
+import io
+
+import ipywidgets as widgets
+from markupsafe import Markup
+from PIL import Image
+
+from vlmhelpers.common.display import thumbnail
+from vlmhelpers.studio.fields import Form
+from vlmhelpers.studio.tabs.tab import Tab
+
+
+class ChatTab(Tab):
+    name = "chat"
+
+    def build(self):
+        self.form = Form.of("chatting")
+        self.side_by_side = widgets.Checkbox(indent=False)
+        self.question = widgets.Textarea(rows=2, layout=widgets.Layout(width="auto"))
+        self.upload = widgets.FileUpload(accept="image/*", multiple=True)
+        self.talk = widgets.HTML()
+        for widget, name in ((self.question, "question"), (self.upload, "upload"), (self.talk, "talk")):
+            widget.add_class(f"studio-{name}")
+        self.side_by_side.add_class("studio-side_by_side")
+        yield self.form.grid()
+        yield from (self.side_by_side, self.talk, self.question)
+        yield self.row(
+            self.upload,
+            self.button("send", self._send),
+            self.button("clear", self._clear),
+            self.button("unload", self.studio.free),
+        )
+        yield self.out
+
+    def speak(self, texts):
+        super().speak(texts)
+        self.form.speak(texts)
+        self.question.description = texts["label.question"]
+        self.upload.description = texts["label.image"]
+        self.side_by_side.description = texts["label.side_by_side"]
+        self._draw()
+
+    def _send(self):
+        question, images = self.question.value.strip(), uploaded(self.upload)
+        if not question:
+            return
+        self.question.value = ""
+        empty(self.upload)
+        options = self.form.values | {"base": self.side_by_side.value}
+        self.work("send", lambda: self.studio.chat(question, images, write=self._draw, **options))
+
+    def show(self, found):
+        self.out.value = ""
+        self._draw()
+
+    def _clear(self):
+        self.studio.conversation.clear()
+        self._draw()
+
+    def _draw(self):
+        """Shows the conversation, with what has been written of the answer so far."""
+        texts, parts = self.studio.texts, []
+        for turn in self.studio.conversation:
+            shown = Markup("").join(map(thumbnail, turn.images))
+            parts.append(_TURN.format("you", texts["you"], shown, turn.question))
+            parts += [_TURN.format(name, texts[name], "", answer) for name, answer in turn.answers.items()]
+        self.talk.value = Markup("").join(parts)
+
+
+_TURN = Markup('<div class="studio-turn" data-by="{}"><b>{}</b><br>{}<div style="white-space:pre-wrap">{}</div></div>')
+
+
+def uploaded(upload: widgets.FileUpload) -> list[Image.Image]:
+    """The images in an upload, of ipywidgets 7 or 8. Raises ValueError for a file that is no image."""
+    files = upload.value.values() if isinstance(upload.value, dict) else upload.value
+    images = []
+    for number, file in enumerate(files, 1):
+        name = file.get("name") or file.get("metadata", {}).get("name", f"file {number}")
+        try:
+            images.append(Image.open(io.BytesIO(bytes(file["content"]))).convert("RGB"))
+        except OSError as error:
+            raise ValueError(f"{name} is no image that can be opened: {error}") from None
+    return images
+
+
+def empty(upload: widgets.FileUpload) -> None:
+    """Takes the files out of an upload."""
+    if isinstance(upload.value, dict):
+        upload.value.clear()
+        upload._counter = 0
+    else:
+        upload.value = ()

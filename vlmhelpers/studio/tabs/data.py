@@ -1,0 +1,107 @@
+"""Data: a file, found and recognized; its fields, its rows with images and label mask, what is wrong with it."""
+
+import os
+from itertools import islice
+from pathlib import Path
+
+import ipywidgets as widgets
+from markupsafe import Markup
+
+from vlmhelpers.studio.tabs.tab import Tab, as_html, said
+
+SPLIT = ("test_rows", "validation_rows", "max_length")
+FIELDS = ("text_field", "image_field", "response_field")
+_ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
+_MOST_FILES, _MOST_FOLDERS = 200, 2000
+_LEFT_OUT = ("held_out", "node_modules", "site-packages", "checkpoints")
+
+
+class DataTab(Tab):
+    name = "data"
+
+    def build(self):
+        studio = self.studio
+        self.form_of_file = widgets.HTML()
+        self.form_of_file.add_class("studio-form")
+        studio.data_folder.on_change(self.find)
+        studio.form.fields["dataset"].on_change(self.recognize)
+        studio.form.fields["method"].on_change(self.recognize)
+        yield self.row(studio.data_folder.widget)
+        yield studio.form.grid("dataset", "image_root")
+        yield self.form_of_file
+        yield studio.form.grid(*FIELDS)
+        yield studio.form.grid(*SPLIT)
+        yield self.row(
+            self.button("preview", lambda: self.work("preview", studio.preview)),
+            self.button("check", lambda: self.work("check", studio.check)),
+        )
+        yield self.out
+
+    def find(self) -> None:
+        """Offers the files of the folder that may hold rows."""
+        self.studio.form.fields["dataset"].offer(find_files(self.studio.data_folder.value))
+
+    def recognize(self) -> None:
+        """Says what kind of rows the file has, and offers its fields; nothing for a file that cannot be read."""
+        studio = self.studio
+        file = studio.form.fields["dataset"].value
+        if not file:
+            self.form_of_file.value = ""
+            return
+
+        def done(found):
+            form, needed = found
+            for name in FIELDS:
+                studio.form.fields[name].offer(form.fields)
+            self.form_of_file.value = self._sentence(form, needed)
+
+        def fail(error):
+            self.form_of_file.value = said(f"\u26a0 {error}", "alert")
+
+        studio.work(lambda: (recognized(file), studio.rows_needed), done, fail, quiet=True)
+
+    def _sentence(self, form, needed):
+        texts = self.studio.texts
+        rows = texts[f"rows.{form.kind}"]
+        line = said(texts["form"].format(rows=rows, reader=form.reader, fields=", ".join(form.fields)), "status")
+        if needed != form.kind:
+            method = texts[f"method.{self.studio.form.fields['method'].value}"]
+            sentence = texts["form.mismatch"].format(method=method, needed=texts[f"rows.{needed}"], rows=rows)
+            line += said(f"\u26a0 {sentence}", "alert")
+        return line
+
+    def speak(self, texts):
+        super().speak(texts)
+        self.recognize()
+
+
+def recognized(file):
+    from vlmhelpers.data.readers.recognition import recognize
+
+    return recognize(file)
+
+
+def find_files(folder: str | os.PathLike) -> list[str]:
+    """The paths of a folder's files that may hold rows, also of those inside it, the nearest first, at most 200."""
+    found = []
+    for _, (at, folders, names) in zip(range(_MOST_FOLDERS), os.walk(folder or "."), strict=False):
+        folders[:] = sorted(
+            name for name in folders if not name.startswith((".", "checkpoint-")) and name not in _LEFT_OUT
+        )
+        found += [os.path.join(at, name) for name in sorted(names) if name.lower().endswith(_ENDINGS)]
+    found = [os.path.normpath(path) for path in found if Path(path).name not in _OWN]
+    return list(islice(sorted(found, key=lambda path: (path.count(os.sep), path)), _MOST_FILES))
+
+
+# What runs, models and notebooks leave behind is no data.
+_OWN = (
+    "results.json process.json progress.jsonl samples.json trainer_state.json adapter_config.json config.json "
+    "generation_config.json tokenizer.json tokenizer_config.json processor_config.json preprocessor_config.json "
+    "complete.json rejected.csv special_tokens_map.json pretraining.json package.json vocab.json state.json "
+    "dataset_info.json dataset_dict.json evaluation.json"
+).split()
+
+
+def show_preview(rows, masks) -> Markup:
+    """Rows as a table, and the label masks of some."""
+    return Markup("").join(Markup(as_html(part)) for part in (rows, *masks))

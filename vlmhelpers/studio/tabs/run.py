@@ -1,0 +1,123 @@
+"""Run: started, watched, stopped and gone on with; what it learns, drawn while it trains."""
+
+import ipywidgets as widgets
+from markupsafe import Markup
+
+from vlmhelpers.common.display import html_table
+from vlmhelpers.studio.chart import Line, draw
+from vlmhelpers.studio.tabs.tab import Tab, said
+
+_OVER = ("stopped", "failed", "lost")  # from here `start` goes on
+_LOG_LINES, _SAMPLED_STEPS = 30, 6
+_GIB = 2**30
+
+
+class RunTab(Tab):
+    name = "run"
+
+    def build(self):
+        studio = self.studio
+        self.state, self.charts, self.samples, self.log = (widgets.HTML() for _ in range(4))
+        self.bar = widgets.FloatProgress(min=0, max=1, layout=widgets.Layout(width="auto"))
+        self.log_scale = widgets.Checkbox(indent=False)
+        self.log_scale.observe(lambda change: self.refresh(), names="value")
+        for widget, name in ((self.charts, "chart"), (self.samples, "samples"), (self.log, "log")):
+            widget.add_class(f"studio-{name}")
+        self.log_scale.add_class("studio-log_scale")
+        yield self.row(studio.form.fields["output_dir"].widget, self.button("new", studio.new_run))
+        yield self.row(
+            self.button("start", lambda: self.work("start", studio.start)),
+            self.button("stop", lambda: self._now(studio.stop)),
+            self.button("abort", lambda: self._now(studio.abort)),
+            self.button("tensorboard", lambda: self.work("tensorboard", studio.tensorboard)),
+        )
+        yield from (self.out, self.state, self.bar, self.log_scale, self.charts, self.samples, self.log)
+
+    def _now(self, act):
+        try:
+            act()
+        except (ValueError, OSError) as error:
+            self.fail(error)
+        self.refresh()
+
+    def speak(self, texts):
+        super().speak(texts)
+        self.log_scale.description = texts["label.log_scale"]
+        self.bar.description = ""
+
+    def refresh(self):
+        """Shows what the run's folder says; what has not changed is not sent."""
+        texts, run = self.studio.texts, self.studio.run
+        state = run.state
+        logged = [entry for entry in run.entries() if entry.get("loss") is not None]
+        self.state.value = Markup('<div role="status" class="studio-state" data-state="{}">{}</div>').format(
+            state, self._line(run, state, logged)
+        )
+        last = run.entries()[-1] if run.entries() else {}
+        self.bar.value = last["step"] / max(last["max_steps"], 1) if "max_steps" in last else 0
+        self.charts.value = self._charts(run, logged)
+        self.samples.value = self._samples(run)
+        lines = "\n".join(run.log_lines(_LOG_LINES))
+        self.log.value = Markup("<details><summary>{}</summary><pre>{}</pre></details>").format(texts["log"], lines)
+        others = self.studio.others_running
+        begin = "queue" if others else "resume" if state in _OVER else "start"
+        self.buttons["start"].description = texts[f"button.{begin}"]
+        self.buttons["start"].disabled = run.is_running or bool(self.studio.problems) or self.studio.is_busy
+        self.buttons["stop"].disabled = self.buttons["abort"].disabled = not run.is_running
+
+    def _line(self, run, state, logged):
+        texts = self.studio.texts
+        parts = [Markup("<b>{}</b>").format(texts[f"state.{state}"])]
+        if logged:
+            last = logged[-1]
+            loss = f"{last['loss']:.4g}"
+            parts.append(texts["progress"].format(step=last["step"], max_steps=last["max_steps"], loss=loss))
+            if run.is_running and last.get("seconds_left") is not None:
+                parts.append(texts["time_left"].format(time=_duration(last["seconds_left"])))
+            if last.get("tokens_per_second"):
+                parts.append(texts["speed"].format(tokens=f"{last['tokens_per_second']:,.0f}"))
+            if last.get("memory"):
+                parts.append(texts["memory"].format(gib=f"{last['memory'] / _GIB:.1f}"))
+        line = Markup(" &middot; ").join(parts)
+        return line + said(run.error, "alert") if run.error and state in ("failed", "lost") else line
+
+    def _charts(self, run, logged):
+        if not logged:
+            return ""
+        texts, steps, log = self.studio.texts, logged[-1]["max_steps"], self.log_scale.value
+        lines = [Line(texts["chart.training"], run.history("loss"))]
+        if validated := run.history("eval_loss"):
+            lines.append(Line(texts["chart.validation"], validated))
+        drawn = [draw(texts["chart.loss"], lines, steps, texts["chart.step"], log)]
+        if rewards := run.history("reward"):
+            drawn.append(
+                draw(texts["chart.reward"], [Line(texts["chart.training"], rewards)], steps, texts["chart.step"])
+            )
+        rates = Line(texts["chart.learning_rate"], run.history("learning_rate"))
+        drawn.append(draw(texts["chart.learning_rate"], [rates], steps, texts["chart.step"]))
+        return Markup("").join(drawn)
+
+    def _samples(self, run):
+        """The first, and the last answers to the sampled rows, a column for each time."""
+        found, texts = run.samples, self.studio.texts
+        rows, steps = found["rows"], list(found["answers"])
+        if not steps:
+            return ""
+        steps = steps[:1] + steps[1:][-_SAMPLED_STEPS:]
+        heads = ["", "", *(texts["samples.step"].format(step=step) for step in steps), texts["samples.expected"]]
+        table = [
+            [
+                Markup("").join(Markup('<img src="{}" alt="">').format(image) for image in row["images"]),
+                row["prompt"],
+                *(found["answers"][step][number] for step in steps),
+                row["expected"],
+            ]
+            for number, row in enumerate(rows)
+        ]
+        return Markup("<h4>{}</h4>{}").format(texts["samples"], html_table(heads, table))
+
+
+def _duration(seconds):
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,27 @@
+"""TensorBoard beside the panel."""
+
+import os
+from importlib.util import find_spec
+
+from markupsafe import Markup
+
+
+def start(folder: str | os.PathLike) -> Markup:
+    """Starts TensorBoard on the loopback address for the runs below a folder; gives a link to it, and a frame with it.
+
+    It ends with this process. Where the server is another machine, TENSORBOARD_PROXY_URL says how it is reached. Raises
+    ValueError where it is not installed.
+    """
+    if not find_spec("tensorboard"):
+        raise ValueError("TensorBoard is not installed: pip install tensorboard, and restart the kernel")
+    from tensorboard import program
+
+    board = program.TensorBoard()
+    board.configure(logdir=os.fspath(folder), host="127.0.0.1", port=0)
+    url, proxy = board.launch(), os.environ.get("TENSORBOARD_PROXY_URL")
+    if proxy:
+        url = proxy.replace("%PORT%", url.rstrip("/").rpartition(":")[2])
+    return Markup(
+        '<p><a href="{}" target="_blank" rel="noopener">{}</a></p>'
+        '<iframe src="{}" title="TensorBoard" style="width:100%;height:600px;border:1px solid #8888"></iframe>'
+    ).format(url, url, url)

@@ -1,0 +1,45 @@
+"""Which settings others leave without a use: the panel does not show them, and a run begins without them."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from vlmhelpers.training.methods.catalog import METHODS, OWN_SETTINGS
+
+if TYPE_CHECKING:
+    from vlmhelpers.families import Family
+
+_OF_ADAPTERS = "lora_r lora_alpha lora_dropout use_rslora use_dora init_lora_weights attention mlp".split()
+_OF_VALIDATION = "eval_steps early_stopping_patience load_best_model_at_end".split()
+
+
+def unused(values: Mapping[str, object], family: "Family | None" = None) -> set[str]:
+    """The names of settings without a use; `family`: that of the model, None while it is not known."""
+    return set(_unused(values, family))
+
+
+def _unused(values, family):
+    method = METHODS[values["method"]]
+    yield from (name for name in OWN_SETTINGS if name not in method.settings)
+    yield from _without_weights(values["weights"])
+    if not _number(values["validation_rows"]):
+        yield from _OF_VALIDATION
+        if not _number(values["test_rows"]):
+            yield "sample_answers"
+    if values["method"] != "sft":
+        yield from ("cache", "backend")
+    if family is not None and not family.has_pixel_cap:
+        yield "max_pixels"
+    if family is not None and not family.unsloth:
+        yield "backend"
+
+
+def _without_weights(weights) -> Iterator[str]:
+    if weights != "lora":
+        yield from (*_OF_ADAPTERS, "bits")
+    if weights != "freeze":
+        yield "last_layers"
+
+
+def _number(text):
+    """Whether there is anything but nothing: what is no number is wrong, and stays to be mended."""
+    return str(text).strip() not in ("", "0", "none")
