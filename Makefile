@@ -18,7 +18,7 @@ export TOKENIZERS_PARALLELISM = false
 WORKERS = 2
 PYTEST = HF_HUB_OFFLINE=1 $(VENV) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help notebooks hosted check test chaos lint format lab lock repository clean
+.PHONY: help notebooks hosted check test chaos lint format lab studio lock repository clean
 
 help:
 	@echo "make notebooks  run every notebook on the tiny models and write the outputs back (ONLY=01 for one;"
@@ -32,6 +32,7 @@ help:
 	@echo "make lint       check the style of the code and of the notebooks, and which room imports which"
 	@echo "make format     bring the code and the notebooks into that style"
 	@echo "make lab        open JupyterLab"
+	@echo "make studio     open the training panel as a page (ARGS='FOLDER --port 8866 --language zh --no-browser')"
 	@echo "make lock       pin again in constraints.txt what requirements.txt needs"
 	@echo "make repository NAME=owner/name  write the project's address on GitHub wherever it stands"
 	@echo "make clean      remove what runs leave behind; .venv stays"
@@ -64,6 +65,9 @@ format: $(READY)
 
 lab: $(READY)
 	@$(VENV) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
+
+studio: $(READY)
+	@$(VENV) -m vlmhelpers studio $(ARGS)
 
 # Depends on uv alone, so that it also works when the old pins contradict the new ones.
 lock:

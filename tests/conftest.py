@@ -41,6 +41,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: (item.path.name != FIRST, item.path not in slow, _rank(item.path)))
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Say at the end, beside the other skips, that no browser was there to try the panel in."""
+    reasons = {report.longrepr[2] for report in terminalreporter.stats.get("skipped", ()) if report.longrepr}
+    for reason in sorted(reason for reason in reasons if "not tried in a browser" in reason):
+        terminalreporter.section("The panel", yellow=True)
+        terminalreporter.line(reason.removeprefix("Skipped: "))
+
+
 def _rank(path):
     folder = path.relative_to(TESTS).parts[0]
     return LONG.index(folder) if folder in LONG else len(LONG)

@@ -1,8 +1,9 @@
 """The tests in a browser rest on this: cells run, widgets answer, reloads and restarts are waited for."""
 
+import browsing
 import pytest
-from playwright.sync_api import expect
 
+expect = pytest.importorskip("playwright.sync_api", reason=browsing.NO_PLAYWRIGHT).expect
 pytestmark = pytest.mark.slow
 CELL = """\
 import ipywidgets

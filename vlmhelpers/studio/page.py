@@ -68,6 +68,7 @@ def _server(notebook, port, open_browser):
         tornado_settings={
             "headers": {"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer"},
             "websocket_max_message_size": _LARGEST_MESSAGE,
+            "ws_ping_timeout": 30_000,  # ms, the most that tornado takes; it warns of jupyter_server's default
         },
     )
     server.config.VoilaConfiguration.show_tracebacks = True
