@@ -2,4 +2,14 @@
 
 import lazy_loader as lazy
 
-__getattr__, __dir__, __all__ = lazy.attach(__name__, submod_attrs={})
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    submod_attrs={
+        "chatting": ["Conversation", "chat"],
+        "evaluating": ["EvaluationResult", "evaluate_run"],
+        "generating": ["generate_answers"],
+        "planning": ["Plan", "preflight"],
+        "settings": ["Answering", "Chatting", "Evaluating", "Generating"],
+        "tuned": ["Tuned", "load_tuned"],
+    },
+)

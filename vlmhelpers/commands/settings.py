@@ -1,0 +1,130 @@
+"""The settings of each step after a training, declared once for the command line and the panel.
+
+Imports nothing heavy: a help and a panel have to appear at once.
+"""
+
+from dataclasses import fields
+from typing import Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from vlmhelpers.common.settings import Settings
+
+_MODEL = "a run's folder, an adapter's, a model's, a hub id or a family"
+_DATASET = "a file of rows, in any form that is read here"
+_IMAGE_ROOT = "folder that image paths start from; none: that of the dataset"
+
+
+@dataclass(frozen=True)
+class Loading(Settings):
+    """How a model is loaded that is to answer."""
+
+    bits: Literal[4, 16, None] = Field(None, description="none: the run's own; else 16 for a tiny model, 4 for others")
+    backend: Literal["auto", "transformers", "unsloth"] = Field("auto", description="library that runs the model")
+
+
+@dataclass(frozen=True)
+class Answering(Settings):
+    """How a model answers."""
+
+    max_new_tokens: int | None = Field(
+        None, ge=1, description="tokens of an answer at most; none: by the longest expected one, 256 in a chat"
+    )
+    temperature: float = Field(0.0, ge=0, description="0: always the likeliest token; more: sampled, and more freely")
+    top_p: float = Field(1.0, gt=0, le=1, description="sampled from the likeliest tokens that make up this probability")
+    system: str | None = Field(None, description="a system prompt, in place of the rows' own")
+
+    @property
+    def options(self) -> dict[str, object]:
+        """Keyword arguments for `stream_conversation` and `generate`; without a limit where none is set."""
+        found = {"max_new_tokens": self.max_new_tokens} if self.max_new_tokens else {}
+        if self.temperature:
+            found |= {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
+        return found
+
+
+@dataclass(frozen=True)
+class _OfRows(Loading, Answering):
+    """Settings of what answers many rows."""
+
+    batch_size: int | None = Field(None, ge=1, description="rows that are answered together; none: what fits")
+    rows: int | None = Field(None, ge=1, description="the first so many rows; none: all")
+    image_root: str | None = Field(None, description=_IMAGE_ROOT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generating(_OfRows):
+    """Settings of `generate_answers`."""
+
+    model: str = Field(min_length=1, description=_MODEL)
+    dataset: str = Field(min_length=1, description=_DATASET)
+    output: str = Field(min_length=1, description="JSONL file of the answers; the same command goes on with it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluating(_OfRows):
+    """Settings of `evaluate_run`."""
+
+    model: str = Field(min_length=1, description=_MODEL)
+    dataset: str | None = Field(None, description=f"{_DATASET}; none: the run's held-out rows")
+    base: bool = Field(True, description="the untuned model answers, too")
+    prompted: bool = Field(False, description="so does the untuned model with a better prompt")
+    instruction: str | None = Field(
+        None, description="what the better prompt begins with; none: to answer as examples do"
+    )
+    ablation: bool = Field(False, description="the same questions with blank, exchanged and noise images")
+    metrics: str | None = Field(None, description="besides exact matches, with commas between: ANLS, BLEU, ... or all")
+    output: str | None = Field(None, description="folder of answers and scores; none: evaluation, in the run's folder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chatting(Loading, Answering):
+    """Settings of a chat."""
+
+    model: str = Field(min_length=1, description=_MODEL)
+    prompt: str | None = Field(None, description="one question; none: a conversation, line by line")
+    base: bool = Field(False, description="the untuned model answers instead")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merging(Settings):
+    """Settings that exports of every form have."""
+
+    model: str = Field(min_length=1, description="a run's folder, or an adapter's")
+    output: str | None = Field(None, description="folder to write to; none: one for its form, in the run's folder")
+    base: str | None = Field(None, description="the model that the adapter is for; none: as the adapter says")
+    dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="of the merged weights")
+    check: bool = Field(
+        True, description="held-out rows are answered, to see that the merged model does as the adapter"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exporting(Merging):
+    """Settings of `export_run`."""
+
+    form: Literal["merged", "gguf", "adapter"] = Field(
+        "merged", description="a whole model; files for llama.cpp and Ollama; or the adapter with its card"
+    )
+    outtype: Literal["f16", "bf16", "f32", "q8_0"] = Field("f16", description="of the weights, with form=gguf")
+    llama_cpp: str | None = Field(None, description="a checkout of llama.cpp, with form=gguf; none: searched for")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pushing(Settings):
+    """Settings of `push_run`."""
+
+    folder: str = Field(min_length=1, description="of an exported adapter or merged model, with its card")
+    repo_id: str = Field(min_length=1, description="where to, as owner/name")
+    private: bool = Field(True, description="a new repository is private")
+    send: bool = Field(False, description="without it, what would be sent is shown and nothing is sent")
+
+
+def own_settings(kind: type[Settings]) -> dict[str, list[str]]:
+    """The names of a step's settings in groups, by what each group is about: its own, answers, rows, loading."""
+    names = list(kind.described())
+    groups = {"answers": Answering, "the model": Loading}
+    found = {about: [field.name for field in fields(base)] for about, base in groups.items() if issubclass(kind, base)}
+    grouped = {name for of_group in found.values() for name in of_group}
+    return {"": [name for name in names if name not in grouped]} | found

@@ -1,0 +1,147 @@
+"""A tuned model by the name of what it lies in, with the base that it was made from."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import PreTrainedModel, ProcessorMixin
+
+from vlmhelpers.common.files import remove_abandoned
+from vlmhelpers.estimation.suggestion import Values, suggest
+from vlmhelpers.export.adapter_files import ADAPTER_CONFIG_FILE
+from vlmhelpers.export.adapters import attach, find_base, load_processor
+from vlmhelpers.models.loading import choose_model, load_model
+from vlmhelpers.training.background import CONFIG, TrainingRun
+from vlmhelpers.training.checkpoints import newest_whole
+from vlmhelpers.training.config import ADAPTER, MODEL, RESULTS, SETTINGS, RunConfig
+
+_ENDED = ("new", "finished", "failed")  # states of a run whose folder is to be believed before its checkpoints
+
+
+@dataclass
+class Tuned:
+    """A loaded model, in eval mode, with its processor."""
+
+    model: PreTrainedModel
+    processor: ProcessorMixin
+    folder: str  # what was loaded: an adapter's or a model's folder, or a hub id
+    adapter: str | None  # the adapter's folder; None for a whole model
+    base: str | None  # folder or hub id of the untuned model; None where nobody has written it down
+    bits: int
+    run: str | None = None  # the folder of the run that made it
+    config: RunConfig | None = None  # its settings
+    _base: tuple = field(default=(), repr=False)
+
+    @property
+    def is_base(self) -> bool:
+        """Whether it is an untuned model itself."""
+        return self.adapter is None and self.base == self.folder
+
+    @contextmanager
+    def base_model(self) -> Iterator[tuple[PreTrainedModel, ProcessorMixin]]:
+        """The untuned model and its processor: without the adapter, or loaded beside a model of own weights.
+
+        Raises ValueError where the base is not known.
+        """
+        if self.adapter:
+            with self.model.disable_adapter():
+                yield self.model, self.processor
+        elif self.is_base:
+            yield self.model, self.processor
+        else:
+            if self.base is None:
+                raise ValueError(f"{self.folder} does not say which model it was made from: evaluate without the base")
+            if not self._base:  # it stays: training took more memory than two models
+                model, _ = load_model(self.base, self.bits, backend=self._backend)
+                self._base = model.eval(), self.processor
+            yield self._base
+
+    @property
+    def _backend(self):
+        return self.config.runs_on if self.config else "auto"
+
+    @property
+    def values(self) -> Values:
+        """The `Values` that suit the model here."""
+        return suggest(self.base or self.folder, bits=self.bits)
+
+
+def load_tuned(name: str | Path, bits: int | None = None, backend: str = "auto") -> Tuned:
+    """A model that is to answer, by `name`.
+
+    `name`: the folder of a run (what it has trained; of one that was stopped, lost or trains still, its newest whole
+    checkpoint), of an adapter or of a model, a hub id, or a family. `bits`: 4 or 16; None takes the run's own, else 16
+    for a tiny model and 4 for others. Raises FileNotFoundError and ValueError, with the remedy, for a folder that holds
+    none of these, and the errors of `load_model`.
+    """
+    folder, run = Path(name), None
+    if folder.is_dir():
+        if _is_run(folder):
+            folder, run = find_trained(folder), folder
+        elif _is_run(folder.parent):
+            run = folder.parent
+        if not any((folder / file).is_file() for file in (ADAPTER_CONFIG_FILE, "config.json")):
+            raise FileNotFoundError(f"{folder} holds no run, no adapter and no model: name the folder of one")
+    config = read_settings(run) if run else None
+    if (folder / ADAPTER_CONFIG_FILE).is_file():
+        return _with_adapter(folder, run, config, bits, backend)
+    found = str(folder) if folder.is_dir() else choose_model(str(name))
+    base = choose_model(config.model_id) if config else None if folder.is_dir() else found
+    bits = bits or (16 if config else suggested_bits(found))
+    model, processor = load_model(found, bits, config.max_pixels if config else None, backend)
+    return Tuned(model.eval(), processor, found, None, base, bits, run and str(run), config)
+
+
+def _with_adapter(folder, run, config, bits, backend):
+    try:
+        base = find_base(folder)
+    except FileNotFoundError:  # trained elsewhere
+        if config is None:
+            raise
+        base = choose_model(config.model_id)
+    bits = bits or (config and config.bits) or suggested_bits(base)
+    model, _ = load_model(base, bits, backend=config.runs_on if config and backend == "auto" else backend)
+    processor = load_processor(folder, base)
+    tuned = attach(model, folder).eval()
+    return Tuned(tuned, processor, str(folder), str(folder), base, bits, run and str(run), config)
+
+
+def _is_run(folder):
+    return any((folder / name).is_file() for name in (SETTINGS, CONFIG))
+
+
+def read_settings(run: str | Path) -> RunConfig:
+    """The settings of a run: as they were filled in, where it has ended, else as it was started with them.
+
+    Raises FileNotFoundError for a folder of no run.
+    """
+    files = [Path(run) / name for name in (SETTINGS, CONFIG)]
+    if not (Path(run) / RESULTS).is_file():
+        files.reverse()
+    return RunConfig.read(next((file for file in files if file.is_file()), files[0]))
+
+
+def find_trained(run: str | Path) -> Path:
+    """The folder of a run's adapter or model; of a run that has not ended, of its newest whole checkpoint.
+
+    Raises FileNotFoundError where nothing is saved yet, and ValueError for a checkpoint that needs what is not there.
+    """
+    run = Path(run)
+    remove_abandoned(run)  # puts back what a killed process was about to replace
+    trained = next((run / name for name in (ADAPTER, MODEL) if (run / name).is_dir()), None)
+    if trained and TrainingRun(run).state in _ENDED:
+        return trained
+    checkpoint = newest_whole(run)
+    if not (checkpoint or trained):
+        raise FileNotFoundError(f"{run} has saved nothing yet: let the run train until its first checkpoint")
+    if checkpoint is None:
+        return trained
+    if read_settings(run).changes_base:  # the adapter stands on weights that only the run has
+        raise ValueError(f"{run} starts its adapter from the base's weights, and has not ended: resume it first")
+    return checkpoint
+
+
+def suggested_bits(model_id: str) -> int:
+    """16 for a tiny model, 4 for others."""
+    return 16 if suggest(model_id).is_tiny else 4
