@@ -63,7 +63,7 @@ def test_cell_holds_what_it_was_given(tmp_path, monkeypatch):
     made = {}
     imports = {"Studio": lambda *given, **named: made.update(given=given, named=named)}
     exec(cell.source.replace("from vlmhelpers.studio import Studio", ""), imports)
-    assert made == {"given": ("it's\nmine",), "named": {"language": "zh"}}
+    assert made == {"given": ("it's\nmine",), "named": {"locale": "zh"}}
     assert Path.cwd() == tmp_path
 
 

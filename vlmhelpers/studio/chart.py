@@ -35,7 +35,7 @@ def draw(title: str, lines: Sequence[Line], last_step: int, of_steps: str, log: 
         x = _LEFT + (_WIDTH - _LEFT - _RIGHT) * step / max(last_step, 1)
         return x, _TOP + (_HEIGHT - _TOP - _BOTTOM) * (1 - (_scaled(value, log) - low) / (high - low))
 
-    parts = [*_axes(low, high, last_step, of_steps, log), *_legend(shown)]
+    parts = [*_axes(low, high, last_step, of_steps, log), *(_legend(shown) if len(shown) > 1 else ())]
     for line, style in zip(shown, _STYLES, strict=False):
         parts += _line(line, style, place)
     newest = max(shown[0].points, default="")

@@ -1,15 +1,10 @@
 """The pane below the tabs: what they stand for as notebook cells, as a settings file, and as a command."""
 
-from typing import TYPE_CHECKING
-
 import ipywidgets as widgets
 from markupsafe import Markup
 
 from vlmhelpers.studio import code
 from vlmhelpers.studio.tabs.tab import Tab, said
-
-if TYPE_CHECKING:
-    pass
 
 _WAYS = {
     "cells": code.cells,

@@ -16,15 +16,17 @@ _OFFERED = {
     "lr_scheduler_type": ("cosine", "linear", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"),
     "loss": tuple(dict.fromkeys(loss for method in METHODS.values() for loss in method.losses)),
     "rewards": ("exact_match", "json_fields"),
-    **dict.fromkeys(("dataset", "text_field", "image_field", "response_field"), ()),
+    **dict.fromkeys(("dataset", "output_dir", "text_field", "image_field", "response_field"), ()),
 }
+
+_GPUS = ("T4", "L4", "A100 40", "A100 80", "H200")  # as `estimation.find_gpu` finds them
 
 
 def make_controls() -> tuple[Form, Field, Field]:
     """(the controls of RunConfig's settings, that of the GPU to plan for, that of the folder with data)."""
     described = RunConfig.described().values()
     form = Form(Field(setting, _OFFERED.get(setting.name, ()), free=setting.name in _OFFERED) for setting in described)
-    return form, Field(_own("gpu", is_optional=True), ["T4 16 GB"]), Field(_own("data_folder"))
+    return form, Field(_own("gpu", is_optional=True), _GPUS), Field(_own("data_folder"))
 
 
 def _own(name, is_optional=False):

@@ -6,6 +6,11 @@ STYLE = """<style>
 justify-content:flex-start;white-space:normal;font-weight:600}
 .studio .widget-checkbox{flex-direction:row;width:auto;height:auto}
 .studio .widget-checkbox .widget-label{display:none}
+.studio .widget-inline-hbox>select,.studio .widget-inline-hbox>input{flex:none}
+.studio .widget-inline-hbox>select{height:var(--jp-widgets-inline-height,28px)}
+.studio .widget-hprogress>.progress{flex:none;height:14px}
+.studio-charts{display:flex;flex-wrap:wrap;gap:8px}
+.studio-charts svg{flex:1 1 420px}
 .studio-help{line-height:1.3;white-space:normal;opacity:.8}
 .studio-problem,.studio-alert{line-height:1.3;white-space:normal;border-left:4px solid #d1242f;padding-left:6px}
 .studio-refused input,.studio-refused select{outline:2px solid #d1242f}

@@ -22,7 +22,7 @@ os.chdir({directory!r})
 
 from vlmhelpers.studio import Studio
 
-Studio({folder!r}, language={language!r})
+Studio({folder!r}, locale={language!r})
 """
 
 

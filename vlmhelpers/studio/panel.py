@@ -18,7 +18,6 @@ from vlmhelpers.common.display import Html
 from vlmhelpers.common.files import atomic_file
 from vlmhelpers.studio.code_pane import CodePane
 from vlmhelpers.studio.controls import make_controls
-from vlmhelpers.studio.conversation import Conversation, Turn
 from vlmhelpers.studio.fields import NONE
 from vlmhelpers.studio.look import STYLE
 from vlmhelpers.studio.tabs import TABS
@@ -27,11 +26,12 @@ from vlmhelpers.studio.used import unused
 from vlmhelpers.training.background import CONFIG, TrainingRun
 from vlmhelpers.training.config import RunConfig
 from vlmhelpers.training.methods.catalog import METHODS
-from vlmhelpers.training.progress import PROCESS
+from vlmhelpers.training.progress import PROCESS, read_process
 
 if TYPE_CHECKING:
-    from vlmhelpers.commands import EvaluationResult, Plan
+    from vlmhelpers.commands import EvaluationResult, Exported, Plan
     from vlmhelpers.data.report import Report
+    from vlmhelpers.studio.talk import Turn
 
 _SAVED = "studio.yaml"  # in the panel's folder: the settings as they were left
 _BEGIN = {"model_id": "qwen3-vl", "dataset": "", "output_dir": "run-1"}
@@ -43,37 +43,39 @@ _FAILURES = (ValueError, OSError, RuntimeError, MemoryError, ImportError)
 class Studio:
     """The panel of the runs in a folder: it shows itself in a notebook, and code can do all that a hand can.
 
-    `form` has a control for each setting of RunConfig. `conversation` are the turns of the chat. `problems` are what is
-    wrong with settings, by their names. A run goes on without the panel, and a panel of the same folder finds it.
+    `form` has a control for each setting of RunConfig. `problems`: what is wrong with settings, by their names.
+    `turns`: those of the chat. A run goes on without the panel, and a panel of the same folder finds it.
     """
 
     def __init__(
         self,
         folder: str | os.PathLike = "outputs/studio",
-        language: str | None = None,
+        locale: str | None = None,
         clock: str | None = None,
         **settings: object,
     ):
-        """`folder`: each run has a folder inside it. `language`: one of `texts.LANGUAGES`; None: as it was left.
+        """`folder`: each run has a folder inside it. `locale`: a language of `texts.LANGUAGES`; None: as it was left.
 
         `clock`: who looks at the run each second: "thread"; "page", the browser, for pages that show nothing that a
         thread does, as Colab's; "none". None chooses. `settings`: those of RunConfig, over those that were left.
-        Raises ValueError for an unknown language, clock or setting.
+        Raises ValueError for an unknown locale, clock or setting.
         """
         if clock not in _CLOCKS:
             raise ValueError(f"clock={clock!r}: choose one of {', '.join(map(repr, _CLOCKS))}")
         self.folder, saved = Path(folder), _read_saved(Path(folder) / _SAVED)
-        self.language = language or saved.pop("language", "en")
-        self.texts = texts(self.language)
-        self.problems, self.conversation, self._stale = {}, Conversation(), False
-        self._run = self._tuned = self._family = self._model_id = None
+        self.locale = locale or saved.pop("locale", "en")
+        self.texts = texts(self.locale)
+        self.problems, self._stale = {}, False
+        self._run = self._tuned = self._talk = self._family = self._model_id = self._filled = None
         self._busy, self._filling = threading.Lock(), True
         self.form, self.gpu, self.data_folder = make_controls()
         for field in self.form.fields.values():
             field.on_change(self._changed)
+        self.form.fields["output_dir"].on_change(self._attach)
         self.tabs, self.code = {tab.name: tab(self) for tab in TABS}, CodePane(self)
         self.clock = clock or ("page" if "google.colab" in sys.modules else "thread")
         self.widget = self._build()
+        self.data_folder.value = os.curdir
         self.set(**_defaults() | _BEGIN | saved | settings)
         self._speak()
         _newest[self.folder.absolute()] = self
@@ -156,7 +158,9 @@ class Studio:
         """Tokens, memory and time of the run, on the GPU that is planned for."""
         from vlmhelpers.commands import preflight
 
-        return preflight(self.config, None if self.gpu.value == NONE else self.gpu.value)
+        plan = preflight(self.config, None if self.gpu.value == NONE else self.gpu.value)
+        self._filled, self._stale = plan.config, True
+        return plan
 
     def start(self, accept_changes: bool = False) -> "Plan | None":
         """Starts the run once `preflight` has found that it fits, or goes on with it; after others in the folder.
@@ -171,6 +175,7 @@ class Studio:
         if self.run.state not in ("stopped", "lost"):
             plan = preflight(config)
             plan.raise_if_too_large()
+            self._filled, self._stale = plan.config, True
         self.run.start(config, accept_changes, after=self.others_running)
         return plan
 
@@ -201,13 +206,22 @@ class Studio:
             number += 1
         self.set(output_dir=f"run-{number}")
 
-    def evaluate(self, **settings: object) -> "EvaluationResult":
-        """Answers to held-out rows by base and tuned model, with scores; `settings`: those of `commands.Evaluating`."""
+    def evaluate(
+        self, progress: Callable[[str, int, int], object] | None = None, **settings: object
+    ) -> "EvaluationResult":
+        """Answers to held-out rows by base and tuned model, with scores; `settings`: those of `commands.Evaluating`.
+
+        `progress`: as of `commands.evaluate_run`. Raises ValueError while the run is going on, and what that raises.
+        """
         from vlmhelpers.commands import Evaluating, evaluate_run
 
-        self._refuse_while_running()
-        self.free()
-        return evaluate_run(Evaluating(**{"model": str(self.run.folder)} | settings))
+        settings = Evaluating(**{"model": str(self.run.folder)} | settings)
+        return evaluate_run(settings, progress, self._load())
+
+    @property
+    def turns(self) -> "list[Turn]":
+        """The turns of the chat."""
+        return self._talk.turns if self._talk else []
 
     def chat(
         self,
@@ -216,28 +230,35 @@ class Studio:
         base: bool = False,
         write: Callable[[], object] = lambda: None,
         **settings: object,
-    ) -> Turn:
-        """Asks the run's model, also one of a run that was stopped, and goes on with the conversation.
+    ) -> "Turn":
+        """Asks the run's model, also one of a run that was stopped, and goes on with the chat.
 
         `base`: the model before training answers, too. `write` is called while the answer grows. `settings`: those of
-        `commands.Answering`. Raises ValueError while a run is going on, and FileNotFoundError without a model.
+        `commands.Answering`. Raises ValueError while the run is going on, and FileNotFoundError without a model.
         """
         from vlmhelpers.commands import Answering
         from vlmhelpers.common.images import open_image
 
         images = [image if isinstance(image, Image.Image) else open_image(image) for image in images]
         answering = Answering(**settings)
-        return self.conversation.ask(self._load(), question, images, answering, base, write)
+        self._load()
+        return self._talk.ask(question, images, answering, base, write)
+
+    def clear(self) -> None:
+        """Begins the chat anew."""
+        if self._talk:
+            self._talk.clear()
 
     def free(self) -> None:
-        """Forgets the loaded model: its memory is free for a run."""
+        """Forgets the loaded model, and the chat with it: the memory is free for a run."""
+        if self._tuned is None:
+            return
         from accelerate.utils.memory import clear_device_cache
 
-        if self._tuned is not None:
-            self._tuned = None
-            clear_device_cache(garbage_collection=True)
+        self._tuned = self._talk = None
+        clear_device_cache(garbage_collection=True)
 
-    def export(self, **settings: object):
+    def export(self, **settings: object) -> "Exported":
         """Exports what the run has trained; `settings`: those of `commands.Exporting`."""
         from vlmhelpers.commands import Exporting, export_run
 
@@ -245,7 +266,7 @@ class Studio:
         self.free()
         return export_run(Exporting(**{"model": str(self.run.folder)} | settings))
 
-    def push(self, **settings: object):
+    def push(self, **settings: object) -> object:
         """Pushes what was exported to the Hub; `settings`: those of `commands.Pushing`."""
         from vlmhelpers.commands import Pushing, push_run
 
@@ -313,13 +334,16 @@ class Studio:
             do()
 
     def _load(self):
-        """The run's model, loaded once as long as its files stay as they are."""
+        """The run's model, loaded anew where the run has saved another one since."""
         from vlmhelpers.commands import load_tuned
+        from vlmhelpers.studio.talk import Talk
 
         self._refuse_while_running()
-        if self._tuned is None or self._tuned.config.output_dir != str(self.run.folder):
+        process = read_process(self.run.folder)
+        if self._tuned is None or self._loaded != (self.run.folder, process):
             self.free()
-            self._tuned = load_tuned(str(self.run.folder))
+            self._tuned, self._loaded = load_tuned(self.run.folder), (self.run.folder, process)
+            self._talk = Talk(self._tuned)
         return self._tuned
 
     def _refuse_while_running(self):
@@ -328,9 +352,9 @@ class Studio:
 
     def _build(self):
         self._languages = widgets.Dropdown(options=[(text, name) for name, text in LANGUAGES.items()])
-        self._languages.value = self.language
+        self._languages.value = self.locale
         self._languages.observe(lambda change: self.speak(change["new"]), names="value")
-        self._languages.add_class("studio-language")
+        self._languages.add_class("studio-locale")
         self._title = widgets.HTML()
         self._tab = widgets.Tab([tab.widget for tab in self.tabs.values()])
         layout = widgets.Layout(justify_content="space-between", flex_flow="row wrap")
@@ -350,10 +374,10 @@ class Studio:
         setattr(clock, playing, True)
         return clock
 
-    def speak(self, language: str) -> None:
-        """Shows the panel in a language. Raises ValueError for one that it does not have."""
-        self.texts, self.language = texts(language), language
-        self._languages.value = language
+    def speak(self, locale: str) -> None:
+        """Shows the panel in a language of `texts.LANGUAGES`. Raises ValueError for another."""
+        self.texts, self.locale = texts(locale), locale
+        self._languages.value = locale
         self._speak()
         self._keep()
 
@@ -370,11 +394,18 @@ class Studio:
         if self._filling:
             return
         if self.form.fields["model_id"].value != self._model_id:
-            self._model_id, self._family = self.form.fields["model_id"].value, None
+            self._model_id, self._family, self._filled = self.form.fields["model_id"].value, None, None
             threading.Thread(target=self._find_family, args=(self._model_id,), daemon=True).start()
         self._show_settings()
         self._keep()
         self.refresh()
+
+    def _attach(self):
+        """Takes the settings of a run that is there already, when it is chosen."""
+        file = self.run.folder / CONFIG
+        if not self._filling and file.is_file():
+            with suppress(ValueError, OSError):  # of another version: they stay as they are
+                self.set(**vars(RunConfig.read(file)))
 
     def _find_family(self, model_id):
         """What the model's family has no use for goes with the next look: transformers takes seconds to load."""
@@ -392,13 +423,15 @@ class Studio:
         for name, field in self.form.fields.items():
             field.show(name not in hidden)
             field.refuse(self.problems.get(name))
+            field.hint(getattr(self._filled, name, None))
+        self.form.fields["output_dir"].offer(self.runs)
         self.code.show_code()
 
     def _keep(self):
         """Keeps the settings for the panel that is next opened on this folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_file(self.folder / _SAVED, encoding="utf-8") as file:
-            yaml.safe_dump({"language": self.language} | self.form.values, file, sort_keys=False, allow_unicode=True)
+            yaml.safe_dump({"locale": self.locale} | self.form.values, file, sort_keys=False, allow_unicode=True)
 
     def _keep_fresh(self):
         while _newest.get(self.folder.absolute()) is self:  # a cell that is run again makes another panel
@@ -425,7 +458,7 @@ def _read_saved(file):
         saved = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return {}
-    known = {"language", *RunConfig.described()}
+    known = {"locale", *RunConfig.described()}
     return {name: value for name, value in saved.items() if name in known} if isinstance(saved, dict) else {}
 
 

@@ -33,12 +33,12 @@ GROUPS: dict[str, tuple[type[Settings], tuple[str, ...]]] = {
 
 
 @cache
-def texts(language: str) -> dict[str, str]:
+def texts(locale: str) -> dict[str, str]:
     """The panel's texts by key. Raises ValueError for a language that it does not have."""
-    if language not in LANGUAGES:
-        raise ValueError(f"language={language!r}: choose one of {', '.join(LANGUAGES)}")
-    helps = _helps() if language == "en" else {}
-    return helps | json.loads((FOLDER / f"{language}.json").read_text(encoding="utf-8"))
+    if locale not in LANGUAGES:
+        raise ValueError(f"locale={locale!r}: choose one of {', '.join(LANGUAGES)}")
+    helps = _helps() if locale == "en" else {}
+    return helps | json.loads((FOLDER / f"{locale}.json").read_text(encoding="utf-8"))
 
 
 def _helps():

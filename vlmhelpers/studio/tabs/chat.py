@@ -47,21 +47,21 @@ class ChatTab(Tab):
             return
         self.question.value = ""
         empty(self.upload)
-        options = self.form.values | {"base": self.side_by_side.value}
-        self.work("send", lambda: self.studio.chat(question, images, write=self._draw, **options))
+        options = self.form.values | {"base": self.side_by_side.value, "write": self._draw}
+        self.work("send", lambda: self.studio.chat(question, images, **options))
 
     def show(self, found):
         self.out.value = ""
         self._draw()
 
     def _clear(self):
-        self.studio.conversation.clear()
+        self.studio.clear()
         self._draw()
 
     def _draw(self):
         """Shows the conversation, with what has been written of the answer so far."""
         texts, parts = self.studio.texts, []
-        for turn in self.studio.conversation:
+        for turn in self.studio.turns:
             shown = Markup("").join(map(thumbnail, turn.images))
             parts.append(_TURN.format("you", texts["you"], shown, turn.question))
             parts += [_TURN.format(name, texts[name], "", answer) for name, answer in turn.answers.items()]

@@ -3,7 +3,7 @@
 import ipywidgets as widgets
 
 from vlmhelpers.studio.fields import Form
-from vlmhelpers.studio.tabs.tab import Tab
+from vlmhelpers.studio.tabs.tab import Tab, said
 
 
 class EvaluateTab(Tab):
@@ -13,9 +13,16 @@ class EvaluateTab(Tab):
         self.form = Form.of("evaluating")
         self.browser = widgets.VBox()
         yield self.form.grid()
-        yield self.button("evaluate", lambda: self.work("evaluate", lambda: self.studio.evaluate(**self.form.values)))
+        yield self.button("evaluate", lambda: self.work("evaluate", self._evaluate))
         yield self.out
         yield self.browser
+
+    def _evaluate(self):
+        return self.studio.evaluate(self._tell, **self.form.values)
+
+    def _tell(self, name, done, total):
+        texts = self.studio.texts
+        self.out.value = said(texts["answered"].format(name=texts.get(name, name), done=done, total=total), "status")
 
     def speak(self, texts):
         super().speak(texts)

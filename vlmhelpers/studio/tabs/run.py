@@ -3,9 +3,9 @@
 import ipywidgets as widgets
 from markupsafe import Markup
 
-from vlmhelpers.common.display import html_table
+from vlmhelpers.common.display import Html, html_table
 from vlmhelpers.studio.chart import Line, draw
-from vlmhelpers.studio.tabs.tab import Tab, said
+from vlmhelpers.studio.tabs.tab import Tab, as_html, said
 
 _OVER = ("stopped", "failed", "lost")  # from here `start` goes on
 _LOG_LINES, _SAMPLED_STEPS = 30, 6
@@ -33,6 +33,11 @@ class RunTab(Tab):
         )
         yield from (self.out, self.state, self.bar, self.log_scale, self.charts, self.samples, self.log)
 
+    def show(self, found):
+        """A plan in a line that opens."""
+        summary, whole = str(found).partition("\n")[0], Markup(as_html(found))
+        super().show(Html(Markup("<details><summary>{}</summary>{}</details>").format(summary, whole), summary))
+
     def _now(self, act):
         try:
             act()
@@ -43,7 +48,6 @@ class RunTab(Tab):
     def speak(self, texts):
         super().speak(texts)
         self.log_scale.description = texts["label.log_scale"]
-        self.bar.description = ""
 
     def refresh(self):
         """Shows what the run's folder says; what has not changed is not sent."""
@@ -95,7 +99,7 @@ class RunTab(Tab):
             )
         rates = Line(texts["chart.learning_rate"], run.history("learning_rate"))
         drawn.append(draw(texts["chart.learning_rate"], [rates], steps, texts["chart.step"]))
-        return Markup("").join(drawn)
+        return Markup('<div class="studio-charts">{}</div>').format(Markup("").join(drawn))
 
     def _samples(self, run):
         """The first, and the last answers to the sampled rows, a column for each time."""

@@ -1,15 +1,11 @@
 """What the tabs of the panel have in common."""
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 from markupsafe import Markup, escape
 
 from vlmhelpers.common.display import Html
-
-if TYPE_CHECKING:
-    from vlmhelpers.studio.panel import Studio
 
 _ROW = widgets.Layout(flex_flow="row wrap", align_items="flex-end")
 _STYLES = {"start": "success", "stop": "warning", "abort": "danger", "send": "primary", "evaluate": "primary"}
@@ -20,7 +16,8 @@ class Tab:
 
     name = ""
 
-    def __init__(self, studio: "Studio"):
+    def __init__(self, studio):
+        """`studio`: the `Studio` whose tab it is."""
         self.studio, self.buttons = studio, {}
         self.out = widgets.HTML()
         self.out.add_class(f"studio-{self.name}-out")
