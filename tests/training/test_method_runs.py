@@ -20,7 +20,8 @@ from vlmhelpers.inference.generation import generate
 from vlmhelpers.models.loading import load_model
 from vlmhelpers.models.lora import lora_targets
 from vlmhelpers.samples.drawing import caption, sample_products
-from vlmhelpers.training import pipeline
+from vlmhelpers.training import callbacks, pipeline
+from vlmhelpers.training.background import TrainingRun
 from vlmhelpers.training.config import RunConfig
 from vlmhelpers.training.methods.catalog import METHODS
 from vlmhelpers.training.methods.reward import SCALE
@@ -187,6 +188,32 @@ def test_weights_of_the_model_itself_are_saved_with_it(weights, config_of, train
     assert train(config) == result and "is finished: 4 steps on 12 rows" in capsys.readouterr().out
     interrupt(config)
     assert digest_of(trained(config)[0], "model.safetensors") == first
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["full", "dpo", "reward", "grpo", "ppo"])
+def test_the_weights_of_the_best_validation_are_kept(method, config_of, trained, monkeypatch, capsys):
+    of_kind = {"weights": "full"} if method == "full" else {"method": method}
+    steps = 8 if method == "ppo" else 4
+    more = {"max_steps": steps, "eval_steps": steps // 2, "save_steps": 100, "validation_rows": 4, "sample_answers": 2}
+    monkeypatch.setattr(callbacks, "_is_better", lambda metric, value, best: best is None)  # the first
+    config = config_of(**OF_METHOD.get(method, {}) | of_kind | more | {"load_best_model_at_end": True})
+    result, trainer = trained(config)
+    kept = [
+        Path(folder) / f"{'adapter_' * config.trains_adapters}model.safetensors"
+        for folder in (result.folder, *(Path(config.output_dir) / f"checkpoint-{step}" for step in (steps // 2, steps)))
+    ]
+    first, best, last = map(read_digest, kept)
+    assert (result.steps, result.best_step) == (steps, steps // 2) and first == best != last
+    held_out = load_held_out(config.output_dir)["test"]
+    loaded = load_model(result.model or tiny_model(FAMILY), 16, backend="transformers")
+    tuned = loaded[0] if result.model else attach(loaded[0], result.adapter)
+    assert torch.equal(logits(tuned, loaded[1], held_out), logits(trainer.model, loaded[1], held_out))
+    metric = "eval_reward" if method in ("grpo", "ppo") else "eval_loss"
+    assert trainer.state.best_metric == next(entry[metric] for entry in result.history if metric in entry)
+    sampled = TrainingRun(config.output_dir).samples["answers"]
+    assert list(sampled) == ([] if method == "reward" else [0, steps // 2, steps])
+    assert ("no answers are sampled: a reward model" in capsys.readouterr().out) == (method == "reward")
 
 
 VARIANTS = {

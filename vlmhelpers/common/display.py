@@ -34,12 +34,16 @@ def html_table(heads: Iterable[str], rows: Iterable[Sequence], style: str = _CEL
 
 def thumbnail(image: Image.Image, side: int = 72) -> Markup:
     """An HTML `<img>` of `image`, at most `side` pixels wide and high, its bytes included (about 1 kB)."""
+    return Markup('<img style="max-width:none" src="{}">').format(image_uri(image, side))
+
+
+def image_uri(image: Image.Image, side: int = 72) -> str:
+    """The data URI of a WebP file of `image`, at most `side` pixels wide and high."""
     image = repair(image).copy()  # plain RGB is returned as it is, and shrinking works in place
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=80)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return Markup('<img style="max-width:none" src="data:image/webp;base64,{}">').format(data)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 class Html:

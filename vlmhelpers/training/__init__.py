@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "checkpoints": ["resume_from"],
         "config": ["RunConfig"],
         "measuring": ["TrainingComparison", "measure_cost", "method_costs"],
+        "pipeline": ["measured_rows"],
         "progress": ["Stopped"],
         "rewards": [
             "as_reward",
@@ -21,6 +22,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
             "matches",
             "number_within",
             "parse_reward",
+            "parse_rewards",
         ],
         "run": ["RunResult", "load_held_out", "save_held_out", "train"],
     },

@@ -19,6 +19,7 @@ from vlmhelpers.training.config import RESULTS, RunConfig
 from vlmhelpers.training.progress import (
     PROCESS,
     PROGRESS,
+    SAMPLES,
     STOP,
     describe_process,
     is_running,
@@ -175,6 +176,17 @@ class TrainingRun:
             if entry.get(name) is not None:
                 found[entry["step"]] = entry[name]
         return found
+
+    @property
+    def samples(self) -> dict:
+        """The answers that it gives while it is trained (`sample_answers`): {"rows": [...], "answers": {step: [...]}}.
+
+        A row is {"prompt": str, "expected": str, "images": [data URI, ...]}; each step has an answer for each row.
+        """
+        rows = []
+        with suppress(OSError, ValueError):
+            rows = json.loads((self.folder / SAMPLES).read_bytes())
+        return {"rows": rows, "answers": self.history("answers")}
 
     def log_lines(self, number: int = 20) -> list[str]:
         """The last lines that it printed, without what a progress bar has drawn over."""

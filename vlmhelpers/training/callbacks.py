@@ -1,9 +1,12 @@
-"""The loss of a trainer at work, as a chart or lines of text, and experiment trackers."""
+"""The loss of a trainer at work, as a chart or lines of text, its best validation, and experiment trackers."""
 
 import importlib.util
+import math
 import os
 import time
+from contextlib import AbstractContextManager
 
+import torch
 from requests.utils import get_netrc_auth
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from transformers.utils.notebook import NotebookProgressCallback
@@ -100,6 +103,56 @@ class LossPlot(TrainerCallback):
         axes.set_title(line, fontsize=9, loc="left")
         axes.grid(alpha=0.3)
         self.display.update(chart)
+
+
+class BestValidation(TrainerCallback):
+    """Notes a trainer's best validation, and ends training after `patience` others in a row without a better one.
+
+    `metric`: "eval_loss", of which the lowest is the best, or "eval_reward", of which the highest is. `saves`: each one
+    that is the best so far is saved, whatever save_steps says. All that it counts is in the trainer's state, and so in
+    its checkpoints: a run that goes on from one ends as an undisturbed one does.
+    """
+
+    def __init__(self, metric: str, patience: int | None, saves: bool):
+        self.metric, self.patience, self.saves = metric, patience, saves
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._end_in_time(state, control)  # the checkpoint may be that of the end
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        value = next(entry[self.metric] for entry in reversed(state.log_history) if self.metric in entry)
+        if _is_better(self.metric, value, state.best_metric):
+            state.best_metric, state.best_global_step = value, state.global_step
+            control.should_save |= self.saves
+        self._end_in_time(state, control)
+
+    def _end_in_time(self, state, control):
+        best = state.best_global_step or 0
+        since = [entry for entry in state.log_history if self.metric in entry and entry["step"] > best]
+        if self.patience and len(since) >= self.patience:
+            control.should_save = control.should_training_stop = True
+
+
+def _is_better(metric, value, best):
+    if value is None or not math.isfinite(value):
+        return False
+    return best is None or (value > best if metric == "eval_reward" else value < best)
+
+
+def validate_apart(trainer: Trainer) -> None:
+    """Lets validations leave the random numbers of training alone: how many there are changes nothing of the result."""
+    evaluate = trainer.evaluate
+
+    def apart(*args, **kwargs):
+        with random_state_kept():
+            return evaluate(*args, **kwargs)
+
+    trainer.evaluate = apart
+
+
+def random_state_kept() -> AbstractContextManager:
+    """A context after which torch draws, on the CPU and this process's GPU, what it would have drawn without it."""
+    return torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else [])
 
 
 def _open_display():

@@ -94,6 +94,28 @@ def refuse_without_a_step(trainer: Trainer, checkpoint: str | None) -> None:
             raise ValueError(f"{text}. Choose another output_dir, or more steps")
 
 
+def load_best(trainer: Trainer) -> None:
+    """Puts the weights of the best validation into the model, from its checkpoint; all processes have to call it.
+
+    Leaves the last weights where no validation was the best, and says so. Raises ValueError where the checkpoint is not
+    as it was written.
+    """
+    state = trainer.state
+    if state.best_global_step is None:
+        print("no validation gave a number: the last weights are kept")
+        return
+    print(f"the validation of step {state.best_global_step} was the best: its weights are kept")
+    if state.best_global_step == state.global_step:
+        return
+    folder = Path(trainer.args.output_dir) / f"checkpoint-{state.best_global_step}"
+    if flaw := on_main(lambda: _flaw(folder, _read_stamp(folder))):
+        remedy = "load_best_model_at_end=False keeps the last weights"
+        raise ValueError(f"{folder} has the best weights, and {flaw}: train again elsewhere, or {remedy}")
+    state.best_model_checkpoint = str(folder)
+    trainer._load_best_model()
+    _load_top_adapter(trainer.model, folder)
+
+
 def _set_aside(folder, flaw, keep):
     """Renames a checkpoint: Trainer, which removes the oldest ones, would count it. What was set aside before goes."""
     aside = folder.with_name(ASIDE + folder.name)
@@ -130,7 +152,7 @@ def _guard(trainer):
 
     def run_epoch(*args, **kwargs):
         # transformers looks for the end after a step only: resumed at its last step, it would train another one.
-        if trainer.state.global_step >= trainer.state.max_steps:
+        if trainer.state.global_step >= trainer.state.max_steps or trainer.control.should_training_stop:
             trainer.control.should_training_stop = True
         else:
             run(*args, **kwargs)

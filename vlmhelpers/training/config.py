@@ -185,6 +185,25 @@ class RunConfig(Settings):
         """The values, by name, that are left to `suggest` where they are None."""
         return {name: getattr(self, name) for name in _SUGGESTED}
 
+    @property
+    def memory_options(self) -> dict[str, object]:
+        """Options of `estimate_memory` that follow from how the run trains, but for those that `suggest` fills in.
+
+        With adapters the reference is the base without them. GRPO's own beta is 0, and then TRL loads none.
+        """
+        options = {"vision": self.vision, "gradient_checkpointing": self.gradient_checkpointing is not False}
+        if self.trains_adapters:
+            return options
+        method, last = METHODS[self.method], (self.last_layers or 1) if self.weights == "freeze" else None
+        no_penalty = self.method == "grpo" if self.beta is None else self.beta == 0
+        reference = method.refers and not (method.samples and no_penalty)
+        return options | {"full": self.weights == "full", "last_layers": last, "reference": reference}
+
+    def with_absolute_paths(self) -> "RunConfig":
+        """The same settings, whichever the working directory is; of models, folders that are there are paths."""
+        paths = {name: os.path.abspath(value) for name, value in asdict(self).items() if _is_path(Path(), name, value)}
+        return replace(self, **paths)
+
     def filled(self, values: "Values") -> "RunConfig":
         """The same settings, with those of `values` for all that `suggest` fills in."""
         return replace(self, **{name: getattr(values, name) for name in _SUGGESTED})

@@ -34,7 +34,7 @@ _IRRELEVANT = tuple(
 )
 # Settings of a RunConfig that do not; those of files and fields act by what is read.
 _NOT_OF_RESULTS = "dataset output_dir image_root text_field image_field response_field cache report_to".split()
-_NOT_OF_RESULTS += ["backend", "gradient_checkpointing", "logging_steps", "save_steps"]
+_NOT_OF_RESULTS += "backend gradient_checkpointing logging_steps eval_steps save_steps sample_answers".split()
 _OTHER_MODELS = ("reward_model", "teacher")  # settings that name a model besides the one that is trained
 _OF_MODELS = (".safetensors", ".json", ".jinja", ".model", ".txt", ".bin")  # endings of what transformers reads
 
@@ -128,6 +128,10 @@ def inputs_identity(config: "RunConfig", dataset: Dataset) -> dict:
     found["number of processes"] = int(os.environ.get("WORLD_SIZE", 1))
     if base := _base_folder(config.model_id):
         found |= {"model_id": "a folder", "base": _base_digest(base)}
+    if config.chat_template:
+        found["chat_template"] = file_digest(config.chat_template)
+    if config.tracks_best:
+        found["steps between validations"] = config.validated_every
     for name in _OTHER_MODELS:
         if (path := getattr(config, name)) and (folder := _base_folder(path)):
             found[name] = _base_digest(folder)

@@ -26,7 +26,8 @@ from vlmhelpers.families.received import read_object
 from vlmhelpers.models.freezing import train_only
 from vlmhelpers.models.loading import choose_model, load_model, load_processor, set_max_pixels
 from vlmhelpers.models.lora import keep_adapters_float32, lora_targets
-from vlmhelpers.training.callbacks import report_to, watch
+from vlmhelpers.models.template_trial import check_template
+from vlmhelpers.training.callbacks import BestValidation, report_to, validate_apart, watch
 from vlmhelpers.training.config import REJECTED, RunConfig
 from vlmhelpers.training.methods.catalog import METHODS
 from vlmhelpers.training.methods.parts import Parts
@@ -36,6 +37,7 @@ from vlmhelpers.training.rewards import parse_rewards
 ADAPTER_CONFIG = "adapter_config.json"
 _GROUPS = {"grpo": 8, "rloo": 2}  # TRL's own number of samples for each prompt
 _UPDATES = 2  # of PPO, in one pass over a rollout batch
+_LARGEST_TEMPLATE = 1_000_000  # bytes; those of published models take some thousand
 
 
 def refuse_early(config: RunConfig) -> None:
@@ -46,6 +48,8 @@ def refuse_early(config: RunConfig) -> None:
     if config.changes_base and is_sharded():
         raise ValueError(f"init_lora_weights={config.init_lora_weights!r} needs the whole model on each GPU, not FSDP")
     parse_rewards(config.rewards or "")
+    if config.chat_template:
+        _read_template(config.chat_template)
     folder = Path(config.reward_model or "")
     if config.reward_model and not any((folder / name).is_file() for name in (ADAPTER_CONFIG, "config.json")):
         raise ValueError(f"reward_model is {folder}, which holds no adapter and no model: name such a folder of a run")
@@ -71,7 +75,7 @@ def training_arguments(config: RunConfig) -> dict[str, object]:
     } | own
     settings = {name: value for name, value in settings.items() if value is not None}
     if config.validation_rows:
-        settings |= {"eval_strategy": "steps", "eval_steps": config.logging_steps, "prediction_loss_only": True}
+        settings |= {"eval_strategy": "steps", "eval_steps": config.validated_every, "prediction_loss_only": True}
         settings["per_device_eval_batch_size"] = settings.get("per_device_train_batch_size", 1)
     settings |= {
         "remove_unused_columns": False,  # keeps `row`, so that errors can name it
@@ -81,7 +85,8 @@ def training_arguments(config: RunConfig) -> dict[str, object]:
         "fp16": dtype == torch.float16,
         "use_cpu": not gpu,
         "ddp_timeout": 7200,  # seconds: the other processes wait while the main one checks every image
-        "save_total_limit": 2,  # the last but one stays until the last is complete
+        "load_best_model_at_end": False,  # TRL's rewards are no metrics to transformers: see BestValidation, load_best
+        "save_total_limit": 2 + config.tracks_best,  # the last but one stays until the last is complete, and the best
         "report_to": report_to(config.report_to),
         "run_name": Path(config.output_dir).name,
     }
@@ -131,7 +136,8 @@ def fill_in(config: RunConfig, model_id: str, parts: dict[str, Dataset]) -> RunC
     """
     # FSDP holds a part of the model on each GPU: the estimate is of all of it.
     gpu = None if is_sharded() else this_gpu()
-    values = fit_values(config, model_id, measured_rows(parts), gpu, load_processor(model_id))
+    processor = with_template(config, load_processor(model_id))
+    values = fit_values(config, model_id, measured_rows(parts), gpu, processor)
     return fill_from(config, values)
 
 
@@ -234,6 +240,7 @@ def make_trainer(config: RunConfig, model_id: str, parts: dict[str, Dataset]) ->
     """
     arguments, method = training_arguments(config) | _of_sampling(config), METHODS[config.method]
     model, processor = load_model(model_id, config.bits, config.max_pixels, config.runs_on)
+    processor = with_template(config, processor)
     set_seed(config.seed)  # the adapters start at random, before the trainer sets its own seed
     if not config.trains_adapters:
         _choose_weights(config, model)
@@ -260,6 +267,10 @@ def make_trainer(config: RunConfig, model_id: str, parts: dict[str, Dataset]) ->
     if config.trains_adapters:
         keep_adapters_float32(trainer.model)
     watch(trainer)
+    validate_apart(trainer)
+    if config.tracks_best:
+        metric = "eval_reward" if "rewards" in method.settings else "eval_loss"
+        trainer.add_callback(BestValidation(metric, config.early_stopping_patience, config.load_best_model_at_end))
     return trainer
 
 
@@ -330,4 +341,24 @@ def fresh_processor(config: RunConfig, model_id: str) -> ProcessorMixin:
     processor = load_processor(model_id)
     if config.max_pixels is not None:
         set_max_pixels(processor, config.max_pixels)
+    return with_template(config, processor)
+
+
+def with_template(config: RunConfig, processor: ProcessorMixin) -> ProcessorMixin:
+    """The processor, which from now on has the chat template that the settings name, if they name one.
+
+    Raises ValueError for a file that holds no such template, or one that cannot be rendered in bounds.
+    """
+    if config.chat_template:
+        processor.chat_template = processor.tokenizer.chat_template = _read_template(config.chat_template)
+        check_template(processor, config.chat_template)
     return processor
+
+
+def _read_template(file):
+    try:
+        if os.path.getsize(file) > _LARGEST_TEMPLATE:
+            raise ValueError("it is too large for a template")
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"chat_template is {file}, which cannot be read ({error}): name a .jinja file") from None

@@ -1,7 +1,8 @@
 """What a run says of itself in its folder while it lasts, and the wish to stop that it finds there.
 
 process.json: who trains there and, once that is over, how it ended. progress.jsonl: a JSON object a line, what was
-logged and what happened. stop: present where the run is to save a checkpoint and end.
+logged and what happened. samples.json: the rows that it answers while it is trained. stop: present where the run is to
+save a checkpoint and end.
 """
 
 import json
@@ -18,7 +19,7 @@ from vlmhelpers.common.distributed import on_main
 from vlmhelpers.common.files import CLOCK_SECONDS, find_process, machine_id
 from vlmhelpers.common.printable import one_line
 
-PROCESS, PROGRESS, STOP = "process.json", "progress.jsonl", "stop"
+PROCESS, PROGRESS, STOP, SAMPLES = "process.json", "progress.jsonl", "stop", "samples.json"
 _SIZE = 4096  # bytes of process.json, whatever it says: a full disk, too, lets them be written over
 _LONGEST = 500  # characters of an error
 
@@ -109,8 +110,9 @@ def reported(folder: Path) -> Iterator[Callable[[], None]]:
 def make_reporter(folder: Path):
     """A callback of a trainer that says what is logged and what happens, and stops it where the folder asks for it.
 
-    A line has step, max_steps, epoch and all that was logged; tokens_per_second, where the trainer counts tokens;
-    memory, the most bytes of the GPU so far, of the process on a CPU; seconds_left, by the pace of this process.
+    A line has step, max_steps, epoch and all that was logged; tokens_per_second, where the trainer counts tokens, the
+    time of validations apart; memory, the most bytes of the GPU so far, of the process on a CPU; seconds_left, by the
+    pace of this process.
     """
     import torch
     from transformers import TrainerCallback
@@ -119,17 +121,20 @@ def make_reporter(folder: Path):
         stopped = False
 
         def on_train_begin(self, args, state, control, **kwargs):
-            self.first_step, self.begun, self.evaluating = state.global_step, time.perf_counter(), False
-            self.counted = None  # (tokens, seconds) at the last line
+            self.first_step, self.begun, self.evaluating = state.global_step, time.perf_counter(), None
+            self.validated = 0.0  # seconds
+            # (tokens, seconds) at the last line; what a trainer has counted before a checkpoint is not known.
+            self.counted = None if self.first_step else (0, self.begun)
             self._say(state, event="training")
 
         def on_prediction_step(self, args, state, control, **kwargs):
             if not self.evaluating:
-                self.evaluating = True
+                self.evaluating = time.perf_counter()
                 self._say(state, event="evaluating")
 
         def on_evaluate(self, args, state, control, **kwargs):
-            self.evaluating = False
+            self.validated += time.perf_counter() - (self.evaluating or time.perf_counter())
+            self.evaluating = None
             self._say(state, event="training")
 
         def on_log(self, args, state, control, logs=None, **kwargs):
@@ -161,9 +166,10 @@ def make_reporter(folder: Path):
             memory = torch.cuda.max_memory_allocated() if gpu else psutil.Process().memory_info().rss
             pace = {"seconds_left": left, "memory": memory}
             if tokens := logs.get("num_tokens"):
+                trained = now - self.validated
                 if self.counted:
-                    pace["tokens_per_second"] = (tokens - self.counted[0]) / (now - self.counted[1])
-                self.counted = tokens, now
+                    pace["tokens_per_second"] = (tokens - self.counted[0]) / (trained - self.counted[1])
+                self.counted = tokens, trained
             return pace
 
     return Reporter()

@@ -21,7 +21,7 @@ from vlmhelpers.common.files import atomic_file, atomic_folder, name_full_disk, 
 from vlmhelpers.models.backends import use_unsloth
 from vlmhelpers.training.config import ADAPTER, HELD_OUT, MODEL, REJECTED, RESULTS, SETTINGS, RunConfig
 from vlmhelpers.training.methods.catalog import METHODS
-from vlmhelpers.training.progress import Stopped, make_reporter, reported
+from vlmhelpers.training.progress import Stopped, make_reporter, reported, say
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -48,6 +48,7 @@ class RunResult:
     seconds: float  # of training, since the run was last started
     rows: dict  # how many were read, rejected, trained on, and held out as test
     history: list  # what was logged: dicts with `step`, `epoch`, `loss` and more
+    best_step: int | None = None  # of the best validation, where early stopping or the best checkpoint ask for it
 
     @property
     def adapter(self) -> str | None:
@@ -69,7 +70,8 @@ class RunResult:
         """The result that a finished run has written to its `output_dir`. Raises FileNotFoundError without one."""
         values = _read_results(output_dir)
         folder = Path(output_dir) / values.get("folder", ADAPTER)
-        return cls(str(folder), *(values[field.name] for field in fields(cls)[1:]))
+        others = [values[field.name] for field in fields(cls)[1:-1]]
+        return cls(str(folder), *others, values.get("best_step"))  # of an earlier version's run it is not there
 
 
 def train(config: RunConfig, accept_changes: bool = False) -> RunResult:
@@ -107,6 +109,8 @@ def train(config: RunConfig, accept_changes: bool = False) -> RunResult:
         trainer = pipeline.make_trainer(config, model_id, rows.parts)
         checkpoint = checkpoints.resume_from(trainer, accept_changes)
         begin()
+        if config.sample_answers:
+            _add_sampler(config, trainer, rows, pipeline.fresh_processor(config, model_id))
         trainer.add_callback(reporter := make_reporter(Path(config.output_dir)))
         _save_rejected(Path(config.output_dir) / REJECTED, rows)
         made_of = on_main(lambda: _made_of(config, dataset, trainer.model.config._name_or_path))
@@ -117,6 +121,9 @@ def train(config: RunConfig, accept_changes: bool = False) -> RunResult:
                 state = trainer.state
                 raise Stopped(f"{config.output_dir} was stopped at step {state.global_step} of {state.max_steps}")
             on_main(lambda: checkpoints.refuse_without_a_step(trainer, checkpoint))
+            _say_if_early(config, trainer.state)
+            if config.load_best_model_at_end:
+                checkpoints.load_best(trainer)
             seconds = round(time.perf_counter() - started, 1)
             with name_full_disk(Path(config.output_dir)):
                 _save_trained(config, trainer, pipeline.fresh_processor(config, model_id), start)
@@ -213,6 +220,27 @@ def _may_use_unsloth(backend):
     return backend == "unsloth" or (backend == "auto" and not several and "transformers" not in sys.modules)
 
 
+def _add_sampler(config, trainer, rows, processor):
+    """Lets the run show answers to its held-out rows while it is trained, where it can."""
+    from vlmhelpers.training.sampled_answers import AnswerSampler
+
+    if trainer.is_fsdp_enabled or config.method == "reward":
+        sharded = "each GPU holds a part of the model"
+        print(f"no answers are sampled: {sharded if trainer.is_fsdp_enabled else 'a reward model writes none'}")
+        return
+    held_out = _as_messages(rows.parts["validation" if config.validation_rows else "test"])
+    held_out = held_out.select(range(min(config.sample_answers, len(held_out))))
+    folder = Path(config.output_dir)
+    trainer.add_callback(AnswerSampler(trainer, processor, held_out, folder, config.validated_every))
+
+
+def _say_if_early(config, state):
+    if config.early_stopping_patience and state.global_step < state.max_steps and state.is_world_process_zero:
+        best, at = state.best_global_step, f"training ended early, at step {state.global_step} of {state.max_steps}"
+        print(f"{at}: no validation {f'was better than that of step {best}' if best else 'gave a number'}")
+        say(config.output_dir, event="early_stopped", step=state.global_step, max_steps=state.max_steps, best_step=best)
+
+
 @contextmanager
 def _start_of(config, trainer):
     """A folder with the adapter as it starts where its start changes the base, else None."""
@@ -264,7 +292,8 @@ def _save_for_untouched_base(trainer, folder, start):
 def _save(config, trainer, seconds, rows, made_of):
     folder, state = Path(config.output_dir), trainer.state
     trained = folder / (ADAPTER if config.trains_adapters else MODEL)
-    result = RunResult(str(trained), state.global_step, seconds, rows.counts, state.log_history)
+    best = state.best_global_step if config.tracks_best else None
+    result = RunResult(str(trained), state.global_step, seconds, rows.counts, state.log_history, best)
     if state.is_world_process_zero:
         if "test" in rows.parts:
             save_held_out(*(_as_messages(rows.parts[part]) for part in ("test", "train")), folder)

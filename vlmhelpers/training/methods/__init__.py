@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
         "catalog": ["METHODS", "Method"],
+        "distillation": ["as_prompts"],
         "parts": ["without_logits"],
         "ppo": ["PPOConfig", "PPOTrainer", "gae"],
         "preference": ["PreferenceConfig", "PreferenceTrainer"],

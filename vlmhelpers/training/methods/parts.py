@@ -6,7 +6,7 @@ from typing import Any
 
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import PreTrainedModel, ProcessorMixin, Trainer
+from transformers import PreTrainedModel, ProcessorMixin, Trainer, set_seed
 from trl.models.utils import _ForwardRedirection
 
 
@@ -30,6 +30,7 @@ class Parts:
 
     def make(self, trainer: type[Trainer], **more: object) -> Trainer:
         """The trainer of that class, with `more` arguments in place of the common ones."""
+        set_seed(self.config.seed)  # so that the adapters start the same, whichever other models were loaded
         common = {
             "model": self.model,
             "train_dataset": self.train,
