@@ -34,7 +34,7 @@ def test_each_language_has_a_file_and_no_other_file_is_there():
 
 
 def test_a_language_that_is_not_there_is_refused_with_those_that_are():
-    with pytest.raises(ValueError, match="language='tlh': choose one of en, zh, de"):
+    with pytest.raises(ValueError, match="locale='tlh': choose one of en, zh, de"):
         texts("tlh")
 
 
