@@ -7,9 +7,10 @@ __getattr__, __dir__, __all__ = lazy.attach(
     submod_attrs={
         "chatting": ["Conversation", "chat"],
         "evaluating": ["EvaluationResult", "evaluate_run"],
+        "exporting": ["Exported", "export_run", "push_run"],
         "generating": ["generate_answers"],
         "planning": ["Plan", "preflight"],
-        "settings": ["Answering", "Chatting", "Evaluating", "Generating"],
+        "settings": ["Answering", "Chatting", "Evaluating", "Exporting", "Generating", "Merging", "Pushing"],
         "tuned": ["Tuned", "load_tuned"],
     },
 )

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from datasets import Dataset
@@ -11,8 +11,10 @@ from markupsafe import Markup
 
 from vlmhelpers.commands.answering import batch_options, rows_to_answer
 from vlmhelpers.commands.settings import Evaluating
-from vlmhelpers.commands.tuned import Tuned, load_tuned
+from vlmhelpers.commands.tuned import Tuned, find_trained, load_tuned
+from vlmhelpers.common.digests import digest
 from vlmhelpers.common.display import html_table
+from vlmhelpers.common.file_digests import file_digest
 from vlmhelpers.common.files import atomic_file
 from vlmhelpers.common.printable import printable
 from vlmhelpers.data.schema import answer_of
@@ -41,8 +43,30 @@ class EvaluationResult:
     answers: dict[str, list[str]]
     evaluations: dict[str, Evaluation]
     comparison: Comparison | None  # of base and tuned; None where one of them did not answer
-    ablation: ImageAblation | None
+    ablation: ImageAblation | None = None
     notes: list[str] = field(default_factory=list)  # what could not be done, and why
+
+    @classmethod
+    def read(cls, run: str | Path) -> "EvaluationResult":
+        """The last evaluation of a run by its held-out rows, without the ablation.
+
+        Raises FileNotFoundError without one, and ValueError for one of other rows, or of a model before it was trained
+        further.
+        """
+        folder = Path(run) / FOLDER
+        values = json.loads((folder / SCORES).read_bytes())
+        if values["dataset"] or values["weights"] != weights_digest(find_trained(run)):
+            raise ValueError(f"{folder} is of other rows, or of other weights than now: evaluate the run again")
+        rows = load_held_out(run)["test"].select(range(values["rows"]))
+        return cls.of_answers(str(folder), rows, values["answers"], _metrics(values["metrics"]))
+
+    @classmethod
+    def of_answers(cls, folder: str, rows: Dataset, answers: dict[str, list[str]], metrics: str | list[str] = ()):
+        """The scores and the comparison of known answers, a list for each model by its name."""
+        evaluations = {name: evaluate(given, rows, metrics) for name, given in answers.items()}
+        both = {"base", "tuned"} <= evaluations.keys()
+        comparison = compare(*map(evaluations.get, ("base", "tuned", "prompted"))) if both else None
+        return cls(folder, rows, answers, evaluations, comparison)
 
     @property
     def browser(self) -> Browser:
@@ -81,23 +105,18 @@ def evaluate_run(
     for name, asked in _asked(settings, tuned, rows).items():
         with nullcontext((tuned.model, tuned.processor)) if name == "tuned" else tuned.base_model() as loaded:
             answers[name] = _answer(loaded, asked, folder / f"{name}.jsonl", _teller(progress, name), options)
-    evaluations = {name: evaluate(given, rows, metrics) for name, given in answers.items()}
-    comparison = (
-        compare(*map(evaluations.get, ("base", "tuned", "prompted"))) if {"base", "tuned"} <= set(answers) else None
-    )
-    ablation, notes = None, []
+    result = EvaluationResult.of_answers(str(folder), rows, answers, metrics)
     if settings.base and tuned.base is None:
-        notes.append(f"No base: {tuned.folder} does not say which model it was made from")
+        result.notes.append(f"No base: {tuned.folder} does not say which model it was made from")
     if settings.ablation:
+        options |= {"answers": answers["base" if tuned.is_base else "tuned"]}
         try:
-            options |= {
-                "answers": answers["base" if tuned.is_base else "tuned"],
-                "progress": _teller(progress, "ablation"),
-            }
-            ablation = image_ablation(tuned.model, tuned.processor, rows, **options)
+            ablation = image_ablation(
+                tuned.model, tuned.processor, rows, progress=_teller(progress, "ablation"), **options
+            )
+            result = replace(result, ablation=ablation)
         except ValueError as error:
-            notes.append(f"No image ablation: {error}")
-    result = EvaluationResult(str(folder), rows, answers, evaluations, comparison, ablation, notes)
+            result.notes.append(f"No image ablation: {error}")
     _save(settings, tuned, result)
     return result
 
@@ -159,15 +178,22 @@ def _save(settings, tuned, result):
         name: {metric: _numbers(score) for metric, score in found.scores.items()}
         for name, found in result.evaluations.items()
     }
-    values = {"model": tuned.folder, "dataset": settings.dataset, "rows": len(result.dataset), "scores": scores}
+    values = {"model": tuned.folder, "weights": weights_digest(tuned.folder), "dataset": settings.dataset}
+    values |= {"rows": len(result.dataset), "metrics": settings.metrics, "scores": scores}
     if result.comparison is not None:
         pairs = {pair.title: _numbers(pair) | {"p": pair.p_value} for pair in result.comparison.pairs}
         values["differences"] = pairs
     if result.ablation is not None:
         values["ablation"] = {name: _numbers(score) for name, score in result.ablation.scores.items()}
         values["verdict"] = result.ablation.verdict
+    values["answers"] = result.answers
     with atomic_file(Path(result.folder) / SCORES, encoding="utf-8") as file:
         json.dump(values, file, indent=1)
+
+
+def weights_digest(folder: str | Path) -> str:
+    """A digest of the weights in a folder; of a hub id it is that of none."""
+    return digest(*(file_digest(path) for path in sorted(Path(folder).glob("*.safetensors"))))
 
 
 def _numbers(score):

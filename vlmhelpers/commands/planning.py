@@ -25,7 +25,7 @@ from vlmhelpers.estimation.planning import Preflight, count_again, longest_shape
 from vlmhelpers.estimation.planning import preflight as count_and_estimate
 from vlmhelpers.estimation.suggestion import Values
 from vlmhelpers.families import FAMILIES, family_of, find_config, tiny_model
-from vlmhelpers.models.loading import choose_model, load_processor, set_max_pixels
+from vlmhelpers.models.loading import choose_model
 from vlmhelpers.training import pipeline
 from vlmhelpers.training.config import RunConfig
 from vlmhelpers.training.methods.catalog import METHODS
@@ -152,15 +152,12 @@ def _is_published(model_id):
 def _processor(config, model_id) -> ProcessorMixin:
     """The run's processor; that of the family's tiny base stands in for one that cannot be read now."""
     try:
-        processor = load_processor(model_id)
+        return pipeline.fresh_processor(config, model_id)
     except OSError:
         family = family_of(model_id).name
         if family not in FAMILIES:
             raise
-        processor = load_processor(tiny_model(family))
-    if config.max_pixels is not None:
-        set_max_pixels(processor, config.max_pixels)
-    return processor
+        return pipeline.fresh_processor(config, str(tiny_model(family)))
 
 
 def _estimate(config, model_id, rows, processor):

@@ -29,6 +29,7 @@ class Tuned:
     adapter: str | None  # the adapter's folder; None for a whole model
     base: str | None  # folder or hub id of the untuned model; None where nobody has written it down
     bits: int
+    backend: str = "auto"
     run: str | None = None  # the folder of the run that made it
     config: RunConfig | None = None  # its settings
     _base: tuple = field(default=(), repr=False)
@@ -53,13 +54,9 @@ class Tuned:
             if self.base is None:
                 raise ValueError(f"{self.folder} does not say which model it was made from: evaluate without the base")
             if not self._base:  # it stays: training took more memory than two models
-                model, _ = load_model(self.base, self.bits, backend=self._backend)
+                model, _ = load_model(self.base, self.bits, backend=self.backend)
                 self._base = model.eval(), self.processor
             yield self._base
-
-    @property
-    def _backend(self):
-        return self.config.runs_on if self.config else "auto"
 
     @property
     def values(self) -> Values:
@@ -75,40 +72,43 @@ def load_tuned(name: str | Path, bits: int | None = None, backend: str = "auto")
     for a tiny model and 4 for others. Raises FileNotFoundError and ValueError, with the remedy, for a folder that holds
     none of these, and the errors of `load_model`.
     """
-    folder, run = Path(name), None
-    if folder.is_dir():
-        if _is_run(folder):
-            folder, run = find_trained(folder), folder
-        elif _is_run(folder.parent):
-            run = folder.parent
-        if not any((folder / file).is_file() for file in (ADAPTER_CONFIG_FILE, "config.json")):
-            raise FileNotFoundError(f"{folder} holds no run, no adapter and no model: name the folder of one")
+    folder, run = find_weights(name) if Path(name).is_dir() else (Path(name), None)
     config = read_settings(run) if run else None
+    if config and config.backend == "transformers" and backend == "auto":
+        backend = "transformers"  # a run by Unsloth answers without it, too
     if (folder / ADAPTER_CONFIG_FILE).is_file():
         return _with_adapter(folder, run, config, bits, backend)
     found = str(folder) if folder.is_dir() else choose_model(str(name))
     base = choose_model(config.model_id) if config else None if folder.is_dir() else found
     bits = bits or (16 if config else suggested_bits(found))
     model, processor = load_model(found, bits, config.max_pixels if config else None, backend)
-    return Tuned(model.eval(), processor, found, None, base, bits, run and str(run), config)
+    return Tuned(model.eval(), processor, found, None, base, bits, backend, run and str(run), config)
 
 
 def _with_adapter(folder, run, config, bits, backend):
-    try:
-        base = find_base(folder)
-    except FileNotFoundError:  # trained elsewhere
-        if config is None:
-            raise
-        base = choose_model(config.model_id)
+    base = base_of(folder, config)
     bits = bits or (config and config.bits) or suggested_bits(base)
-    model, _ = load_model(base, bits, backend=config.runs_on if config and backend == "auto" else backend)
-    processor = load_processor(folder, base)
-    tuned = attach(model, folder).eval()
-    return Tuned(tuned, processor, str(folder), str(folder), base, bits, run and str(run), config)
+    model, _ = load_model(base, bits, backend=backend)
+    tuned, processor = attach(model, folder).eval(), load_processor(folder, base)
+    return Tuned(tuned, processor, str(folder), str(folder), base, bits, backend, run and str(run), config)
 
 
-def _is_run(folder):
-    return any((folder / name).is_file() for name in (SETTINGS, CONFIG))
+def base_of(adapter: str | Path, config: RunConfig | None, base: str | None = None) -> str:
+    """`base`, or the one that the adapter names; of one that was trained elsewhere, the model of its run's settings.
+
+    Raises the errors of `find_base`.
+    """
+    try:
+        return find_base(adapter, base)
+    except FileNotFoundError:
+        if base or config is None:
+            raise
+        return choose_model(config.model_id)
+
+
+def is_run(folder: str | Path) -> bool:
+    """Whether a folder is that of a run."""
+    return any((Path(folder) / name).is_file() for name in (SETTINGS, CONFIG))
 
 
 def read_settings(run: str | Path) -> RunConfig:
@@ -120,6 +120,18 @@ def read_settings(run: str | Path) -> RunConfig:
     if not (Path(run) / RESULTS).is_file():
         files.reverse()
     return RunConfig.read(next((file for file in files if file.is_file()), files[0]))
+
+
+def find_weights(name: str | Path) -> tuple[Path, Path | None]:
+    """(the folder with the weights, its run's folder if any) of a run's, an adapter's or a model's folder.
+
+    Raises the errors of `find_trained`, and FileNotFoundError for a folder of none of these.
+    """
+    folder = Path(name)
+    folder, run = (find_trained(folder), folder) if is_run(folder) else (folder, folder.parent)
+    if not any((folder / file).is_file() for file in (ADAPTER_CONFIG_FILE, "config.json")):
+        raise FileNotFoundError(f"{folder} holds no run, no adapter and no model: name the folder of one")
+    return folder, run if is_run(run) else None
 
 
 def find_trained(run: str | Path) -> Path:
