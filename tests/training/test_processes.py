@@ -12,7 +12,7 @@ import interrupted_run
 import pytest
 import several_processes
 import torch
-from compare_runs import assert_same
+from compare_runs import assert_same, distance
 from interrupted_run import make_trainer
 from safetensors.torch import load_file
 from several_processes import call, launch_environment
@@ -131,3 +131,17 @@ def test_a_sharded_model_ends_where_a_whole_one_ends(alone, half, tmp_path):
     assert codes == [0, 0], printed[-3000:]
     assert (folder / "checkpoint-3" / "pytorch_model_fsdp_0" / "__1_0.distcp").is_file()  # the second one's part
     assert_same(alone, RunResult.read(folder))
+
+
+def test_of_a_sharded_model_the_best_weights_are_kept(half, tmp_path):
+    options = {"learning_rate": 0.05, "lr_scheduler_type": "constant", "max_steps": 14, "validation_rows": 8}
+    best = replace(half, early_stopping_patience=1, load_best_model_at_end=True, sample_answers=1, **options)
+    arguments = {"processes": 2, "environment": launch_environment(ROOT / "configs" / "fsdp.yaml")}
+    codes, printed = call(tmp_path / "printed.txt", several_processes.train_sharded, best, **arguments)
+    assert codes == [0, 0] and printed.count("no answers are sampled: each GPU holds a part") == 1, printed[-3000:]
+    found = RunResult.read(best.output_dir)
+    assert 1 < found.best_step == found.steps - 1 < 13
+    shorter = replace(half, output_dir=str(tmp_path / "shorter"), **options | {"max_steps": found.best_step})
+    codes, printed = call(tmp_path / "printed.txt", several_processes.train_sharded, shorter, **arguments)
+    assert codes == [0, 0], printed[-3000:]
+    assert distance(found, RunResult.read(shorter.output_dir)) == 0
