@@ -9,7 +9,6 @@ import torch
 from vlmhelpers.estimation.memory import GIB, Memory
 from vlmhelpers.training import measuring, method_costs
 from vlmhelpers.training.config import RunConfig
-from vlmhelpers.training.pipeline import _of_own_weights
 
 
 def test_every_method_has_its_row_and_every_model_its_columns(monkeypatch):
@@ -74,5 +73,6 @@ SAMPLED = {"weights": "full", "rewards": "exact_match"}
 def test_a_second_model_is_counted_where_one_is_held(settings, last_layers, reference):
     config = RunConfig(model_id="qwen3-vl", dataset="rows.jsonl", output_dir="out", **settings)
     full = settings["weights"] == "full"
-    assert _of_own_weights(config) == {"full": full, "last_layers": last_layers, "reference": reference}
-    assert _of_own_weights(replace(config, weights="lora", last_layers=None)) == {}
+    common = {"vision": False, "gradient_checkpointing": True}
+    assert config.memory_options == common | {"full": full, "last_layers": last_layers, "reference": reference}
+    assert replace(config, weights="lora", last_layers=None).memory_options == common

@@ -172,7 +172,7 @@ def _estimate(config, model_id, rows, processor):
         logits=logits_for(config.runs_on),
         bits=config.bits,
         lora_r=config.lora_r,
-        **pipeline.memory_options(config),
+        **config.memory_options,
     )
 
 
@@ -239,7 +239,7 @@ def _peak(plan, config, counts=None):
     states = family_of(flight.processor).states_per_image(find_config(flight.model_id))
     tokens, image_tokens, labeled = longest_shape(counts or flight.after, states)
     labeled = min(max(labeled, 1), tokens - 1) if logits_for(config.runs_on) == "labeled" else None
-    options = pipeline.memory_options(config) | {"bits": config.bits, "lora_r": config.lora_r}
+    options = config.memory_options | {"bits": config.bits, "lora_r": config.lora_r}
     rows = _rows_at_once(config)
     return estimate_memory(flight.model_id, tokens, image_tokens, rows, labeled_tokens=labeled, **options).total
 

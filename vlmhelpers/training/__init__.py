@@ -7,8 +7,8 @@ __getattr__, __dir__, __all__ = lazy.attach(
     submodules=["methods", "rewards"],
     submod_attrs={
         "background": ["TrainingRun"],
-        "callbacks": ["report_to", "watch"],
-        "checkpoints": ["resume_from"],
+        "callbacks": ["BestValidation", "report_to", "validate_apart", "watch"],
+        "checkpoints": ["load_best", "resume_from"],
         "config": ["RunConfig"],
         "measuring": ["TrainingComparison", "measure_cost", "method_costs"],
         "pipeline": ["measured_rows"],
@@ -25,5 +25,6 @@ __getattr__, __dir__, __all__ = lazy.attach(
             "parse_rewards",
         ],
         "run": ["RunResult", "load_held_out", "save_held_out", "train"],
+        "sampled_answers": ["AnswerSampler"],
     },
 )

@@ -150,7 +150,7 @@ def fit_values(config: RunConfig, model_id: str, rows: Dataset, gpu: Gpu | None,
     text_only = not any(rows.with_format("arrow")["images"].to_pylist())
     chosen = config.chosen | ({"bits": 16} if config.changes_base else {})
     values = suggest(model_id, text_only, method=config.method, weights=config.weights, **chosen)
-    return replace(values, gpu=gpu).fit(rows, processor, logits_for(config.runs_on), **memory_options(config))
+    return replace(values, gpu=gpu).fit(rows, processor, logits_for(config.runs_on), **config.memory_options)
 
 
 def fill_from(config: RunConfig, values: Values) -> RunConfig:
@@ -161,25 +161,6 @@ def fill_from(config: RunConfig, values: Values) -> RunConfig:
     if config.method == "kto":
         filled = _with_batch(config, filled, max(filled.batch_size, 2))
     return _in_groups(config, filled)
-
-
-def memory_options(config: RunConfig) -> dict[str, object]:
-    """Options of `estimate_memory` that follow from how a run trains, but for those that are filled in."""
-    checkpointing = config.gradient_checkpointing is not False
-    return {"vision": config.vision, "gradient_checkpointing": checkpointing} | _of_own_weights(config)
-
-
-def _of_own_weights(config):
-    """Which weights of the model are trained, and whether a second one is compared with.
-
-    With adapters the reference is the base without them. GRPO's own beta is 0, and then TRL loads none.
-    """
-    if config.trains_adapters:
-        return {}
-    method, last = METHODS[config.method], (config.last_layers or 1) if config.weights == "freeze" else None
-    no_penalty = config.method == "grpo" if config.beta is None else config.beta == 0
-    reference = method.refers and not (method.samples and no_penalty)
-    return {"full": config.weights == "full", "last_layers": last, "reference": reference}
 
 
 def measured_rows(parts: dict[str, Dataset]) -> Dataset:
