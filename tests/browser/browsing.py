@@ -48,7 +48,14 @@ def chromium():
 
 def open_page(browser, url, **settings):
     """A page at `url`, in a profile of its own, that waits long for what is asked of it."""
-    page = browser.new_page(**{"viewport": {"width": 1200, "height": 1400}, "locale": "en-US"} | settings)
+    page = browser.new_page(
+        **{
+            "permissions": ["clipboard-read", "clipboard-write"],
+            "viewport": {"width": 1200, "height": 1400},
+            "locale": "en-US",
+        }
+        | settings
+    )
     page.set_default_timeout(SECONDS * 1000)
     page.goto(url)
     return page
@@ -90,8 +97,9 @@ class Lab:
     """JupyterLab, serving `folder` until `close()`; its own files and its log lie in `place`."""
 
     def __init__(self, folder, place, **settings):
-        self.folder, self.port, self.token = Path(folder), free_port(), secrets.token_hex(16)
-        self.log = place / "lab.log"
+        self.folder, self.place = Path(folder), Path(place)
+        self.port, self.token = free_port(), secrets.token_hex(16)
+        self.log = self.place / "lab.log"
         for name, values in (_SETTINGS | settings).items():
             file = place / "config" / "lab" / "user-settings" / f"{name}.jupyterlab-settings"
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -176,6 +184,11 @@ class Notebook:
                 if self._within(SECONDS, lambda: self.prompt(index) != "[*]:") and self.prompt(index) != "[ ]:":
                     return
         raise TimeoutError(f"cell {index} is still {self.prompt(index)}")
+
+    def paste(self, index):
+        """Pastes what was copied into a cell."""
+        self.cell(index).locator(".cm-content").click()
+        self.page.keyboard.press("Control+v")
 
     def _within(self, seconds, condition):
         end = time.monotonic() + seconds

@@ -34,4 +34,5 @@ def open_notebook(browser, lab):
 
     yield opened
     for notebook in pages:
+        notebook.page.screenshot(path=lab.place / f"{notebook.name}.png")  # to look at where a test failed
         notebook.page.close()
