@@ -9,7 +9,7 @@ from markupsafe import Markup
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 640, 200, 56, 34, 26, 12
 _MOST = 600  # points of a line: more are not seen
 # A line is told from another by its dashes and its marks as well as by its color.
-_STYLES = (("#1f77b4", "", False), ("#d95f02", "6 4", True), ("#2ca02c", "2 3", False))
+_STYLES = (("#388bfd", "", False), ("#e16f24", "6 4", True))
 
 
 class Line(NamedTuple):

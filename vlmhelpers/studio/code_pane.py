@@ -26,6 +26,7 @@ class CodePane(Tab):
         self.tabs = widgets.Tab(list(self.ways.values()))
         self.file = widgets.Text(value=str(self.studio.folder / "settings.yaml"), layout=widgets.Layout(width="auto"))
         self.file.add_class("studio-settings_file")
+        self._asked = 0
         yield from (self.title, self.tabs, self.file)
         yield self.row(
             self.button("save", lambda: self._act("save", "saved")),
@@ -47,15 +48,24 @@ class CodePane(Tab):
         for number, way in enumerate(_WAYS):
             self.tabs.set_title(number, texts[f"code.{way}"])
         self.file.description = texts["label.settings_file"]
-        self.show_code()
 
     def show_code(self) -> None:
         """Shows the code of the settings as they are now; of wrong ones, what is wrong."""
-        problem = next(iter(self.studio.problems.values()), None)
-        for way, make in _WAYS.items():
-            if problem:
-                shown = said(self.studio.texts["code.invalid"].format(problem=problem), "status")
-            else:
-                pieces = enumerate(make(self.studio.config))
-                shown = Markup("").join(_PIECE.format(number, piece) for number, piece in pieces)
-            self.ways[way].value = shown
+        self._asked += 1
+        asked, studio = self._asked, self.studio
+
+        def done(pieces):
+            if asked == self._asked:  # no later change is shown already
+                for way, of_way in pieces.items():
+                    markup = (_PIECE.format(number, piece) for number, piece in enumerate(of_way))
+                    self.ways[way].value = Markup("").join(markup)
+
+        def fail(error):
+            for widget in self.ways.values():
+                widget.value = said(studio.texts["code.invalid"].format(problem=error), "status")
+
+        def make():  # what a file of data is read by takes seconds to load
+            config = studio.config
+            return {way: of_config(config) for way, of_config in _WAYS.items()}
+
+        studio.work(make, done, fail, quiet=True)

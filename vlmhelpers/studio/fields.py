@@ -123,9 +123,9 @@ class Field:
             (self.widget.add_class if problem else self.widget.remove_class)("studio-refused")
 
     def hint(self, value: object) -> None:
-        """What an empty field stands for, such as what suits the model."""
-        if not isinstance(self.control, (widgets.Checkbox, widgets.Dropdown)):
-            self.control.placeholder = "" if value is None else _as_text(value)
+        """What an empty field stands for; None: it is not known yet."""
+        if self.setting.is_optional and not isinstance(self.control, widgets.Dropdown):
+            self.control.placeholder = self._texts.get("choice.none", "") if value is None else _as_text(value)
 
     def show(self, visible: bool) -> None:
         if (display := None if visible else "none") != self.widget.layout.display:

@@ -388,6 +388,7 @@ class Studio:
             self._tab.set_title(number, self.texts[f"tab.{name}"])
         for part in (self.form, self.gpu, self.data_folder, *self.tabs.values(), self.code):
             part.speak(self.texts)
+        self._show_settings()
         self.refresh()
 
     def _changed(self):

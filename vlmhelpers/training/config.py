@@ -32,6 +32,11 @@ _SUGGESTED = (
 # In a file they start at the file's folder.
 _PATHS = ("dataset", "output_dir", "image_root", "reward_model", "chat_template")
 _MODELS = ("model_id", "teacher")  # and so do these where that folder exists
+# What changes how and where a run computes and writes, and not what it learns.
+WITHOUT_EFFECT = tuple(
+    "cache report_to backend gradient_checkpointing logging_steps eval_steps save_steps sample_answers".split()
+)
+_FIELDS = ("text_field", "image_field", "response_field")
 _CHANGE_BASE = ("pissa", "olora")
 _LARGEST_FILE = 100_000  # bytes; all settings of a run take two thousand
 
@@ -154,6 +159,11 @@ class RunConfig(Settings):
                 yaml.safe_dump(settings, file, sort_keys=False, allow_unicode=True)
             else:
                 json.dump(settings, file, indent=1, ensure_ascii=False)
+
+    @property
+    def named_fields(self) -> dict[str, str]:
+        """The names of the dataset's fields that are not the usual ones, by setting; the readers know those."""
+        return {name: getattr(self, name) for name in _FIELDS if getattr(self, name) != _default(name)}
 
     @property
     def trains_adapters(self) -> bool:

@@ -27,12 +27,6 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 
-_READERS = {  # kind of rows -> its reader in `data`, and what it calls response_field
-    "messages": ("read_jsonl", "response_field"),
-    "pairs": ("read_preferences", "chosen_field"),
-    "rated": ("read_rated", "completion_field"),
-    "prompts": ("read_prompts", "answer_field"),
-}
 _OF_ADAPTERS = ("README.md", "adapter_config.json", "training_args.bin", "reward_scale.json")
 _DEFAULTS = {name: setting.default for name, setting in RunConfig.described().items() if not setting.is_required}
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
@@ -142,13 +136,10 @@ def _alone(folder):
 
 
 def read_rows(config: RunConfig) -> "Dataset":
-    """All rows of the run's file, of the kind that its method takes."""
-    from vlmhelpers import data
+    """All rows of the run's file, in whatever form they are, of the kind that its method takes."""
+    from vlmhelpers.data.readers import recognition
 
-    reader, answer = _READERS[METHODS[config.method].rows]
-    names = {"text_field": "text_field", "image_field": "image_field", "response_field": answer}
-    named = {field: getattr(config, name) for name, field in names.items() if getattr(config, name) != _DEFAULTS[name]}
-    return getattr(data, reader)(config.dataset, config.image_root, **named)
+    return recognition.read_rows(config.dataset, METHODS[config.method].rows, config.image_root, **config.named_fields)
 
 
 def _read_results(output_dir):

@@ -15,6 +15,5 @@ class ModelTab(Tab):
         yield studio.form.grid(*MODEL)
         yield studio.form.grid(*TRAINED)
         yield studio.form.grid(*LORA)
-        yield studio.gpu.widget
-        yield self.button("estimate", lambda: self.work("estimate", studio.preflight))
+        yield self.row(studio.gpu.widget, self.button("estimate", lambda: self.work("estimate", studio.preflight)))
         yield self.out
