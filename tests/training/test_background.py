@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
@@ -160,6 +161,10 @@ def test_settings_that_do_not_fit_the_run_are_refused_before_it_starts(tmp_path,
     with pytest.raises(ValueError, match="other settings, lora_r: "):
         TrainingRun(tmp_path).start(replace(config, lora_r=8))
     assert config.read(tmp_path / background.CONFIG).lora_r == 4
+    monkeypatch.chdir(Path(config.dataset).parent)
+    with pytest.raises(TypeError, match="not callable"):  # it would start
+        TrainingRun(tmp_path).start(replace(config, dataset=Path(config.dataset).name, save_steps=7))
+    assert config.read(tmp_path / background.CONFIG) == replace(config, save_steps=7)
 
 
 @pytest.mark.slow

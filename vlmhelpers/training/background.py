@@ -15,7 +15,7 @@ from pathlib import Path
 
 from vlmhelpers.common.digests import changed_settings
 from vlmhelpers.common.files import one_process
-from vlmhelpers.training.config import RESULTS, RunConfig
+from vlmhelpers.training.config import RESULTS, WITHOUT_EFFECT, RunConfig
 from vlmhelpers.training.progress import (
     PROCESS,
     PROGRESS,
@@ -82,11 +82,11 @@ class TrainingRun:
             if not file.is_file():
                 raise FileNotFoundError(f"{file} is not there: start the run with its settings")
             return
-        config = replace(config, output_dir=str(self.folder))
+        config = replace(config, output_dir=str(self.folder)).with_absolute_paths()
         begun = any(self.folder.glob("checkpoint-*")) or (self.folder / RESULTS).is_file()
         if file.is_file() and begun and not accept_changes:
             changed = changed_settings(asdict(RunConfig.read(file)), asdict(config))
-            if changed := [name for name in changed if name != "output_dir"]:
+            if changed := [name for name in changed if name not in ("output_dir", *WITHOUT_EFFECT)]:
                 remedy = "choose another folder, or accept_changes=True"
                 raise ValueError(f"{self.folder} was begun with other settings, {', '.join(changed)}: {remedy}")
         config.save(file)

@@ -19,22 +19,20 @@ from vlmhelpers.common.version import VERSION
 from vlmhelpers.data.rows import READER_FEATURES, stream_plain_rows
 from vlmhelpers.data.schema import KINDS, REJECTED_IMAGES, kind_of
 from vlmhelpers.models.identity import model_identity, processor_identity
+from vlmhelpers.training.config import WITHOUT_EFFECT, RunConfig
 
 if TYPE_CHECKING:  # what is finished is recognized without torch
     from transformers import Trainer
 
-    from vlmhelpers.training.config import RunConfig
-
 _LIBRARIES = "torch torchvision transformers trl peft accelerate bitsandbytes".split()
 # How training arguments begin that change where and how often something is written, not what is learned.
 _IRRELEVANT = tuple(
-    "output_dir run_name report_to logging log_ save eval disable_tqdm hub push_ dataloader_num ddp_timeout resume "
+    "output_dir run_name report_to logging log_ save eval disable_tqdm hub push_ dataloader_num ddp_ resume "
     "gradient_checkpointing dataloader_pin dataloader_pre dataloader_per project trackio "
     "include_ metric load_best greater_is".split()
 )
 # Settings of a RunConfig that do not; those of files and fields act by what is read.
-_NOT_OF_RESULTS = "dataset output_dir image_root text_field image_field response_field cache report_to".split()
-_NOT_OF_RESULTS += "backend gradient_checkpointing logging_steps eval_steps save_steps sample_answers".split()
+_NOT_OF_RESULTS = "dataset output_dir image_root text_field image_field response_field".split() + [*WITHOUT_EFFECT]
 _OTHER_MODELS = ("reward_model", "teacher")  # settings that name a model besides the one that is trained
 _OF_MODELS = (".safetensors", ".json", ".jinja", ".model", ".txt", ".bin")  # endings of what transformers reads
 
@@ -122,7 +120,7 @@ def versions(*libraries: str) -> dict[str, str]:
     return found
 
 
-def inputs_identity(config: "RunConfig", dataset: Dataset) -> dict:
+def inputs_identity(config: RunConfig, dataset: Dataset) -> dict:
     """What can be told of a run's identity without loading a model, as JSON values by name; `dataset`: all its rows."""
     found = {name: value for name, value in asdict(config).items() if name not in _NOT_OF_RESULTS}
     found["number of processes"] = int(os.environ.get("WORLD_SIZE", 1))
