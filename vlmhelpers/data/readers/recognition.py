@@ -62,13 +62,14 @@ def reader_call(
     """The name of the reader in `data` for a file, and its arguments besides the path.
 
     `kind`: of the rows, as `data.kind_of` names it; None: what the file holds. `fields`: text_field, image_field and
-    response_field by name, whatever the reader calls them; None and those that it does not have are left out.
+    response_field by name, whatever the reader calls them; None and those that it does not have are left out. Raises
+    ValueError and OSError as the readers do, but for a file that is not there: then the usual reader of `kind`.
     """
-    form = recognize(path)
-    reader = _BY_NAME[form.reader]
+    form = recognize(path) if os.path.exists(path) or kind is None else Form("", "", [])
+    reader = _BY_NAME.get(form.reader)
     if kind not in (None, form.kind):  # its rows will say what is wrong with them
-        reader = next(found for found, (its_kind, _) in _READERS.items() if its_kind == kind)
-        reader = read_csv if reader is read_jsonl and Path(path).suffix.lower() == ".csv" else reader
+        is_csv = kind == "messages" and Path(path).suffix.lower() == ".csv"
+        reader = read_csv if is_csv else next(found for found, (its, _) in _READERS.items() if its == kind)
     names = dict(zip(("text_field", "image_field", "response_field"), _READERS[reader][1], strict=True))
     if reader is read_csv:
         fields = {name: fields.get(name) or _column(name, form.fields) for name in names}
