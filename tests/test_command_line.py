@@ -701,6 +701,6 @@ def test_memory_that_runs_out_is_one_sentence(run, monkeypatch, error):
         finally:
             raise AttributeError("'Pool' object has no attribute '_threads'")  # as a pool's clean-up does
 
-    monkeypatch.setattr("vlmhelpers.cli._sample", start)
+    monkeypatch.setattr("vlmhelpers.cli.data.sample", start)
     code, _, errors = run("sample", "-o", "s.jsonl")
     assert (code, errors) == (2, ["vlmhelpers: no memory is left: end other programs, and start again"])

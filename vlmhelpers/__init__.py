@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submodules=[
         "batches",
+        "cli",
         "commands",
         "common",
         "data",

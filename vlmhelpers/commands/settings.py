@@ -3,7 +3,6 @@
 Imports nothing heavy: a help and a panel have to appear at once.
 """
 
-from dataclasses import fields
 from typing import Literal
 
 from pydantic import Field
@@ -45,16 +44,16 @@ class Answering(Settings):
 
 
 @dataclass(frozen=True)
-class _OfRows(Loading, Answering):
-    """Settings of what answers many rows."""
+class Rows(Settings):
+    """Which rows of a file are answered, and how many together."""
 
-    batch_size: int | None = Field(None, ge=1, description="rows that are answered together; none: what fits")
     rows: int | None = Field(None, ge=1, description="the first so many rows; none: all")
+    batch_size: int | None = Field(None, ge=1, description="rows that are answered together; none: what fits")
     image_root: str | None = Field(None, description=_IMAGE_ROOT)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generating(_OfRows):
+class Generating(Loading, Answering, Rows):
     """Settings of `generate_answers`."""
 
     model: str = Field(min_length=1, description=_MODEL)
@@ -63,7 +62,7 @@ class Generating(_OfRows):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluating(_OfRows):
+class Evaluating(Loading, Answering, Rows):
     """Settings of `evaluate_run`."""
 
     model: str = Field(min_length=1, description=_MODEL)
@@ -121,10 +120,9 @@ class Pushing(Settings):
     send: bool = Field(False, description="without it, what would be sent is shown and nothing is sent")
 
 
-def own_settings(kind: type[Settings]) -> dict[str, list[str]]:
-    """The names of a step's settings in groups, by what each group is about: its own, answers, rows, loading."""
-    names = list(kind.described())
-    groups = {"answers": Answering, "the model": Loading}
-    found = {about: [field.name for field in fields(base)] for about, base in groups.items() if issubclass(kind, base)}
-    grouped = {name for of_group in found.values() for name in of_group}
-    return {"": [name for name in names if name not in grouped]} | found
+def grouped(kind: type[Settings]) -> dict[str, list[str]]:
+    """The names of a step's settings by what they are about: "" for its own, rows, answers, loading."""
+    parts = {"rows": Rows, "answers": Answering, "loading": Loading}
+    shared = {about: list(part.described()) for about, part in parts.items() if issubclass(kind, part)}
+    others = {name for names in shared.values() for name in names}
+    return {"": [name for name in kind.described() if name not in others]} | shared

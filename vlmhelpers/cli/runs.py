@@ -1,0 +1,64 @@
+"""The commands about runs: training here or in the background, their states, and the page of the panel."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import vlmhelpers as vlm
+from vlmhelpers.training.background import TrainingRun, wait_for
+from vlmhelpers.training.progress import STOP, Stopped, reported, say
+
+__all__ = ["resume", "start", "status", "stop", "studio", "train"]
+
+
+def train(config: str, after: Iterable[str] = (), accept_changes: bool = False, **changes: object) -> None:
+    """Trains as a file says, after the runs in other folders."""
+    config = read_config(config, **changes)
+    folder = Path(config.output_dir)
+    if after:
+        say(folder, event="waiting")
+        if not wait_for(after, folder / STOP):
+            with reported(folder) as begin:
+                begin()
+                raise Stopped(f"{folder} was stopped before it began")
+        say(folder, event="starting")
+    vlm.train(config, accept_changes)
+
+
+def read_config(file: str, changes: Iterable[str] = (), method: str | None = None) -> "vlm.RunConfig":
+    """The settings in a file with `changes`, texts such as seed=3. Raises ValueError for another text."""
+    for change in changes:
+        if "=" not in change:
+            raise ValueError(f"--set {change}: write it as NAME=VALUE")
+    changes = ({"method": method} if method else {}) | dict(change.split("=", 1) for change in changes)
+    return vlm.RunConfig.read(file, **changes)
+
+
+def start(config: str, after: Iterable[str] = (), accept_changes: bool = False, **changes: object) -> None:
+    """Starts a run in the background."""
+    config = read_config(config, **changes)
+    print(TrainingRun(config.output_dir).start(config, accept_changes, after))
+
+
+def status(runs: list[str]) -> None:
+    """Prints a line for each run."""
+    print(*map(TrainingRun, runs), sep="\n")
+
+
+def stop(runs: list[str], now: bool = False) -> None:
+    """Lets runs save a checkpoint and end, or ends them."""
+    for run in map(TrainingRun, runs):
+        run.abort() if now else run.stop()
+        print(run)
+
+
+def resume(runs: list[str], accept_changes: bool = False) -> None:
+    """Goes on with runs in the background."""
+    for folder in runs:
+        print(TrainingRun(folder).start(accept_changes=accept_changes))
+
+
+def studio(folder: str = "outputs/studio", browser: bool = True, **options: object) -> None:
+    """Serves the panel as a page until Ctrl-C."""
+    from vlmhelpers.studio.page import serve
+
+    serve(folder, open_browser=browser, **options)
