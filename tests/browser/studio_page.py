@@ -35,12 +35,15 @@ class Panel:
         self.root.locator(".studio-locale select").select_option(label=language)
 
     def wait_for_state(self, *states, seconds=SECONDS):
-        """Waits until the run is in one of the states."""
-        self.page.wait_for_function(
-            "states => states.includes(document.querySelector('.studio-state')?.dataset.state)",
+        """Waits until the run is in one of the states. Raises RuntimeError, with what is shown, if it fails instead."""
+        found = self.page.wait_for_function(
+            """states => [document.querySelector('.studio-state')?.dataset.state].find(
+                state => [...states, 'failed', 'lost'].includes(state))""",
             arg=list(states),
             timeout=1000 * seconds,
         )
+        if found.json_value() not in states:
+            raise RuntimeError(self.state.text_content())
 
     @property
     def last_step(self):

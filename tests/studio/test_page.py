@@ -1,10 +1,8 @@
 """The served page: who reaches it, what it shows, and how it ends."""
 
-import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,26 +11,9 @@ import psutil
 import pytest
 import requests
 import websocket
+from served_page import ServedPage
 
 from vlmhelpers.studio import page
-
-SERVE = "import sys; from vlmhelpers.studio.page import serve; serve(*eval(sys.argv[1]), open_browser=False)"
-
-
-class Page:
-    """A served page, in a process of its own."""
-
-    def __init__(self, folder, port, language=None, **environment):
-        command = [sys.executable, "-c", SERVE, repr((str(folder), port, language))]
-        quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-        self.process = subprocess.Popen(command, cwd=folder, env=os.environ | environment, **quiet)
-        said = self.process.stdout.readline()
-        self.url, self.token = re.search(r"(http://127\.0\.0\.1:\d+/)\?token=(\S+)", said).groups()
-        self.port = int(self.url.split(":")[-1].strip("/"))
-
-    def end(self, number=signal.SIGTERM):
-        self.process.send_signal(number)
-        return self.process.wait(30)
 
 
 def free_port():
@@ -43,7 +24,7 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    found = Page(tmp_path_factory.mktemp("served"), free_port())
+    found = ServedPage(tmp_path_factory.mktemp("served"), "runs", "--port", free_port())
     yield found
     found.end()
 
@@ -128,7 +109,7 @@ def test_errors_are_shown_and_ctrl_c_ends_the_page_its_kernel_and_its_folders(tm
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        served = Page(tmp_path, taken.getsockname()[1], language="xx", TMPDIR=str(tmp_path))
+        served = ServedPage(tmp_path, "r", "--port", taken.getsockname()[1], "--language", "xx", TMPDIR=str(tmp_path))
         assert served.port != taken.getsockname()[1]
     shown = requests.get(served.url, params={"token": served.token}, timeout=120).text
     assert "ValueError" in shown and "xx" in shown
