@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,6 +19,7 @@ from public_names import ROOMS, names_of
 
 import vlmhelpers as vlm
 from vlmhelpers import cli
+from vlmhelpers.families import tiny_model
 from vlmhelpers.samples.drawing import caption, sample_products
 from vlmhelpers.studio.code import cells, command_line, yaml_text
 from vlmhelpers.training.config import RunConfig
@@ -144,6 +146,14 @@ def data(tmp_path_factory):
         rows["prompts"].append(asked | {"answer": short})
     for kind, of_kind in rows.items():
         (folder / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in of_kind))
+    texts = [
+        {"text": f"Which product is number {n}?", "response": row["response"]} for n, row in enumerate(rows["messages"])
+    ]
+    (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
+    lines = [f"{row['text']},{row['image']},{row['response']}\n" for row in rows["messages"]]
+    (folder / "rows.csv").write_text("".join(["instruction,image,caption\n", *lines]))
+    template = (tiny_model("qwen3-vl") / "chat_template.jinja").read_text()
+    (folder / "other.jinja").write_text("{{- 'Look at it.' }}" + template)
     (folder / "3.png").write_bytes(b"no image")
     return folder
 
@@ -165,12 +175,18 @@ def short_run(data, folder, method="sft", **more):
     return settings_of(method, **values | {"test_rows": 3, "learning_rate": 1e-2} | OF_METHOD.get(method, {}) | more)
 
 
+def run_cells(config):
+    """Runs the cells one after another, and gives what they have named."""
+    names = {}
+    for cell in cells(config):
+        exec(compile(cell, "a cell", "exec"), names)
+    return names
+
+
 def assert_same_as_the_run(config, folder):
     """The cells, run one after another, leave what the run leaves."""
-    result, names = train(config), {}
-    for cell in cells(replace(config, output_dir=str(folder))):
-        exec(compile(cell, "a cell", "exec"), names)
-    assert names["trainer"].state.global_step == result.steps
+    result, trainer = train(config), run_cells(replace(config, output_dir=str(folder)))["trainer"]
+    assert trainer.state.global_step == result.steps
     made, expected = folder / Path(result.folder).name, Path(result.folder)
     files = [path.name for path in expected.iterdir() if path.suffix in (".safetensors", ".jinja")]
     assert any(name.endswith(".safetensors") for name in files)
@@ -182,7 +198,10 @@ def assert_same_as_the_run(config, folder):
 
 
 OTHERS = {  # what else is trained than a method's adapter: its method, and the settings
-    "text": ("sft", {"epochs": 0.5, "max_steps": None, "batch_size": None, "lora_dropout": 0.2}),
+    "texts": (
+        "sft",
+        {"dataset": "texts.jsonl", "epochs": 0.5, "max_steps": None, "batch_size": None, "lora_dropout": 0.2},
+    ),
     "adapters": ("sft", {"use_rslora": True, "use_dora": True, "vision": True, "mlp": False, "bits": 4, "seed": 5}),
     "features": ("sft", {"cache": "features", "validation_rows": 2, "gradient_checkpointing": True}),
     "pissa": ("sft", {"init_lora_weights": "pissa"}),
@@ -192,6 +211,7 @@ OTHERS = {  # what else is trained than a method's adapter: its method, and the 
         {"validation_rows": 3, "load_best_model_at_end": True, "early_stopping_patience": 1, "max_steps": 5},
     ),
     "freeze": ("orpo", {"weights": "freeze", "last_layers": 2}),
+    "template": ("sft", {"chat_template": "other.jinja", "sample_answers": 1, "dataset": "rows.csv"}),
     "full-dpo": ("dpo", {"weights": "full"}),
     "full-kto": ("kto", {"weights": "full", "loss": "apo_zero_unpaired"}),
     "full-grpo": ("grpo", {"weights": "full", "beta": 0.1}),
@@ -209,6 +229,20 @@ def test_cells_train_the_adapter_of_the_run(method, data, adapter, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
-def test_cells_train_what_the_settings_say(name, data, tmp_path):
+def test_cells_train_what_the_settings_say(name, data, tmp_path, monkeypatch):
     method, more = OTHERS[name]
+    monkeypatch.chdir(data)
     assert_same_as_the_run(short_run(data, tmp_path / "run", method, **more), tmp_path / "cells")
+
+
+@pytest.mark.slow
+def test_cells_go_on_in_a_fresh_process_with_a_run_that_was_interrupted(data, tmp_path):
+    config = short_run(data, tmp_path, save_steps=1)
+    adapter = Path(train(config).folder, "adapter_model.safetensors")
+    expected = adapter.read_bytes()
+    shutil.rmtree(adapter.parent)
+    shutil.rmtree(tmp_path / "checkpoint-2")
+    script = "\n\n".join(cells(config))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=data)
+    assert f"going on from {tmp_path / 'checkpoint-1'}" in done.stdout, done.stderr[-2000:]
+    assert adapter.read_bytes() == expected

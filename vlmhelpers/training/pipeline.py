@@ -35,7 +35,6 @@ from vlmhelpers.training.methods.sft import logits_for
 from vlmhelpers.training.rewards import parse_rewards
 
 ADAPTER_CONFIG = "adapter_config.json"
-_GROUPS = {"grpo": 8, "rloo": 2}  # TRL's own number of samples for each prompt
 _UPDATES = 2  # of PPO, in one pass over a rollout batch
 _LARGEST_TEMPLATE = 1_000_000  # bytes; those of published models take some thousand
 
@@ -194,9 +193,9 @@ def _with_batch(config, filled, batch_size):
 
 def _in_groups(config, filled):
     """The settings with steps of whole groups of samples; ValueError where somebody chose others."""
-    if config.method not in _GROUPS:
+    if not METHODS[config.method].group:
         return filled
-    group, world = filled.num_generations or _GROUPS[config.method], int(os.environ.get("WORLD_SIZE", 1))
+    group, world = filled.num_generations or METHODS[config.method].group, int(os.environ.get("WORLD_SIZE", 1))
     rows, steps = filled.batch_size * world, filled.gradient_accumulation_steps
     good = {
         "gradient_accumulation_steps": _next_multiple(steps, group // math.gcd(group, rows)),
@@ -260,9 +259,9 @@ def _of_sampling(config):
     if config.method == "ppo":
         steps = _UPDATES * config.gradient_accumulation_steps
         return {"steps_per_generation": steps, "per_device_eval_batch_size": _next_multiple(config.batch_size, 2)}
-    if config.method not in _GROUPS:
+    if not METHODS[config.method].group:
         return {}
-    group = config.num_generations or _GROUPS[config.method]
+    group = config.num_generations or METHODS[config.method].group
     evaluated = {"per_device_eval_batch_size": _next_multiple(config.batch_size, group)}
     # TRL loads the reference of a model without adapters itself.
     return evaluated | ({} if config.trains_adapters else {"model_init_kwargs": {"dtype": compute_dtype()}})

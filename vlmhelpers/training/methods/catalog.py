@@ -19,7 +19,7 @@ class Method:
     rows: the kind of its rows, as `data.kind_of` names it. module: of this package, with its `make_trainer`. settings:
     those of `RunConfig` that only some methods have. losses: what `loss` may name. samples: whether the model writes
     answers while it is trained. refers: whether it is compared with the model before training, which with adapters is
-    the base without them.
+    the base without them. group: how many samples of a prompt are compared, where num_generations does not say it.
     """
 
     rows: str
@@ -28,6 +28,7 @@ class Method:
     losses: tuple[str, ...] = ()
     samples: bool = False
     refers: bool = False
+    group: int | None = None
 
 
 METHODS = {
@@ -38,8 +39,8 @@ METHODS = {
     "simpo": Method("pairs", "preference", ("beta", "simpo_gamma", "nll_coef")),
     "cpo": Method("pairs", "preference", ("beta", "nll_coef")),
     "reward": Method("pairs", "reward", ("center_rewards_coefficient",)),
-    "grpo": Method("prompts", "grpo", ("beta", *_SAMPLING), samples=True, refers=True),
-    "rloo": Method("prompts", "rloo", ("beta", *_SAMPLING), samples=True, refers=True),
+    "grpo": Method("prompts", "grpo", ("beta", *_SAMPLING), samples=True, refers=True, group=8),
+    "rloo": Method("prompts", "rloo", ("beta", *_SAMPLING), samples=True, refers=True, group=2),
     "ppo": Method("prompts", "ppo", ("beta", "critic_learning_rate", *_SAMPLING[1:]), samples=True, refers=True),
     "distillation": Method(
         "messages", "distillation", ("beta", "teacher", "max_completion_length", "temperature"), samples=True
