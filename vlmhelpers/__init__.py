@@ -36,6 +36,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "export": ["check_export", "merge"],
         "inference": ["generate"],
         "models": ["choose_model", "load_model", "lora_targets"],
+        "studio": ["Studio"],
         "training": ["RunConfig", "train"],
     },
 )

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from vlmhelpers.evaluation import browser as browser_module
 from vlmhelpers.evaluation.browser import browse, mark_difference
 from vlmhelpers.evaluation.comparison import compare
 from vlmhelpers.evaluation.scoring import evaluate
@@ -102,7 +101,7 @@ def test_a_live_notebook_gets_the_panel_too(found, monkeypatch):
     view = browse(found[0], tuned=found[2])
     bundle = view._repr_mimebundle_()
     assert bundle[VIEW]["model_id"] == view.panel.model_id and "text/html" in bundle
-    monkeypatch.setattr(browser_module, "find_spec", lambda name: None)  # as where ipywidgets is not installed
+    monkeypatch.setattr("vlmhelpers.common.display.find_spec", lambda name: None)  # as where ipywidgets is not installed
     assert VIEW not in view._repr_mimebundle_()
 
 

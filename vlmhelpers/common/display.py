@@ -3,7 +3,8 @@
 import base64
 import io
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from importlib.util import find_spec
 
 from markupsafe import Markup, escape
 from PIL import Image
@@ -57,6 +58,18 @@ class Html:
 
     def __repr__(self) -> str:
         return self.text
+
+
+def with_widget(shown: object, make_widget: Callable[[], object]) -> dict[str, object]:
+    """What `shown` is as text and HTML and, in a live notebook with ipywidgets, as a widget, which is preferred there.
+
+    For `_repr_mimebundle_`: a widget of ipywidgets 8 gives that by itself, one of version 7 does not.
+    """
+    bundle = {"text/plain": repr(shown), "text/html": shown._repr_html_()}
+    if in_notebook() and find_spec("ipywidgets"):
+        view = {"version_major": 2, "version_minor": 0, "model_id": make_widget().model_id}
+        bundle["application/vnd.jupyter.widget-view+json"] = view
+    return bundle
 
 
 def show_note(title: str, text: str) -> None:

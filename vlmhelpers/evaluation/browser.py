@@ -3,20 +3,18 @@
 import difflib
 import re
 from functools import cached_property
-from importlib.util import find_spec
 
 import numpy as np
 from datasets import Dataset
 from markupsafe import Markup
 
-from vlmhelpers.common.display import html_table, in_notebook, thumbnail
+from vlmhelpers.common.display import html_table, thumbnail, with_widget
 from vlmhelpers.data.schema import last_question
 from vlmhelpers.evaluation.comparison import Comparison
 from vlmhelpers.evaluation.scoring import check_length, references_of, without_reasoning
 
 _PER_PAGE, _IMAGES, _CHARACTERS = 4, 3, 4000  # rows of a page of the panel; images of a row; of a text
 _STATIC_ROWS, _STATIC_CHARACTERS, _STATIC_BYTES = 3, 400, 50_000  # of each kind; of a text; of all
-_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def browse(dataset: Dataset, comparison: Comparison | None = None, **answers: list[str]) -> "Browser":
@@ -97,12 +95,8 @@ class Browser:
         return f"{len(self.texts)} rows: {counts}."
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        """The static table, and in a live notebook with ipywidgets the panel, which is preferred there."""
-        bundle = {"text/plain": repr(self), "text/html": self._repr_html_()}
-        if in_notebook() and find_spec("ipywidgets"):
-            # As a widget of ipywidgets 8 gives it by itself; one of version 7 does not.
-            bundle[_VIEW] = {"version_major": 2, "version_minor": 0, "model_id": self.panel.model_id}
-        return bundle
+        """The static table, and in a live notebook the panel."""
+        return with_widget(self, lambda: self.panel)
 
     def _table(self, rows):
         return html_table(("row", "image", "prompt", "expected", *self.names), rows)

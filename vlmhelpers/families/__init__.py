@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
     submod_attrs={
         "family": ["TOWERS", "Family"],
         "phi3_vision.tiles": ["show_crops"],
-        "registry": ["FAMILIES", "PUBLISHED", "family_of", "find_config", "tiny_model"],
+        "published": ["PUBLISHED"],
+        "registry": ["FAMILIES", "family_of", "find_config", "tiny_model"],
     },
 )

@@ -9,15 +9,13 @@ from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from vlmhelpers.families.family import Family
 from vlmhelpers.families.llama_vision import LLAMA_3_2_VISION
 from vlmhelpers.families.phi3_vision import PHI_3_VISION
+from vlmhelpers.families.published import PUBLISHED, SHAPES
 from vlmhelpers.families.qwen_vl import QWEN2_5_VL, QWEN3_VL
 from vlmhelpers.families.received import load_config, read_object
 
 # A family that is added here is loaded, trained, evaluated and exported, and goes through the tests of all families.
 FAMILIES = {family.name: family for family in (LLAMA_3_2_VISION, QWEN2_5_VL, QWEN3_VL, PHI_3_VISION)}
 GENERIC = Family()
-# The published shapes: hub ids whose config.json lies here, enough to count parameters and to estimate memory with.
-_SHAPES = Path(__file__).parent / "shapes"
-PUBLISHED = tuple(sorted(file.parent.relative_to(_SHAPES).as_posix() for file in _SHAPES.glob("*/*/config.json")))
 
 
 def family_of(subject: str | Path | PreTrainedConfig | ProcessorMixin | PreTrainedModel) -> Family:
@@ -65,7 +63,7 @@ def find_config(model_id: str | Path) -> PreTrainedConfig:
     for published in PUBLISHED:
         shape = re.sub("(-128k)?-instruct$", "", published.lower().rpartition("/")[2])  # such as qwen3-vl-2b
         if re.search(rf"(^|/){re.escape(shape)}(-|$)", name):
-            return load_config(_SHAPES / published)
+            return load_config(SHAPES / published)
     try:
         return load_config(model_id)
     except OSError as error:

@@ -1,18 +1,14 @@
 """The panel's controls: one for each setting of a run, and two of the panel's own."""
 
 from vlmhelpers.common.settings import Setting
+from vlmhelpers.families.published import NAMES, PUBLISHED
 from vlmhelpers.studio.fields import Field, Form
 from vlmhelpers.training.config import RunConfig
 from vlmhelpers.training.methods.catalog import METHODS
 
 # To choose from, where the type of a setting does not say it; others may be typed.
 _OFFERED = {
-    "model_id": (
-        *("qwen3-vl", "qwen2.5-vl", "llama-3.2-vision", "phi-3-vision"),
-        *("Qwen/Qwen3-VL-2B-Instruct", "Qwen/Qwen3-VL-8B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct"),
-        *("Qwen/Qwen2.5-VL-7B-Instruct", "meta-llama/Llama-3.2-11B-Vision-Instruct"),
-        "microsoft/Phi-3-vision-128k-instruct",
-    ),
+    "model_id": (*NAMES, *PUBLISHED),
     "lr_scheduler_type": ("cosine", "linear", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"),
     "loss": tuple(dict.fromkeys(loss for method in METHODS.values() for loss in method.losses)),
     "rewards": ("exact_match", "json_fields"),

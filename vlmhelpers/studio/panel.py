@@ -14,8 +14,9 @@ import yaml
 from markupsafe import Markup
 from PIL import Image
 
-from vlmhelpers.common.display import Html
+from vlmhelpers.common.display import Html, with_widget
 from vlmhelpers.common.files import atomic_file
+from vlmhelpers.families.published import NAMES
 from vlmhelpers.studio.code_pane import CodePane
 from vlmhelpers.studio.controls import make_controls
 from vlmhelpers.studio.fields import NONE
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from vlmhelpers.studio.talk import Turn
 
 _SAVED = "studio.yaml"  # in the panel's folder: the settings as they were left
-_BEGIN = {"model_id": "qwen3-vl", "dataset": "", "output_dir": "run-1"}
+_BEGIN = {"model_id": NAMES[0], "dataset": "", "output_dir": "run-1"}
 _BEGIN |= {"test_rows": 100, "validation_rows": 32, "sample_answers": 3}
 _EVERY = 1.0  # seconds from one look at the run to the next
 _FAILURES = (ValueError, OSError, RuntimeError, MemoryError, ImportError)
@@ -198,6 +199,13 @@ class Studio:
             time.sleep(_EVERY)
         self.refresh()
         return self.run.state
+
+    @property
+    def progress(self) -> Html:
+        """The run as it stands: state, charts, sampled answers."""
+        tab = self.tabs["run"]
+        tab.refresh()
+        return Html(Markup(tab.state.value + tab.charts.value + tab.samples.value), str(self.run))
 
     def new_run(self) -> None:
         """Chooses a folder that no run has."""
@@ -440,10 +448,15 @@ class Studio:
             with suppress(OSError):  # a folder that is being removed
                 self.refresh()
 
-    def _ipython_display_(self):
-        from IPython.display import display
+    def __repr__(self):
+        return f"Studio({os.fspath(self.folder)!r}): {self.run}"
 
-        display(self.widget)
+    def _repr_html_(self):
+        """For a page without a kernel: how the run stands."""
+        return Markup("<p>{}</p>{}").format(repr(self), self.progress._repr_html_())
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return with_widget(self, lambda: self.widget)
 
 
 _CLOCKS = (None, "thread", "page", "none")
