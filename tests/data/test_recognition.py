@@ -59,9 +59,13 @@ def test_rows_of_another_kind_than_asked_for_are_read_as_that_kind_and_say_what_
     assert reader_call(answers, "pairs") == ("read_preferences", {})
 
 
-def test_a_file_that_is_not_there(tmp_path):
-    assert reader_call(tmp_path / "none.jsonl", "rated") == ("read_rated", {})
+def test_a_file_that_is_damaged_or_not_there(tmp_path):
+    (tmp_path / "damaged.json").write_text("[{")
+    for name in ("none", "damaged"):
+        assert reader_call(tmp_path / f"{name}.json", "rated") == ("read_rated", {})
     assert reader_call(tmp_path / "none.csv", "messages") == ("read_csv", {})
+    with pytest.raises(ValueError, match="damaged.json"):
+        reader_call(tmp_path / "damaged.json")
     with pytest.raises(FileNotFoundError, match="none.jsonl"):
         read_rows(tmp_path / "none.jsonl", "messages")
     with pytest.raises(FileNotFoundError):

@@ -62,10 +62,15 @@ def reader_call(
     """The name of the reader in `data` for a file, and its arguments besides the path.
 
     `kind`: of the rows, as `data.kind_of` names it; None: what the file holds. `fields`: text_field, image_field and
-    response_field by name, whatever the reader calls them; None and those that it does not have are left out. Raises
-    ValueError and OSError as the readers do, but for a file that is not there: then the usual reader of `kind`.
+    response_field by name, whatever the reader calls them; None and those that it does not have are left out. A file
+    that cannot be read has the usual reader of `kind`, which will say why; without one, ValueError and OSError as there.
     """
-    form = recognize(path) if os.path.exists(path) or kind is None else Form("", "", [])
+    try:
+        form = recognize(path)
+    except (OSError, ValueError):
+        if kind is None:
+            raise
+        form = Form("", "", [])
     reader = _BY_NAME.get(form.reader)
     if kind not in (None, form.kind):  # its rows will say what is wrong with them
         is_csv = kind == "messages" and Path(path).suffix.lower() == ".csv"
