@@ -63,7 +63,7 @@ def reader_call(
 
     `kind`: of the rows, as `data.kind_of` names it; None: what the file holds. `fields`: text_field, image_field and
     response_field by name, whatever the reader calls them; None and those that it does not have are left out. A file
-    that cannot be read has the usual reader of `kind`, which will say why; without one, ValueError and OSError as there.
+    that cannot be read has the usual reader of `kind`, which will say why; without one, ValueError and OSError.
     """
     try:
         form = recognize(path)
