@@ -1,18 +1,21 @@
 """The command line: converters, what they do with bad rows and errors, validation, the sample and training."""
 
 import csv
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from datasets import Dataset, load_dataset
 from misbehaving_server import GOOD, misbehaving_server
 
 from vlmhelpers.__main__ import main
+from vlmhelpers.cli.parser import STEPS
 from vlmhelpers.data.readers import jsonl_reader as jsonl
 from vlmhelpers.data.readers.csv_reader import read_csv
 from vlmhelpers.data.readers.jsonl_reader import read_alpaca, read_jsonl
@@ -664,6 +667,83 @@ def test_the_help_lists_every_setting_with_its_type_default_and_meaning(capsys):
     assert "(int, default 0)" in lines["seed"] and "(str, required)" in lines["dataset"]
     assert "Literal['none', 'pixels', 'features'], default none" in lines["cache"]
     assert "(float | None, default None; simpo): the margin" in lines["simpo_gamma"]
+
+
+@pytest.mark.parametrize("command", STEPS)
+def test_the_help_of_a_step_has_every_setting(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert end.value.code == 0
+    for name, setting in STEPS[command].described().items():
+        named = f"--{name.replace('_', '-')}" if not setting.is_required or name == "output" else name.upper()
+        assert named in printed and " ".join(setting.description.split()) in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "run", "--rows", "many"], "rows is 'many': it should be a valid integer"),
+        (["evaluate", "run", "--top-p", "2"], "top_p is 2.0: it should be less than or equal to 1"),
+        (["generate", "run", "s.jsonl", "-o", "a.jsonl", "--bits", "8"], "bits is 8: it should be 4, 16 or None"),
+        (["chat", "run", "--temperature", "-1"], "temperature is -1.0: it should be greater than or equal to 0"),
+        (["merge", "run", "--dtype", "int8"], "dtype is 'int8': it should be 'bfloat16'"),
+        (["export", "run", "--form", "onnx"], "form is 'onnx': it should be 'merged', 'gguf' or 'adapter'"),
+        (["chat", "gone"], "there is no folder gone: name a run's"),
+        (["push", "gone", "me/x"], "there is no folder gone: export the run first"),
+        (["preflight", "gone.yaml"], "gone.yaml"),
+    ],
+)
+def test_what_a_step_cannot_take_is_refused_by_name(run, arguments, message):
+    code, printed, errors = run(*arguments)
+    assert (code, printed) == (2, "") and message in errors[-1]
+
+
+@pytest.mark.slow
+def test_preflight_says_what_a_run_takes_and_whether_it_can_be_trained(run, settings):
+    settings(batch_size=2)
+    code, printed, _ = run("preflight", "run.json", "--gpu", "T4")
+    assert code == 0 and "10 rows to train on, 0 rejected" in printed and "it fits on T4 16 GB" in printed
+    code, printed, _ = run("preflight", "run.json", "--set", "max_length=9")
+    assert code == 1 and "are longer than max_length=9" in printed
+    assert run("preflight", "run.json", "--gpu", "K80")[0] == 2
+
+
+@pytest.mark.slow
+def test_a_model_answers_a_file_and_a_conversation(run, settings, tmp_path, monkeypatch):
+    settings()
+    assert run("generate", "qwen2.5-vl", "s.jsonl", "-o", "a.jsonl", "--rows", "2")[1].endswith(
+        "2 answers -> a.jsonl\n"
+    )
+    lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    answers = {line["row"]: line["answer"] for line in lines[1:]}
+    image = "images/s-0001.png"
+    question = lines[1]["prompt"] if lines[1]["row"] == 0 else lines[2]["prompt"]
+    code, printed, _ = run("chat", "qwen2.5-vl", "--prompt", question, "--image", image)
+    assert code == 0 and printed.endswith(f"{answers[0]}\n")
+    said = ["/image gone.png", f"/image {image}", "", question, "/system Be brief.", "/clear", question, "/quit", "No."]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(said)))
+    code, printed, errors = run("chat", "qwen2.5-vl")
+    assert code == 0 and answers[0] in printed and any("gone.png" in line for line in errors)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(question))  # which ends
+    assert run("chat", "qwen2.5-vl", "--base")[0] == 0
+
+
+def test_an_export_that_answers_otherwise_is_exit_code_1(run, monkeypatch):
+    for wrong in (True, False):
+        exported = SimpleNamespace(ok=not wrong)
+        monkeypatch.setattr(
+            "vlmhelpers.commands.export_run", lambda settings, exported=exported: exported, raising=False
+        )
+        assert run("merge", "run")[0] == run("export", "run", "--form", "gguf")[0] == int(wrong)
+
+
+def test_the_panel_is_served_as_a_page(run, monkeypatch):
+    served = []
+    monkeypatch.setattr("vlmhelpers.studio.page.serve", lambda *args, **kw: served.append((args, kw)))
+    assert run("studio")[0] == run("studio", "out/run", "--port", "9000", "--language", "de", "--no-browser")[0] == 0
+    own = {"open_browser": False, "port": 9000, "language": "de"}
+    assert served == [(("outputs/studio",), {"open_browser": True}), (("out/run",), own)]
 
 
 # As a program

@@ -1,0 +1,50 @@
+"""A conversation: its turns and images are asked with the next question, and an error changes nothing."""
+
+import pytest
+
+from vlmhelpers.commands.chatting import Conversation, chat
+from vlmhelpers.commands.settings import Answering
+from vlmhelpers.commands.tuned import load_tuned
+from vlmhelpers.common.images import UnusableImage
+from vlmhelpers.data.schema import count_images
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def tuned(trained):
+    return load_tuned(trained)
+
+
+def test_turns_and_images_stay_until_they_are_cleared(tuned, picture, monkeypatch):
+    seen = []
+
+    def stream(model, processor, messages, images, write=None, **options):
+        seen.append((messages, images, options))
+        return f"Answer {len(seen)}."
+
+    monkeypatch.setattr("vlmhelpers.commands.chatting.stream_conversation", stream)
+    talk = Conversation(tuned, Answering(system="Be brief.", max_new_tokens=5))
+    assert [talk.ask("What?", [picture]), talk.ask("And?")] == ["Answer 1.", "Answer 2."]
+    messages, images, options = seen[1]
+    assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"]
+    assert count_images(messages) == len(images) == 1 and options == {"max_new_tokens": 5}
+    talk.clear()
+    talk.ask("Again?")
+    assert len(seen[2][0]) == 2 and seen[2][1] == []
+
+
+def test_tuned_model_and_base_answer_each_in_its_own_way(tuned, picture):
+    pieces = []
+    learned = chat(tuned, "Describe this product.", [picture], Answering(max_new_tokens=20), pieces.append)
+    assert learned == "".join(pieces) == "Sold out."
+    assert chat(tuned, "Describe this product.", [picture], base=True, write=pieces.append) != learned
+
+
+def test_an_unusable_image_leaves_the_conversation_as_it_was(tuned, tmp_path):
+    talk = Conversation(tuned)
+    (tmp_path / "text.png").write_text("no image")
+    for name in ("gone.png", "text.png"):
+        with pytest.raises((UnusableImage, OSError)):
+            talk.ask("What?", [tmp_path / name])
+    assert talk.turns == talk.images == []

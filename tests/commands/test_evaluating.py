@@ -1,0 +1,82 @@
+"""Answers and scores of a tuned model and its base: saved, gone on with, and read again."""
+
+import json
+from unittest import mock
+
+import pytest
+
+from vlmhelpers.commands import evaluating
+from vlmhelpers.commands.evaluating import EvaluationResult, evaluate_run
+from vlmhelpers.commands.settings import Evaluating
+from vlmhelpers.commands.tuned import load_tuned
+
+pytestmark = pytest.mark.slow
+
+
+def evaluated(run, **settings):
+    return evaluate_run(Evaluating(model=str(run), **settings))
+
+
+def test_a_run_is_compared_with_its_base_by_its_held_out_rows(run):
+    told = []
+    settings = Evaluating(model=str(run), prompted=True, ablation=True, metrics="anls, Token F1")
+    result = evaluate_run(settings, lambda *progress: told.append(progress))
+    assert list(result.answers) == ["base", "prompted", "tuned"] and result.answers["tuned"] == ["Sold out."] * 6
+    assert ("base", 0, 6) in told and ("tuned", 6, 6) in told and ("ablation", 6, 6) in told
+    assert list(result.evaluations["base"].scores) == ["exact match", "ANLS", "token F1"]
+    assert result.comparison.difference == 1 and len(result.comparison.pairs) == 3
+    assert result.ablation.verdict.startswith("It does not use the image")
+    assert "tuned minus base: +100.0 points" in str(result) and str(run / "evaluation") in str(result)
+    assert "It does not use the image" in result._repr_html_() and result.browser.kinds["gained"] == list(range(6))
+    saved = json.loads((run / "evaluation" / "evaluation.json").read_text())
+    assert saved["scores"]["tuned"]["exact match"]["value"] == 1 and saved["rows"] == 6
+    assert saved["differences"]["tuned minus base"]["value"] == 1 and saved["verdict"] == result.ablation.verdict
+    again = EvaluationResult.read(run)
+    assert again.answers == result.answers and again.comparison == result.comparison
+    assert repr(again.evaluations) == repr(result.evaluations)
+
+
+def test_what_is_answered_is_not_answered_again_but_by_other_settings(run):
+    first = evaluated(run, rows=4, base=False)
+    assert list(first.answers) == ["tuned"] and first.comparison is None
+    tuned = load_tuned(run)
+    with mock.patch.object(tuned.model, "generate", wraps=tuned.model.generate) as asked:
+        evaluate_run(Evaluating(model=str(run), rows=4, base=False), tuned=tuned)
+        assert asked.call_count == 0
+        shorter = evaluate_run(Evaluating(model=str(run), rows=4, base=False, max_new_tokens=1), tuned=tuned)
+    assert asked.call_count == 1 and shorter.answers != first.answers
+
+
+def test_an_evaluation_of_other_rows_or_other_weights_is_not_read(run):
+    with pytest.raises(FileNotFoundError):
+        EvaluationResult.read(run)
+    evaluated(run, rows=2)
+    weights = run / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes((run / "checkpoint-12" / weights.name).read_bytes())
+    with pytest.raises(ValueError, match="of other weights than now: evaluate the run again"):
+        EvaluationResult.read(run)
+
+
+def test_an_untuned_model_answers_the_rows_of_a_file(trained, tmp_path):
+    dataset = str(trained.parent / "sample.jsonl")
+    result = evaluated("qwen2.5-vl", dataset=dataset, rows=3, output=str(tmp_path), system="Be brief.")
+    assert list(result.answers) == ["base"] and len(result.dataset) == 3
+    assert result.dataset[0]["messages"][0]["role"] == "system"
+    with pytest.raises(ValueError, match="no held-out rows: name a dataset"):
+        evaluated("qwen2.5-vl")
+    with pytest.raises(ValueError, match="give an instruction"):
+        evaluated("qwen2.5-vl", dataset=dataset, output=str(tmp_path), prompted=True)
+
+
+def test_rows_without_images_are_not_ablated(run, tmp_path):
+    (tmp_path / "text.jsonl").write_text(json.dumps({"text": "Write 3 as a word.", "response": "<b>Three."}))
+    result = evaluated(run, dataset=str(tmp_path / "text.jsonl"), ablation=True, output=str(tmp_path / "out"))
+    assert result.ablation is None and result.notes[0].startswith("No image ablation: no two rows")
+    assert result.notes[0] in str(result) and "No image ablation" in result._repr_html_()
+    assert "<b>" not in result.browser._repr_html_().replace("&lt;b&gt;", "")
+
+
+def test_an_unknown_metric_is_refused_before_anything_is_loaded():
+    with mock.patch.object(evaluating, "load_tuned", side_effect=AssertionError):
+        with pytest.raises(ValueError, match="there is no 'beauty'; choose all, or some of"):
+            evaluated("run", metrics="anls, beauty")
