@@ -54,15 +54,17 @@ class CodePane(Tab):
         self._asked += 1
         asked, studio = self._asked, self.studio
 
-        def done(pieces):
+        def show(markups):
             if asked == self._asked:  # no later change is shown already
-                for way, of_way in pieces.items():
-                    markup = (_PIECE.format(number, piece) for number, piece in enumerate(of_way))
-                    self.ways[way].value = Markup("").join(markup)
+                for way, markup in markups.items():
+                    self.ways[way].value = markup
+
+        def done(pieces):
+            numbered = {way: enumerate(of_way) for way, of_way in pieces.items()}
+            show({way: Markup("").join(_PIECE.format(*piece) for piece in of_way) for way, of_way in numbered.items()})
 
         def fail(error):
-            for widget in self.ways.values():
-                widget.value = said(studio.texts["code.invalid"].format(problem=error), "status")
+            show(dict.fromkeys(_WAYS, said(studio.texts["code.invalid"].format(problem=error), "status")))
 
         def make():  # what a file of data is read by takes seconds to load
             config = studio.config

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import ipywidgets as widgets
 from markupsafe import Markup
 
-from vlmhelpers.common.settings import Setting
+from vlmhelpers.common.settings import Setting, shown
 from vlmhelpers.studio.texts import GROUPS, word
 
 NONE = "none"  # a Dropdown cannot show None
@@ -57,7 +57,9 @@ class Field:
             if isinstance(self.control, widgets.Dropdown):
                 self._list(value)
             elif isinstance(self.control, widgets.Checkbox):
-                self.control.value = value
+                if (text := _as_text(value).lower()) not in (_YES, _NO):
+                    raise ValueError(f"{self.name} is {shown(value)}: choose True or False")
+                self.control.value = text == _YES
             else:
                 self.control.value = "" if value is None else _as_text(value)
         if self.control.value != before:
@@ -152,12 +154,19 @@ class Form:
 
     @classmethod
     def of(cls, group: str) -> "Form":
-        """The fields of a group of `texts.GROUPS`, each at its default."""
+        """The fields of a group of `texts.GROUPS`, each at its default; one that is changed is checked at once."""
         kind, names = GROUPS[group]
         settings = [kind.described()[name] for name in names]
         form = cls(Field(setting, group=group) for setting in settings)
         form.fill({setting.name: setting.default for setting in settings})
+        for field in form.fields.values():
+            field.on_change(lambda: form.refuse(kind.problems(form.values)))
         return form
+
+    def refuse(self, problems: dict[str, str]) -> None:
+        """Shows what is wrong at the fields that `problems` names, and that nothing is at others."""
+        for name, field in self.fields.items():
+            field.refuse(problems.get(name))
 
     def speak(self, texts: dict[str, str]) -> None:
         for field in self.fields.values():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
+import transformers  # noqa: F401  (while one thread imports it first, another gets a part of it, and fails)
 import yaml
 from markupsafe import Markup
 from PIL import Image
@@ -64,7 +65,8 @@ class Studio:
         if clock not in _CLOCKS:
             raise ValueError(f"clock={clock!r}: choose one of {', '.join(map(repr, _CLOCKS))}")
         self.folder, saved = Path(folder), _read_saved(Path(folder) / _SAVED)
-        self.locale = locale or saved.pop("locale", "en")
+        left = saved.pop("locale", None)
+        self.locale = locale or (left if left in [*LANGUAGES] else "en")
         self.texts = texts(self.locale)
         self.problems, self._stale = {}, False
         self._run = self._tuned = self._talk = self._family = self._model_id = self._filled = None
@@ -96,21 +98,19 @@ class Studio:
         if unknown := sorted(set(settings) - set(self.form.fields)):
             raise ValueError(f"there is no setting {unknown[0]!r}: choose from {', '.join(self.form.fields)}")
         if "output_dir" in settings:
-            settings["output_dir"] = _name_of(settings["output_dir"], self.folder)
+            settings["output_dir"] = _name_of(settings["output_dir"] or "", self.folder)
         self._filling = True
         try:
             self.form.fill(settings)
         finally:
             self._filling = False
-        self._changed()
+            self._changed()
         return self
 
     @property
     def config(self) -> RunConfig:
         """The run's settings. Raises ValueError, with the reasons, where one is wrong."""
-        if self.problems:
-            raise ValueError("; ".join(self.problems.values()))
-        return RunConfig(**self.settings)
+        return _made(RunConfig, self.settings)
 
     @property
     def run(self) -> TrainingRun:
@@ -129,8 +129,8 @@ class Studio:
     @property
     def others_running(self) -> list[str]:
         """The folders of other runs here that are going on or waiting: what is started now begins after them."""
-        mine = self.run.folder
-        return [str(run.folder) for run in self.runs.values() if run.folder != mine and run.is_running]
+        mine = self.run.folder.absolute()
+        return [str(run.folder) for run in self.runs.values() if run.folder.absolute() != mine and run.is_running]
 
     @property
     def rows_needed(self) -> str:
@@ -166,12 +166,13 @@ class Studio:
     def start(self, accept_changes: bool = False) -> "Plan | None":
         """Starts the run once `preflight` has found that it fits, or goes on with it; after others in the folder.
 
-        Returns the Plan; None for a run that goes on. Raises ValueError for one that does not fit on this GPU, with
-        what to change, and what `TrainingRun.start` raises.
+        Returns the Plan; None for a run that goes on. Raises ValueError for one that is going on, and for one that does
+        not fit on this GPU, with what to change, and what `TrainingRun.start` raises.
         """
         from vlmhelpers.commands import preflight
 
         config, plan = self.config, None
+        self._refuse_while_running()
         self.free()
         if self.run.state not in ("stopped", "lost"):
             plan = preflight(config)
@@ -223,7 +224,7 @@ class Studio:
         """
         from vlmhelpers.commands import Evaluating, evaluate_run
 
-        settings = Evaluating(**{"model": str(self.run.folder)} | settings)
+        settings = _made(Evaluating, {"model": str(self.run.folder)} | settings)
         return evaluate_run(settings, progress, self._load())
 
     @property
@@ -248,7 +249,7 @@ class Studio:
         from vlmhelpers.common.images import open_image
 
         images = [image if isinstance(image, Image.Image) else open_image(image) for image in images]
-        answering = Answering(**settings)
+        answering = _made(Answering, settings)
         self._load()
         return self._talk.ask(question, images, answering, base, write)
 
@@ -270,15 +271,16 @@ class Studio:
         """Exports what the run has trained; `settings`: those of `commands.Exporting`."""
         from vlmhelpers.commands import Exporting, export_run
 
+        settings = _made(Exporting, {"model": str(self.run.folder)} | settings)
         self._refuse_while_running()
         self.free()
-        return export_run(Exporting(**{"model": str(self.run.folder)} | settings))
+        return export_run(settings)
 
     def push(self, **settings: object) -> object:
         """Pushes what was exported to the Hub; `settings`: those of `commands.Pushing`."""
         from vlmhelpers.commands import Pushing, push_run
 
-        return push_run(Pushing(**settings))
+        return push_run(_made(Pushing, settings))
 
     def tensorboard(self) -> Markup:
         """Starts TensorBoard for the folder's runs: see `tensorboard.start`."""
@@ -445,8 +447,10 @@ class Studio:
     def _keep_fresh(self):
         while _newest.get(self.folder.absolute()) is self:  # a cell that is run again makes another panel
             time.sleep(_EVERY)
-            with suppress(OSError):  # a folder that is being removed
+            try:
                 self.refresh()
+            except Exception as error:  # of a folder that is being removed, and the next look may succeed
+                self.tabs["run"].fail(error)
 
     def __repr__(self):
         return f"Studio({os.fspath(self.folder)!r}): {self.run}"
@@ -472,11 +476,26 @@ def _read_saved(file):
         saved = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return {}
-    known = {"locale", *RunConfig.described()}
-    return {name: value for name, value in saved.items() if name in known} if isinstance(saved, dict) else {}
+    if not isinstance(saved, dict):
+        return {}
+    known = {"locale": None} | RunConfig.described()
+    return {name: value for name, value in saved.items() if name in known and _can_show(known[name], value)}
+
+
+def _can_show(setting, value):
+    """Whether a control takes the value, right or wrong: a checkbox has no place for a text."""
+    return setting is None or setting.kind is not bool or setting.is_optional or isinstance(value, bool)
+
+
+def _made(kind, values):
+    """Settings of a kind. Raises ValueError with a sentence for each that is wrong."""
+    if problems := kind.problems(values):
+        raise ValueError("; ".join(problems.values()))
+    return kind(**values)
 
 
 def _name_of(folder, parent):
-    """The name of a run's folder inside the panel's."""
+    """The name of a run's folder inside the panel's; the path of another one."""
     path = Path(folder)
-    return path.relative_to(parent).as_posix() if path.is_relative_to(parent) else os.fspath(folder)
+    inside = next((place for place in (parent, Path(os.path.abspath(parent))) if path.is_relative_to(place)), None)
+    return path.relative_to(inside).as_posix() if inside and folder else os.fspath(folder)

@@ -18,8 +18,8 @@ def unused(values: Mapping[str, object], family: "Family | None" = None) -> set[
 
 
 def _unused(values, family):
-    method = METHODS[values["method"]]
-    yield from (name for name in OWN_SETTINGS if name not in method.settings)
+    if method := METHODS.get(values["method"]):  # another one is refused
+        yield from (name for name in OWN_SETTINGS if name not in method.settings)
     yield from _without_weights(values["weights"])
     if not _number(values["validation_rows"]):
         yield from _OF_VALIDATION

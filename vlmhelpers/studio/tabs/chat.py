@@ -28,8 +28,8 @@ class ChatTab(Tab):
         yield self.row(
             self.upload,
             self.button("send", self._send),
-            self.button("clear", self._clear),
-            self.button("unload", self.studio.free),
+            self.button("clear", lambda: self.work("clear", self.studio.clear)),
+            self.button("unload", lambda: self.work("unload", self.studio.free)),
         )
         yield self.out
 
@@ -42,21 +42,33 @@ class ChatTab(Tab):
         self._draw()
 
     def _send(self):
-        question, images = self.question.value.strip(), uploaded(self.upload)
-        if not question:
-            return
-        self.question.value = ""
-        empty(self.upload)
+        question = self.question.value.strip()
         options = self.form.values | {"base": self.side_by_side.value, "write": self._draw}
-        self.work("send", lambda: self.studio.chat(question, images, **options))
+
+        def ask():
+            images, self.question.value = uploaded(self.upload), ""
+            try:
+                self.studio.chat(question, images, **options)
+            except BaseException:
+                self.question.value = question  # to be sent again
+                raise
+            empty(self.upload)
+
+        if question:
+            self.work("send", ask)
 
     def show(self, found):
         self.out.value = ""
         self._draw()
 
-    def _clear(self):
-        self.studio.clear()
+    def fail(self, error):
+        super().fail(error)
         self._draw()
+
+    def refresh(self):
+        """Takes away a chat whose model is unloaded, as a start does."""
+        if self.talk.value and not self.studio.turns:
+            self._draw()
 
     def _draw(self):
         """Shows the conversation, with what has been written of the answer so far."""
@@ -87,7 +99,6 @@ def uploaded(upload: widgets.FileUpload) -> list[Image.Image]:
 def empty(upload: widgets.FileUpload) -> None:
     """Takes the files out of an upload."""
     if isinstance(upload.value, dict):
-        upload.value.clear()
-        upload._counter = 0
+        upload.metadata, upload.data, upload._counter = [], [], 0  # its value follows the counter
     else:
         upload.value = ()

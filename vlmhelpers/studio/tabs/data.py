@@ -1,7 +1,6 @@
 """Data: a file, found and recognized; its fields, its rows with images and label mask, what is wrong with it."""
 
 import os
-from itertools import islice
 from pathlib import Path
 
 import ipywidgets as widgets
@@ -51,6 +50,8 @@ class DataTab(Tab):
 
         def done(found):
             form, needed = found
+            if studio.form.fields["dataset"].value != file:
+                return
             for name in FIELDS:
                 studio.form.fields[name].offer(form.fields)
             self.form_of_file.value = self._sentence(form, needed)
@@ -83,14 +84,17 @@ def recognized(file):
 
 def find_files(folder: str | os.PathLike) -> list[str]:
     """The paths of a folder's files that may hold rows, also of those inside it, the nearest first, at most 200."""
-    found = []
-    for _, (at, folders, names) in zip(range(_MOST_FOLDERS), os.walk(folder or "."), strict=False):
-        folders[:] = sorted(
-            name for name in folders if not name.startswith((".", "checkpoint-")) and name not in _LEFT_OUT
-        )
+    found, queue = [], [os.fspath(folder or ".")]
+    for at in queue:  # which grows: folders come after those that they are in
+        _, folders, names = next(os.walk(at), (at, (), ()))
+        paths = [os.path.join(at, name) for name in sorted(folders) if _may_hold_data(name)]
+        queue += [path for path in paths if not os.path.islink(path)][: _MOST_FOLDERS - len(queue)]
         found += [os.path.join(at, name) for name in sorted(names) if name.lower().endswith(_ENDINGS)]
-    found = [os.path.normpath(path) for path in found if Path(path).name not in _OWN]
-    return list(islice(sorted(found, key=lambda path: (path.count(os.sep), path)), _MOST_FILES))
+    return [os.path.normpath(path) for path in found if Path(path).name not in _OWN][:_MOST_FILES]
+
+
+def _may_hold_data(folder):
+    return not folder.startswith((".", "checkpoint-")) and folder not in _LEFT_OUT
 
 
 # What runs, models and notebooks leave behind is no data.
@@ -98,7 +102,7 @@ _OWN = (
     "results.json process.json progress.jsonl samples.json trainer_state.json adapter_config.json config.json "
     "generation_config.json tokenizer.json tokenizer_config.json processor_config.json preprocessor_config.json "
     "complete.json rejected.csv special_tokens_map.json pretraining.json package.json vocab.json state.json "
-    "dataset_info.json dataset_dict.json evaluation.json"
+    "dataset_info.json dataset_dict.json evaluation.json base.jsonl prompted.jsonl tuned.jsonl"
 ).split()
 
 

@@ -52,13 +52,13 @@ class RunTab(Tab):
     def refresh(self):
         """Shows what the run's folder says; what has not changed is not sent."""
         texts, run = self.studio.texts, self.studio.run
-        state = run.state
-        logged = [entry for entry in run.entries() if entry.get("loss") is not None]
+        state, entries = run.state, run.entries()
+        logged = [entry for entry in entries if entry.get("loss") is not None]
         self.state.value = Markup('<div role="status" class="studio-state" data-state="{}">{}</div>').format(
             state, self._line(run, state, logged)
         )
-        last = run.entries()[-1] if run.entries() else {}
-        self.bar.value = last["step"] / max(last["max_steps"], 1) if "max_steps" in last else 0
+        last = next((entry for entry in reversed(entries) if "max_steps" in entry), None)
+        self.bar.value = last["step"] / max(last["max_steps"], 1) if last else 0
         self.charts.value = self._charts(run, logged)
         self.samples.value = self._samples(run)
         lines = "\n".join(run.log_lines(_LOG_LINES))
@@ -113,7 +113,7 @@ class RunTab(Tab):
             [
                 Markup("").join(Markup('<img src="{}" alt="">').format(image) for image in row["images"]),
                 row["prompt"],
-                *(found["answers"][step][number] for step in steps),
+                *("".join(found["answers"][step][number : number + 1]) for step in steps),  # once there were fewer rows
                 row["expected"],
             ]
             for number, row in enumerate(rows)
