@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -41,7 +42,7 @@ class TrainingRun:
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
         self._child = None  # an ended one stays a zombie until its parent asks
-        self._entries, self._read = [], 0
+        self._entries, self._read, self._reading = [], 0, threading.Lock()
 
     def start(
         self, config: RunConfig | None = None, accept_changes: bool = False, after: Iterable[str | os.PathLike] = ()
@@ -155,7 +156,7 @@ class TrainingRun:
     def entries(self) -> list[dict]:
         """What it has said so far: see `progress.make_reporter`. Reads only what was added since the last call."""
         file = self.folder / PROGRESS
-        with suppress(FileNotFoundError), open(file, "rb") as opened:
+        with self._reading, suppress(FileNotFoundError), open(file, "rb") as opened:
             if os.fstat(opened.fileno()).st_size < self._read:  # another run's
                 self._entries, self._read = [], 0
             opened.seek(self._read)
@@ -172,7 +173,8 @@ class TrainingRun:
         found = {}
         for entry in self.entries():
             if entry.get("event") == "training":
-                found = {step: value for step, value in found.items() if step <= entry["step"]}
+                while found and next(reversed(found)) > entry["step"]:
+                    found.popitem()
             if entry.get(name) is not None:
                 found[entry["step"]] = entry[name]
         return found

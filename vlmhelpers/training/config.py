@@ -268,9 +268,10 @@ def _of_method(config):
         remedy = "choose 2 or more, or loss='apo_zero_unpaired'"
         yield f"batch_size is 1, and KTO compares each row with the others of its batch: {remedy}"
     if "rewards" in method.settings and not ((config.rewards or "").strip("; ") or config.reward_model):
-        yield f"method {name!r} needs rewards, such as exact_match, or a reward_model"
+        yield f"rewards is missing, and method {name!r} needs some, such as exact_match, or a reward_model"
     if "teacher" in method.settings and not config.teacher:
-        yield f"method {name!r} needs a teacher: a model's hub id or folder, an adapter's folder, or a family"
+        kinds = "a model's hub id or folder, an adapter's folder, or a family"
+        yield f"teacher is missing, and method {name!r} needs one: {kinds}"
 
 
 def _of_weights(config):
@@ -281,7 +282,7 @@ def _of_weights(config):
         if config.bits == 4:
             yield f"weights is {weights!r}, and weights of 4 bits cannot be trained: choose bits=16"
         if name == "ppo":
-            yield "method 'ppo' trains two adapters of one model, the policy's and the critic's: choose weights='lora'"
+            yield f"weights is {weights!r}, and 'ppo' trains two adapters, the policy's and the critic's: choose 'lora'"
         own = ("lora_dropout", "use_rslora", "use_dora", "init_lora_weights", "attention", "mlp")
         if changed := [own_name for own_name in own if getattr(config, own_name) != _default(own_name)]:
             yield f"{changed[0]} is for adapters, and weights is {weights!r}"
