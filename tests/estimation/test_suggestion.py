@@ -170,6 +170,21 @@ def test_long_rows_of_photos_get_a_cap_and_a_shorter_one_where_memory_is_short(p
     assert "2,048 do not fit on T4" in tight.reasons["max_length"]
 
 
+def test_answers_get_a_batch_and_a_limit_whatever_training_would_take(published, memory):
+    memory({4: 6, 16: 100}, row=2)
+    values = suggest(REAL, gpu="T4", bits=4).fit_answers(rows_of(3, answer="bag " * 40), published)
+    longest = int(values.reasons["max_new_tokens"].split()[-2])
+    assert values.max_new_tokens == 32 * -(-3 * longest // 64) and values.answer_batch_size == 2
+    chosen = suggest(REAL, gpu="T4", bits=4, answer_batch_size=1, max_new_tokens=9).fit_answers(rows_of(3), published)
+    assert (chosen.answer_batch_size, chosen.max_new_tokens) == (1, 9)
+    assert suggest(REAL, bits=4).fit_answers(rows_of(3), published).answer_batch_size == 1  # on a CPU
+    tiny = suggest(tiny_model("qwen2.5-vl"))
+    assert tiny.fit_answers(rows_of(3), published).answer_batch_size == tiny.answer_batch_size
+    unanswered = Dataset.from_list([{"messages": make_row("What?", "")["messages"][:1], "images": []}], FEATURES)
+    with pytest.raises(ValueError, match="no row can be answered"):
+        tiny.fit_answers(unanswered, published)
+
+
 def test_a_model_that_fits_nowhere_is_an_error_with_the_size(published, memory):
     memory({4: 30, 16: 90})
     with pytest.raises(

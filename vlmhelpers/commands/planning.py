@@ -70,7 +70,7 @@ class Plan(Shown):
         """Why the run cannot be trained as it is, a sentence each."""
         found = []
         if self.fits is False:
-            peak, room = f"{self.peak / GIB:.1f} GiB", f"{self.gpu.name} has {self.gpu.gib:.1f}"
+            peak, room = f"{_gib(self.peak)}", f"{self.gpu.name} has {self.gpu.gib:.1f}"
             found.append(f"a step takes {peak}, estimated, and {room}; it would fit on {smallest_gpu(self.peak)}")
         if self.flight and self.flight.too_long:
             rows, longest = self.flight.too_long, max(count.total for count in self.flight.counts)
@@ -110,9 +110,13 @@ class Plan(Shown):
             yield from ("\nThere is no GPU here. Others:", self.flight.gpus)
             return
         verdict = "fits" if self.fits else "does not fit"
-        yield f"\nA step takes {self.peak / GIB:.1f} GiB, estimated: it {verdict} on {self.gpu.name}."
+        yield f"\nA step takes {_gib(self.peak)}, estimated: it {verdict} on {self.gpu.name}."
         if self.seconds:
             yield f"Time there: {' to '.join(map(as_duration, self.seconds))}, by its published speed, not measured."
+
+
+def _gib(size):
+    return f"{size / GIB:.{1 if size >= GIB / 10 else 4}f} GiB"
 
 
 def preflight(config: RunConfig, gpu: str | None = None) -> Plan:
@@ -204,13 +208,13 @@ def _remedies(plan: Plan) -> list[str]:
     for changes in _changes(plan.config):
         tried = ((change, _peak(plan, replace(plan.config, **change))) for change in changes)
         change, peak = next((pair for pair in tried if plan.gpu.fits(pair[1])), (changes[-1], None))
-        found += [f"{_as_text(change)}: {peak / GIB:.1f} GiB"] if peak else []
+        found += [f"{_as_text(change)}: {_gib(peak)}"] if peak else []
         together = replace(together, **change)
     smaller = ((f"max_pixels={number}", peak) for number, peak in _smaller_images(plan))
-    found += [f"{text}: {peak / GIB:.1f} GiB" for text, peak in smaller if plan.gpu.fits(peak)][:1]
+    found += [f"{text}: {_gib(peak)}" for text, peak in smaller if plan.gpu.fits(peak)][:1]
     if not found and plan.gpu.fits(peak := _peak(plan, together)):
         changed = {name: value for name, value in vars(together).items() if value != getattr(plan.config, name)}
-        found.append(f"{_as_text(changed)}: {peak / GIB:.1f} GiB")
+        found.append(f"{_as_text(changed)}: {_gib(peak)}")
     return found
 
 
