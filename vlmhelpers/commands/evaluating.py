@@ -34,7 +34,7 @@ _SHOTS = 3  # examples in a better prompt
 _INSTRUCTION = "Answer in the form of the examples."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EvaluationResult:
     """What `evaluate_run` found, by the names of the models: base, prompted, tuned."""
 
@@ -73,7 +73,7 @@ class EvaluationResult:
         """The rows with all answers, to look at."""
         return browse(self.dataset, self.comparison, **self.answers)
 
-    def __str__(self):
+    def __repr__(self):
         lines = [f"{name}, {len(self.dataset)} rows:\n{found}" for name, found in self.evaluations.items()]
         lines += [str(part) for part in (self.comparison, self.ablation) if part is not None]
         return printable("\n\n".join([*lines, *self.notes, f"answers and scores -> {self.folder}"]))

@@ -24,7 +24,7 @@ MODELFILE, CARDED = "Modelfile", "adapter_with_card"
 _AGREEMENT = 0.9  # of a real model: rounding can turn nearly tied tokens of long answers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Exported:
     """What `export_run` wrote, with the commands that serve it; a note where something could not be done."""
 
@@ -39,7 +39,7 @@ class Exported:
         """Whether no check has failed."""
         return self.check is None or self.check.ok
 
-    def __str__(self):
+    def __repr__(self):
         checked = [] if self.check is None else [str(self.check)]
         serve = ["To serve it:", *(f"  {command}" for command in self.commands)] if self.commands else []
         return printable("\n".join([f"{self.form} -> {self.folder}", *checked, *self.notes, *serve]))

@@ -1,9 +1,12 @@
 """Before a run: its settings filled in, its tokens, its memory on a GPU, its time, and what would make it fit."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import requests
+from huggingface_hub import constants, try_to_load_from_cache
 from transformers import ProcessorMixin
 
 from vlmhelpers.data.report import Report
@@ -25,7 +28,7 @@ from vlmhelpers.estimation.planning import Preflight, count_again, longest_shape
 from vlmhelpers.estimation.planning import preflight as count_and_estimate
 from vlmhelpers.estimation.suggestion import Values
 from vlmhelpers.families import FAMILIES, family_of, find_config, tiny_model
-from vlmhelpers.models.loading import choose_model
+from vlmhelpers.models.loading import resolve_model
 from vlmhelpers.training import pipeline
 from vlmhelpers.training.config import RunConfig
 from vlmhelpers.training.methods.catalog import METHODS
@@ -45,6 +48,7 @@ class Plan(Shown):
     values: Values  # what suits the run, with reasons
     flight: Preflight | None  # None where the memory of the family is not estimated
     gpu: Gpu | None
+    notes: list[str] = field(default_factory=list)  # which model it is of, and what could not be read
     remedies: list[str] = field(default_factory=list)
 
     @property
@@ -89,6 +93,7 @@ class Plan(Shown):
 
     def _parts(self):
         yield f"{self.config.model_id}: {self.rows['trained']} rows to train on, {self.rows['rejected']} rejected"
+        yield from self.notes
         yield from self._of_tokens()
         yield from self._of_gpu()
         yield from (f"It cannot be trained so: {problem}." for problem in self.problems)
@@ -129,8 +134,9 @@ def preflight(config: RunConfig, gpu: str | None = None) -> Plan:
     pipeline.refuse_early(config)
     loaded = pipeline.load_rows(config, read_rows(config))
     card = find_gpu(gpu) if gpu else this_gpu()
-    model_id = config.model_id if gpu and _is_published(config.model_id) else choose_model(config.model_id)
-    processor = _processor(config, model_id)
+    named = gpu and _is_published(config.model_id)
+    model_id, which = (config.model_id, config.model_id) if named else resolve_model(config.model_id)
+    processor, note = _processor(config, model_id)
     rows = pipeline.measured_rows(loaded.parts)
     try:
         values = pipeline.fit_values(config, model_id, rows, card, processor)
@@ -138,7 +144,8 @@ def preflight(config: RunConfig, gpu: str | None = None) -> Plan:
         values = pipeline.fit_values(config, model_id, rows, None, processor)
     filled = pipeline.fill_from(config, values)
     flight = _estimate(filled, model_id, rows, processor)
-    plan = Plan(filled, loaded.report, loaded.counts, values, flight, card)
+    notes = [f"The model: {which}", *filter(None, [note])]
+    plan = Plan(filled, loaded.report, loaded.counts, values, flight, card, notes)
     return replace(plan, remedies=_remedies(plan)) if plan.fits is False else plan
 
 
@@ -153,15 +160,24 @@ def _is_published(model_id):
     return True
 
 
-def _processor(config, model_id) -> ProcessorMixin:
-    """The run's processor; that of the family's tiny base stands in for one that cannot be read now."""
-    try:
-        return pipeline.fresh_processor(config, model_id)
-    except OSError:
-        family = family_of(model_id).name
-        if family not in FAMILIES:
-            raise
-        return pipeline.fresh_processor(config, str(tiny_model(family)))
+def _processor(config, model_id) -> tuple[ProcessorMixin, str]:
+    """(the run's processor, ""); that of the family's tiny base, and a sentence, for one that is out of reach."""
+    family = family_of(model_id).name
+    if family in FAMILIES and not (Path(model_id).is_dir() or _is_within_reach(model_id)):
+        note = f"The hub is out of reach: tokens are counted by the processor of the tiny {family}."
+        return pipeline.fresh_processor(config, str(tiny_model(family))), note
+    return pipeline.fresh_processor(config, model_id), ""
+
+
+def _is_within_reach(model_id):
+    """Whether a hub id is in the cache, or the hub answers: where it does not, each file is waited for half a minute."""
+    if try_to_load_from_cache(model_id, "tokenizer_config.json"):
+        return True
+    if constants.HF_HUB_OFFLINE:
+        return False
+    with suppress(requests.RequestException):
+        return requests.head(constants.ENDPOINT, timeout=5).status_code < 500
+    return False
 
 
 def _estimate(config, model_id, rows, processor):

@@ -22,25 +22,28 @@ def choose_model(model_id: str) -> str:
     Without a GPU a hub id becomes the tiny base of its family. Raises ValueError when there is none, and RuntimeError
     where the driver sees a GPU that torch cannot use.
     """
-    title = "The model of the outputs below"
+    found, text = resolve_model(model_id)
+    show_note("The model of the outputs below", text)
+    return found
+
+
+def resolve_model(model_id: str) -> tuple[str, str]:
+    """What `choose_model` gives, and what its box says."""
     if model_id not in FAMILIES:
         if Path(model_id).is_dir():
-            show_note(title, f"{model_id}, a local folder")
-            return str(model_id)
+            return str(model_id), f"{model_id}, a local folder"
         one_gpu()
         if hidden := hidden_gpu():
             raise RuntimeError(f"{model_id} needs a GPU, and {hidden}")
         if torch.cuda.is_available():
-            show_note(title, f"{model_id} on {torch.cuda.get_device_name()}")
-            return model_id
+            return model_id, f"{model_id} on {torch.cuda.get_device_name()}"
     family = family_of(model_id).name
     if family not in FAMILIES:
         raise ValueError(f"no GPU for {model_id!r} and no tiny base for its family; families: {', '.join(FAMILIES)}")
     stands_in = "" if model_id == family else f" There is no GPU here: it stands in for {model_id}."
     text = f"the tiny base of {family}: the real architecture with about a million parameters, pretrained on drawn"
     why = " images. It shows how the method works, not how good a real model is."
-    show_note(title, text + why + stands_in)
-    return str(tiny_model(family))
+    return str(tiny_model(family)), text + why + stands_in
 
 
 def load_model(

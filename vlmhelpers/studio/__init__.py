@@ -2,4 +2,6 @@
 
 import lazy_loader as lazy
 
-__getattr__, __dir__, __all__ = lazy.attach(__name__, submod_attrs={"panel": ["Studio"]})
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__, submod_attrs={"code": ["cells", "command_line", "yaml_text"], "panel": ["Studio"]}
+)

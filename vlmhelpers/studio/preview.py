@@ -9,7 +9,7 @@ from vlmhelpers.common.display import Html
 from vlmhelpers.data.report import show_rows
 from vlmhelpers.data.schema import kind_of
 from vlmhelpers.data.validation import check_dataset
-from vlmhelpers.models.loading import choose_model
+from vlmhelpers.models.loading import resolve_model
 from vlmhelpers.training.config import RunConfig
 from vlmhelpers.training.pipeline import fresh_processor
 from vlmhelpers.training.run import read_rows
@@ -28,5 +28,5 @@ def preview(config: RunConfig, rows: int = 3) -> Html:
     collate = _COLLATORS.get(kind_of(report.dataset.column_names))
     if collate is None:
         return shown
-    mask = show_mask(collate(fresh_processor(config, choose_model(config.model_id))), report.dataset[0])
+    mask = show_mask(collate(fresh_processor(config, resolve_model(config.model_id)[0])), report.dataset[0])
     return Html(Markup(shown.markup) + Markup(mask.markup), f"{shown.text}\n{mask.text}")

@@ -201,7 +201,7 @@ class TrainingRun:
         lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
         return [line for line in lines if line.strip()][-number:]
 
-    def __str__(self):
+    def __repr__(self):
         """Its state in a line, as the command line shows it."""
         logged = [entry for entry in self.entries() if entry.get("loss") is not None]
         line = f"{self.folder}: {self.state}"
