@@ -170,7 +170,7 @@ def _processor(config, model_id) -> tuple[ProcessorMixin, str]:
 
 
 def _is_within_reach(model_id):
-    """Whether a hub id is in the cache, or the hub answers: where it does not, each file is waited for half a minute."""
+    """Whether a hub id is in the cache, or the hub answers: else each of its files is waited for half a minute."""
     if try_to_load_from_cache(model_id, "tokenizer_config.json"):
         return True
     if constants.HF_HUB_OFFLINE:

@@ -120,6 +120,10 @@ class Studio:
             self._run = TrainingRun(folder)
         return self._run
 
+    def attach(self, name: str) -> "Studio":
+        """Chooses a run of the folder, and takes its settings. Raises ValueError and OSError where they are not there."""
+        return self.set(**vars(RunConfig.read(self.folder / name / CONFIG)))
+
     @property
     def runs(self) -> dict[str, TrainingRun]:
         """All runs in the panel's folder, by name."""
@@ -412,11 +416,10 @@ class Studio:
         self.refresh()
 
     def _attach(self):
-        """Takes the settings of a run that is there already, when it is chosen."""
-        file = self.run.folder / CONFIG
-        if not self._filling and file.is_file():
-            with suppress(ValueError, OSError):  # of another version: they stay as they are
-                self.set(**vars(RunConfig.read(file)))
+        """When a run that is there already is chosen by hand."""
+        if not self._filling and (self.run.folder / CONFIG).is_file():
+            with suppress(ValueError, OSError):  # of another version: its settings stay unknown
+                self.attach(self.run.folder.name)
 
     def _find_family(self, model_id):
         """What the model's family has no use for goes with the next look: transformers takes seconds to load."""
