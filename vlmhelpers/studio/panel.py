@@ -121,7 +121,7 @@ class Studio:
         return self._run
 
     def attach(self, name: str) -> "Studio":
-        """Chooses a run of the folder, and takes its settings. Raises ValueError and OSError where they are not there."""
+        """Chooses a run of the folder with its settings. Raises OSError and ValueError where they cannot be read."""
         return self.set(**vars(RunConfig.read(self.folder / name / CONFIG)))
 
     @property
