@@ -2,6 +2,7 @@
 
 import os
 from importlib.util import find_spec
+from pathlib import Path
 
 from markupsafe import Markup
 
@@ -10,10 +11,12 @@ def start(folder: str | os.PathLike) -> Markup:
     """Starts TensorBoard on the loopback address for the runs below a folder; gives a link to it, and a frame with it.
 
     It ends with this process. Where the server is another machine, TENSORBOARD_PROXY_URL says how it is reached. Raises
-    ValueError where it is not installed.
+    ValueError where it is not installed, and without a run that was recorded for it.
     """
     if not find_spec("tensorboard"):
         raise ValueError("TensorBoard is not installed: pip install tensorboard, and restart the kernel")
+    if not any(Path(folder).rglob("events.out.tfevents.*")):
+        raise ValueError(f"no run in {folder} was recorded for TensorBoard: train one with report_to=tensorboard")
     from tensorboard import program
 
     board = program.TensorBoard()
