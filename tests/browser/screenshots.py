@@ -15,10 +15,10 @@ OUTPUT = PROJECT / "docs" / "images"
 LARGEST = 120_000  # bytes
 DARK = {"@jupyterlab/apputils-extension/themes": {"theme": "JupyterLab Dark"}}
 SIZE = {"viewport": {"width": 1100, "height": 2200}}
-SETTINGS = {"dataset": "products.jsonl", "test_rows": 8, "validation_rows": 8, "max_steps": 60}
-SETTINGS |= {"logging_steps": 2, "eval_steps": 15, "learning_rate": 2e-3}
+SETTINGS = {"dataset": "products.jsonl", "test_rows": 8, "validation_rows": 8, "max_steps": 160}
+SETTINGS |= {"logging_steps": 4, "eval_steps": 40, "learning_rate": 2e-3}
 CELL = f"from vlmhelpers.studio import Studio\n\nStudio('runs', **{SETTINGS})"
-QUESTION = "Describe this product as JSON with its color, pattern, category and price."
+QUESTION = "Describe this product as JSON."
 
 
 def main():
@@ -26,7 +26,7 @@ def main():
     with TemporaryDirectory() as place, chromium() as browser:
         folder, run = Path(place) / "notebooks", TrainingRun(Path(place) / "notebooks" / "runs" / "run-1")
         folder.mkdir()
-        vlm.samples.write_sample(folder / "products.jsonl", 80, answers="json")
+        vlm.samples.write_sample(folder / "products.jsonl", 240, answers="json")
         try:
             with_lab(browser, Lab(folder, Path(place) / "light"), in_light)
             with_lab(browser, Lab(folder, Path(place) / "dark", **DARK), in_dark)
@@ -48,7 +48,7 @@ def with_lab(browser, lab, take):
 def in_light(panel, folder):
     panel.tab("Run")
     panel.press("start")
-    panel.wait_for_step(above=44)
+    panel.wait_for_step(above=128)
     save("studio-training", top(panel))
     panel.wait_for_state("finished")
     save("studio-code", panel.root.locator(".widget-tab").last)
@@ -64,14 +64,14 @@ def in_light(panel, folder):
     save("studio-chat", top(panel))
     panel.speak("中文")
     panel.tab(3)
-    panel.root.get_by_text("学习率").first.wait_for()
+    panel.root.get_by_text("学习率", exact=True).first.wait_for()
     save("studio-chinese", top(panel))
     panel.speak("English")
 
 
 def in_dark(panel, folder):
     panel.tab("Run")
-    panel.wait_for_step(above=44)
+    panel.wait_for_step(above=128)
     save("studio-dark", top(panel))
 
 
