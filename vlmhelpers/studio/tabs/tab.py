@@ -64,7 +64,7 @@ class Tab:
 
     def fail(self, error: BaseException) -> None:
         """Shows an error."""
-        self.out.value = said(f"\u26a0 {error or type(error).__name__}", "alert")
+        self.out.value = said(f"\u26a0 {str(error) or type(error).__name__}", "alert")
 
 
 def said(text: str, role: str) -> Markup:
