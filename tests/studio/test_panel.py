@@ -1,6 +1,7 @@
 """The panel driven by code: what is refused, kept, translated, shown of a run, and never taken for HTML."""
 
 import math
+import shutil
 import sys
 import threading
 import time
@@ -310,6 +311,22 @@ def test_what_a_run_adds_is_shown_at_the_next_look(make, fake_run):
     assert 'data-state="finished"' in tab.state.value and tab.buttons["stop"].disabled
 
 
+def test_the_state_of_a_run_is_the_true_one_whatever_happens_to_its_folder(make, fake_run):
+    run = fake_run(entries=ENTRIES)
+    studio = make(**SOUND)
+    tab = studio.tabs["run"]
+    shutil.rmtree(run.folder)
+    studio.refresh()
+    assert 'data-state="new"' in tab.state.value and studio.runs == {}
+    fake_run(entries=ENTRIES[:3])
+    studio.refresh()
+    assert 'data-last-step="1"' in tab.charts.value and tab.bar.value == 1 / 8
+    (run.folder / "process.json").write_text("{")
+    (run.folder / "samples.json").write_text("{")
+    studio.refresh()
+    assert 'data-state="new"' in tab.state.value and not tab.buttons["start"].disabled
+
+
 @pytest.mark.parametrize("end, button", [("stopped", "resume"), ("failed", "resume"), ("finished", "start")])
 def test_a_run_that_has_ended_shows_how(make, fake_run, shown, evil, end, button):
     fake_run(end=end, error=evil if end == "failed" else None, entries=ENTRIES)
@@ -479,6 +496,17 @@ def test_where_threads_show_nothing_the_page_keeps_the_time(tmp_path, fake_run, 
     assert 'data-last-step="4"' in studio.tabs["run"].charts.value
     studio.tabs["data"].work("preview", lambda: "at once")
     assert "at once" in studio.tabs["data"].out.value
+
+
+def test_the_clock_of_a_page_with_ipywidgets_7_runs_as_well(tmp_path, monkeypatch):
+    class Play(widgets.Play):
+        _playing = False
+
+        def has_trait(self, name):
+            return name != "playing"
+
+    monkeypatch.setattr(widgets, "Play", Play)
+    assert Studio(tmp_path, clock="page").widget.children[-1]._playing is True
 
 
 def test_it_is_watched_by_a_cell(make, fake_run, monkeypatch):

@@ -367,7 +367,9 @@ class Studio:
     def _build(self):
         self._languages = widgets.Dropdown(options=[(text, name) for name, text in LANGUAGES.items()])
         self._languages.value = self.locale
-        self._languages.observe(lambda change: self.speak(change["new"]), names="value")
+        self._languages.observe(
+            lambda change: change["new"] != self.locale and self.speak(change["new"]), names="value"
+        )
         self._languages.add_class("studio-locale")
         self._title = widgets.HTML()
         self._tab = widgets.Tab([tab.widget for tab in self.tabs.values()])
