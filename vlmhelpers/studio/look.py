@@ -17,6 +17,8 @@ justify-content:flex-start;white-space:normal;font-weight:600}
 .studio pre{white-space:pre-wrap;overflow-wrap:anywhere;max-height:24em;overflow:auto;border:1px solid #8886;
 padding:.5em}
 .studio-turn{margin:.5em 0;padding:.4em .6em;border-left:4px solid #8886}
+.studio-sides{display:flex;flex-wrap:wrap;gap:8px}
+.studio-sides>.studio-turn{flex:1 1 240px}
 .studio-turn[data-by=tuned]{border-left-color:#2da44e}
 .studio-turn[data-by=base]{border-left-style:dashed}
 .studio :focus-visible{outline:2px solid #388bfd}

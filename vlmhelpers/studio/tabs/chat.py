@@ -76,7 +76,8 @@ class ChatTab(Tab):
         for turn in self.studio.turns:
             shown = Markup("").join(map(thumbnail, turn.images))
             parts.append(_TURN.format("you", texts["you"], shown, turn.question))
-            parts += [_TURN.format(name, texts[name], "", answer) for name, answer in turn.answers.items()]
+            sides = (_TURN.format(name, texts[name], "", answer) for name, answer in turn.answers.items())
+            parts.append(Markup('<div class="studio-sides">{}</div>').format(Markup("").join(sides)))
         self.talk.value = Markup("").join(parts)
 
 
