@@ -22,7 +22,7 @@ matplotlib.use("agg")  # no MPLBACKEND: the kernels of notebooks would inherit t
 
 TESTS = Path(__file__).parent
 FIRST = "test_notebook_04.py"  # notebook 05 needs its outputs
-LONG = ("notebooks", "training", "tools")  # folders with files of a minute and more
+LONG = ("notebooks", "training", "tools", "browser")  # folders with files of a minute and more
 
 
 def pytest_collection_modifyitems(items):

@@ -200,9 +200,12 @@ class Notebook:
         return False
 
     def save(self):
-        """Saves the notebook, with the outputs as they are."""
+        """Saves the notebook, with the outputs as they are, and waits for the file."""
+        file = self.lab.folder / self.name
+        before = file.stat().st_mtime_ns
         self.page.locator('[data-command="docmanager:save"]').first.click()
-        self.page.wait_for_function("!document.title.startsWith('*')")
+        if not self._within(SECONDS, lambda: file.stat().st_mtime_ns != before):
+            raise TimeoutError(f"{file} was not saved")
 
     def reload(self):
         """Loads the page anew; the kernel stays."""

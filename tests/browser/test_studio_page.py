@@ -1,6 +1,7 @@
 """The panel as a page of its own, served by the command line."""
 
 import browsing
+import psutil
 import pytest
 from served_page import ServedPage
 from studio_page import Panel
@@ -44,6 +45,7 @@ def test_a_run_is_started_and_found_again_when_the_page_is_loaded_anew(browser, 
     panel.wait_for_step(above=0)
     page.reload()
     panel.wait_for_step(above=0)
+    assert len(psutil.Process(served.process.pid).children()) == 1, "the first page's kernel has ended"
     panel.wait_for_state("finished")
     assert run.state == "finished" and list(run.folder.rglob("adapter_model.safetensors"))
     page.close()
