@@ -4,11 +4,14 @@ import io
 import json
 from dataclasses import replace
 from datetime import datetime
+from urllib.request import urlopen
 
 import pytest
+from markupsafe import Markup
 from PIL import Image
 
 import vlmhelpers as vlm
+from vlmhelpers.common.display import Html
 from vlmhelpers.samples.sample_data import write_sample
 from vlmhelpers.studio.tabs import chat, data
 from vlmhelpers.studio.tabs.data import find_files
@@ -107,6 +110,36 @@ def test_rows_are_previewed_with_their_images_and_the_label_mask(make, tmp_path,
     (tmp_path / "rows.jsonl").write_text('{"text": "no image and no answer"}\n')
     with pytest.raises(ValueError, match="has no row that can be used among the first 50"):
         studio.preview()
+
+
+# Run
+
+
+def test_a_plan_opens_from_a_line_and_a_short_answer_is_one(make, shown):
+    tab = make().tabs["run"]
+    tab.show(Html(Markup("<table><tr><td>8 GiB</td></tr></table>"), "24 rows <b>\n8 GiB"))
+    assert shown(tab.out).text == "24 rows <b>8 GiB" and [tag for tag, _ in shown(tab.out).tags][:2] == [
+        "details",
+        "summary",
+    ]
+    tab.show(Html(Markup("<p>Started.</p>"), "Started."))
+    assert tab.out.value == "<p>Started.</p>"
+
+
+@pytest.mark.slow
+def test_tensorboard_is_beside_it_once_for_a_folder(make, elements):
+    studio = make()
+    tab = studio.tabs["run"]
+    tab.buttons["tensorboard"].click()
+    assert "report_to=tensorboard" in tab.out.value
+    (studio.folder / "run-1").mkdir()
+    (studio.folder / "run-1" / "events.out.tfevents.1").touch()
+    tab.buttons["tensorboard"].click()
+    first = tab.out.value
+    (frame,) = [attributes for tag, attributes in elements(first).tags if tag == "iframe"]
+    assert frame["title"] == "TensorBoard" and urlopen(frame["src"], timeout=60).status == 200
+    tab.buttons["tensorboard"].click()
+    assert tab.out.value == first
 
 
 # Chat

@@ -286,7 +286,7 @@ class Studio:
 
         return push_run(_made(Pushing, settings))
 
-    def tensorboard(self) -> Markup:
+    def tensorboard(self) -> Html:
         """Starts TensorBoard for the folder's runs: see `tensorboard.start`."""
         from vlmhelpers.studio.tensorboard import start
 

@@ -34,9 +34,12 @@ class RunTab(Tab):
         yield from (self.out, self.state, self.bar, self.log_scale, self.charts, self.samples, self.log)
 
     def show(self, found):
-        """A plan in a line that opens."""
-        summary, whole = str(found).partition("\n")[0], Markup(as_html(found))
-        super().show(Html(Markup("<details><summary>{}</summary>{}</details>").format(summary, whole), summary))
+        """What has many lines, as a plan has, in one that opens."""
+        summary, more, _ = str(found).partition("\n")
+        if more:
+            folded = Markup("<details><summary>{}</summary>{}</details>").format(summary, Markup(as_html(found)))
+            found = Html(folded, summary)
+        super().show(found)
 
     def _now(self, act):
         try:
