@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -121,6 +122,20 @@ def test_steps_that_are_trained_anew_count_once(tmp_path):
     assert run.history() == {1: 3}
     say(tmp_path, step=2, loss=1)
     assert run.history() == {1: 3, 2: 1}
+
+
+def test_a_long_run_is_read_by_several_at_once_and_in_no_time(tmp_path):
+    with open(tmp_path / "progress.jsonl", "w") as file:
+        for step in range(1, 20_001):
+            file.write(f'{{"step": {step}, "loss": 1.0}}\n')
+            if step % 10 == 0:
+                file.write(f'{{"event": "training", "step": {step}}}\n')
+    run = TrainingRun(tmp_path)
+    with ThreadPoolExecutor(8) as threads:
+        assert {len(entries) for entries in threads.map(lambda _: run.entries(), range(8))} == {22_000}
+    begun = time.process_time()
+    assert len(run.history()) == 20_000
+    assert time.process_time() - begun < 1  # a panel asks each second, for several lines
 
 
 def test_the_log_shows_the_last_state_of_a_bar(tmp_path):
