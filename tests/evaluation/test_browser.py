@@ -101,7 +101,7 @@ def test_a_live_notebook_gets_the_panel_too(found, monkeypatch):
     view = browse(found[0], tuned=found[2])
     bundle = view._repr_mimebundle_()
     assert bundle[VIEW]["model_id"] == view.panel.model_id and "text/html" in bundle
-    monkeypatch.setattr("vlmhelpers.common.display.find_spec", lambda name: None)  # as where ipywidgets is not installed
+    monkeypatch.setattr("vlmhelpers.common.display.find_spec", lambda name: None)  # as without ipywidgets
     assert VIEW not in view._repr_mimebundle_()
 
 
