@@ -201,7 +201,7 @@ class Studio:
         end = time.monotonic() + (float("inf") if seconds is None else seconds)
         while self.run.is_running and time.monotonic() < end:
             self.refresh()
-            time.sleep(_EVERY)
+            time.sleep(max(0, min(_EVERY, end - time.monotonic())))
         self.refresh()
         return self.run.state
 
