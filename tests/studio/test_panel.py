@@ -55,6 +55,14 @@ def test_a_wrong_value_is_refused_at_its_control_before_anything_starts(make, ev
     assert studio.config.learning_rate == 1e-4
 
 
+def test_a_run_has_one_name_and_what_is_pasted_loses_its_blanks(make):
+    studio = make(**SOUND | {"model_id": " qwen3-vl ", "output_dir": "nights/one"})
+    assert studio.settings["model_id"] == "qwen3-vl"
+    assert list(studio.problems) == ["output_dir"] and "nights/one" in studio.problems["output_dir"]
+    studio.set(output_dir="one")
+    assert studio.problems == {} and studio.run.folder == studio.folder / "one"
+
+
 @pytest.mark.parametrize(
     "settings, name",
     [

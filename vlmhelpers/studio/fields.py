@@ -48,7 +48,8 @@ class Field:
 
     @property
     def value(self) -> object:
-        return self.control.value
+        value = self.control.value
+        return value.strip() if isinstance(value, str) else value  # a pasted name often ends with a blank
 
     @value.setter
     def value(self, value: object):

@@ -13,7 +13,8 @@ _IDLE_SECONDS = 600  # then a kernel whose page is closed ends; runs go on, in p
 _LARGEST_MESSAGE = 100 * 2**20  # bytes; the images of an upload are one message, and tornado's limit is 10 MB
 _POLICY = (  # the page asks no other host for anything: it also works, and loads at once, without a network
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
-    "style-src 'self' 'unsafe-inline'; connect-src 'self' ws: data: blob:; frame-ancestors 'none'"
+    "style-src 'self' 'unsafe-inline'; connect-src 'self' ws: data: blob:; "
+    "frame-src 'self' http://127.0.0.1:*; frame-ancestors 'none'"  # TensorBoard
 )
 _CELL = """\
 import os

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from vlmhelpers.common.display import Html, with_widget
+from vlmhelpers.common.environment import quiet
 from vlmhelpers.common.files import atomic_file
 from vlmhelpers.families.published import NAMES
 from vlmhelpers.studio.code_pane import CodePane
@@ -64,6 +65,7 @@ class Studio:
         """
         if clock not in _CLOCKS:
             raise ValueError(f"clock={clock!r}: choose one of {', '.join(map(repr, _CLOCKS))}")
+        quiet()  # what libraries note in the panel's threads would appear under any cell
         self.folder, saved = Path(folder), _read_saved(Path(folder) / _SAVED)
         left = saved.pop("locale", None)
         self.locale = locale or (left if left in [*LANGUAGES] else "en")
@@ -436,6 +438,8 @@ class Studio:
         """What has no use is hidden, what is wrong is refused at its control, and the code follows."""
         hidden = unused(self.form.values, self._family)
         self.problems = RunConfig.problems(self.settings)
+        if (run := self.form.fields["output_dir"].value) != Path(run).name:
+            self.problems["output_dir"] = self.texts["one_name"].format(name=run)
         for name, field in self.form.fields.items():
             field.show(name not in hidden)
             field.refuse(self.problems.get(name))
