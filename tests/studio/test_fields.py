@@ -26,7 +26,7 @@ BOTH = {
     "FileUpload": {"accept", "multiple"},
     "FloatProgress": {"layout", "max", "min"},
     "Play": {"interval", "layout", "max", "min"},
-    "Tab": set(),
+    **dict.fromkeys(("Tab", "Accordion"), {"selected_index"}),
     "Text": {"continuous_update", "layout", "value"},
     "Textarea": {"layout", "rows"},
     "Widget": set(),  # named in annotations only

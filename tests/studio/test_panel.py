@@ -46,7 +46,7 @@ def test_a_wrong_value_is_refused_at_its_control_before_anything_starts(make, ev
     assert 'role="alert"' in refused(studio)["learning_rate"] and "<img" not in refused(studio)["learning_rate"]
     assert "studio-refused" in studio.form.fields["learning_rate"].widget._dom_classes
     assert start.disabled
-    for act in (lambda: studio.config, studio.start, studio.preview, studio.preflight, lambda: studio.save("x.yaml")):
+    for act in (lambda: studio.config, studio.start, studio.preflight, lambda: studio.save("x.yaml")):
         with pytest.raises(ValueError, match="^learning_rate is "):
             act()
     studio.form.fields["learning_rate"].control.value = "1e-4"
@@ -157,7 +157,9 @@ def test_what_needs_held_out_rows_is_hidden_without_them(make):
     assert not is_shown(studio, "early_stopping_patience", "sample_answers", "eval_steps")
     assert studio.config.early_stopping_patience is None and studio.config.sample_answers == 0
     studio.set(test_rows=4)
-    assert is_shown(studio, "sample_answers") and not is_shown(studio, "eval_steps")
+    assert is_shown(studio, "sample_answers", "eval_steps")
+    studio.set(method="reward")  # which answers nothing
+    assert not is_shown(studio, "sample_answers", "eval_steps")
 
 
 def test_what_the_model_has_no_use_for_is_hidden_once_its_family_is_known(make):
@@ -185,7 +187,9 @@ def test_all_languages_keep_all_values_and_change_nothing(make):
         studio.speak(locale)
         words = texts(locale)
         assert [field.value for field in fields] == before and studio.problems.keys() == {"learning_rate"}
-        assert [studio._tab.get_title(number) for number in range(8)] == [words[f"tab.{name}"] for name in studio.tabs]
+        assert [studio.view._tab.get_title(number) for number in range(8)] == [
+            words[f"tab.{name}"] for name in studio.tabs
+        ]
         assert studio.form.fields["learning_rate"].control.description == words["label.learning_rate"]
         assert words["help.learning_rate"] in studio.form.fields["learning_rate"]._help.value.replace("&#39;", "'")
         assert (words["choice.none"], "none") in studio.form.fields["bits"].control.options
@@ -211,7 +215,7 @@ def test_every_control_has_a_label_and_the_state_is_said_in_words(make, inside, 
 
 
 def test_choosing_a_language_by_hand_keeps_it_for_the_next_panel(make):
-    make()._languages.value = "ko"
+    make().view._languages.value = "ko"
     assert make().locale == "ko" and make(locale="ja").locale == "ja" and make().locale == "ja"
 
 
@@ -249,7 +253,7 @@ def test_a_broken_file_of_settings_stops_nothing(make, text):
 
 def test_settings_are_saved_and_loaded(make, tmp_path):
     studio = make(**SOUND, learning_rate=1e-5)
-    code = studio.code
+    code = studio.view.code
     code.buttons["save"].click()
     file = studio.folder / "settings.yaml"
     assert RunConfig.read(file).learning_rate == 1e-5 and str(file) in code.out.value
@@ -266,12 +270,12 @@ def test_settings_are_saved_and_loaded(make, tmp_path):
 
 def test_the_code_pane_shows_what_the_settings_do(make, shown, evil):
     studio = make(**SOUND, lora_r=5)
-    assert yaml.safe_load(shown(studio.code.ways["yaml"]).text)["lora_r"] == 5
-    assert "".join(studio.cells) == shown(studio.code.ways["cells"]).text
+    assert yaml.safe_load(shown(studio.view.code.ways["yaml"]).text)["lora_r"] == 5
+    assert "".join(studio.cells) == shown(studio.view.code.ways["cells"]).text
     studio.set(lora_r=6, dataset=evil)
-    assert yaml.safe_load(shown(studio.code.ways["yaml"]).text)["lora_r"] == 6
+    assert yaml.safe_load(shown(studio.view.code.ways["yaml"]).text)["lora_r"] == 6
     studio.set(lora_r="many")
-    assert all("lora_r is 'many'" in shown(way).text for way in studio.code.ways.values())
+    assert all("lora_r is 'many'" in shown(way).text for way in studio.view.code.ways.values())
 
 
 # Runs
@@ -369,7 +373,7 @@ def test_a_run_is_the_same_by_its_name_and_by_its_path(make, fake_run, tmp_path)
     studio.form.fields["output_dir"].control.value = str(run.folder)
     assert studio.others_running == []
     studio.set(output_dir=tmp_path / "elsewhere" / "run")
-    assert studio.config.output_dir == str(tmp_path / "elsewhere" / "run")
+    assert list(studio.problems) == ["output_dir"]  # of another folder is another panel
 
 
 def test_what_is_started_while_another_run_goes_on_begins_after_it(make, fake_run, monkeypatch):
@@ -443,20 +447,20 @@ def test_one_thing_is_done_at_a_time_and_what_goes_wrong_is_shown(make, evil):
     tab = studio.tabs["data"]
 
     def act():
-        assert studio.is_busy and studio.tabs["run"].buttons["start"] is not None
-        studio.work(lambda: "quiet", out.append, out.append, quiet=True)
+        assert studio.worker.is_busy and studio.tabs["run"].buttons["start"] is not None
+        studio.worker.do(lambda: "quiet", out.append, out.append, beside=True)
         tab.work("check", lambda: out.append("never"))
         assert texts("en")["busy"] in tab.out.value
         return f"found {evil}"
 
     tab.work("preview", act)
-    assert out == ["quiet"] and not studio.is_busy and "found &lt;img" in tab.out.value
+    assert out == ["quiet"] and not studio.worker.is_busy and "found &lt;img" in tab.out.value
     for error in (ValueError(evil), KeyError(evil), MemoryError()):
         tab.work("preview", lambda error=error: (_ for _ in ()).throw(error))
-        assert 'role="alert"' in tab.out.value and "<img" not in tab.out.value and not studio.is_busy
+        assert 'role="alert"' in tab.out.value and "<img" not in tab.out.value and not studio.worker.is_busy
     assert "MemoryError" in tab.out.value
-    studio.work(lambda: 1 / 0, out.append, out.append, quiet=True)
-    assert "ZeroDivisionError" in str(out[-1]) and not studio.is_busy
+    studio.worker.do(lambda: 1 / 0, out.append, out.append, beside=True)
+    assert "ZeroDivisionError" in str(out[-1]) and not studio.worker.is_busy
 
 
 def test_where_the_page_shows_what_a_thread_does_the_kernel_is_free_meanwhile(tmp_path, monkeypatch):
@@ -464,10 +468,10 @@ def test_where_the_page_shows_what_a_thread_does_the_kernel_is_free_meanwhile(tm
     studio, go = Studio(tmp_path, clock="thread", **SOUND), threading.Event()
     tab = studio.tabs["data"]
     tab.work("preview", lambda: go.wait(30) and "all of it")
-    assert studio.is_busy and texts("en")["working"].format(what=texts("en")["button.preview"]) in tab.out.value
+    assert studio.worker.is_busy and texts("en")["working"].format(what=texts("en")["button.preview"]) in tab.out.value
     wait_until(lambda: studio.tabs["run"].buttons["start"].disabled)
     go.set()
-    wait_until(lambda: not studio.is_busy)
+    wait_until(lambda: not studio.worker.is_busy)
     assert "all of it" in tab.out.value
     wait_until(lambda: not studio.tabs["run"].buttons["start"].disabled)
 
@@ -491,7 +495,7 @@ def test_a_panel_looks_at_its_run_until_a_newer_one_does(tmp_path, fake_run, mon
 
 
 def make_idle(studio):
-    panel._newest.pop(studio.folder.absolute())
+    panel._newest.pop(studio._root)
 
 
 def test_where_threads_show_nothing_the_page_keeps_the_time(tmp_path, fake_run, monkeypatch):
@@ -533,3 +537,77 @@ def test_a_cell_after_the_panel_imports_what_it_likes(tmp_path):
 
     code = f"from vlmhelpers.studio import Studio; Studio({str(tmp_path)!r}); from transformers import PreTrainedModel"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+# What went wrong once
+
+
+def test_a_start_is_of_the_run_that_was_chosen_when_it_began(make, monkeypatch):
+    studio, started = make(**SOUND | {"output_dir": "one"}), []
+    monkeypatch.setattr(TrainingRun, "start", lambda run, config, *rest, after: started.append((run.folder, config)))
+
+    def slow(config, gpu=None):  # while it looks, another run is chosen
+        studio.set(output_dir="two", seed=5)
+        return planning.Plan(config, None, {}, None, None, None)
+
+    monkeypatch.setattr("vlmhelpers.commands.planning.preflight", slow)
+    monkeypatch.setattr("vlmhelpers.commands.preflight", slow)
+    studio.start()
+    ((folder, config),) = started
+    assert folder.name == "one" and config.output_dir.endswith("one") and config.seed == 0
+
+
+def test_a_cell_that_changes_the_working_directory_does_not_lose_the_run(tmp_path, monkeypatch, fake_run):
+    monkeypatch.chdir(tmp_path)
+    run = fake_run(end="finished", entries=ENTRIES)
+    studio = Studio("studio", clock="none", **SOUND)
+    monkeypatch.chdir("/")
+    studio.refresh()
+    assert studio.run.folder == run.folder.absolute() and studio.run.state == "finished"
+    assert studio.settings["output_dir"] == "studio/run-1" and list(studio.runs) == ["run-1"]
+
+
+def test_a_full_disk_is_said_and_ends_no_panel(make, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(panel, "write_saved", full)
+    studio = make(**SOUND)
+    studio.set(seed=4)
+    assert studio.config.seed == 4 and "No space left" in studio.tabs["run"].out.value
+
+
+def test_what_the_other_tabs_hold_is_there_in_the_next_panel(make):
+    make().tabs["chat"].form.fields["system"].control.value = "Be brief."
+    again = make()
+    assert again.tabs["chat"].form.values["system"] == "Be brief."
+    assert again.tabs["evaluate"].form.values["base"] is True
+
+
+def test_rows_can_be_looked_at_before_all_else_is_right(make, tmp_path):
+    write_sample(tmp_path / "rows.jsonl", 4)
+    studio = make(**SOUND | {"dataset": str(tmp_path / "rows.jsonl"), "learning_rate": "fast", "method": "ppo"})
+    assert studio.problems and studio.check().counts["kept"] == 4
+
+
+def test_what_fits_is_hinted_until_a_setting_changes(make, monkeypatch):
+    studio = make(**SOUND)
+    filled = replace(studio.config, learning_rate=3e-4)
+    plan = planning.Plan(filled, None, {}, None, None, None)
+    monkeypatch.setattr("vlmhelpers.commands.preflight", lambda *args: plan)
+    studio.preflight()
+    studio.refresh()
+    rate = studio.form.fields["learning_rate"].control
+    assert rate.placeholder == "0.0003"
+    studio.set(weights="full")
+    assert rate.placeholder == texts("en")["choice.none"]
+
+
+def test_changed_settings_are_accepted_where_that_is_chosen(make, monkeypatch):
+    studio, asked = make(**SOUND), []
+    monkeypatch.setattr(Studio, "start", lambda self, accept_changes=False: asked.append(accept_changes))
+    tab = studio.tabs["run"]
+    tab.buttons["start"].click()
+    tab.accept.control.value = True
+    tab.buttons["start"].click()
+    assert asked == [False, True]

@@ -188,12 +188,12 @@ def test_a_question_that_failed_is_there_to_be_sent_again(answering, monkeypatch
     tab.question.value = "What is it?"
     tab.upload.set_trait("value", (upload(b"no image", name=evil),))
     tab.buttons["send"].click()
-    assert "is no image" in tab.out.value and "<img" not in tab.out.value and tab.question.value == "What is it?"
+    assert "not an image" in tab.out.value and "<img" not in tab.out.value and tab.question.value == "What is it?"
     tab.upload.set_trait("value", (upload(png()),))
     monkeypatch.setattr(studio, "chat", lambda *args, **options: 1 / 0)
     tab.buttons["send"].click()
     assert "ZeroDivisionError" in tab.out.value and tab.question.value == "What is it?" and len(tab.upload.value) == 1
-    studio.work(lambda: tab.buttons["send"].click(), print, print)
+    studio.worker.do(lambda: tab.buttons["send"].click(), print, print)
     assert texts("en")["busy"] in tab.out.value and tab.question.value == "What is it?" and not asked
 
 
@@ -230,7 +230,7 @@ def test_an_upload_of_ipywidgets_7_is_read_and_emptied():
     assert [image.getpixel((0, 0)) for image in chat.uploaded(upload)] == [(255, 0, 0), (0, 0, 255)]
     chat.empty(upload)
     assert upload.value == {} and chat.uploaded(upload) == []
-    with pytest.raises(ValueError, match="a.png is no image that can be opened"):
+    with pytest.raises(ValueError, match="a.png: not an image"):
         chat.uploaded(Upload7({"a.png": b"text"}))
 
 

@@ -108,7 +108,7 @@ def yaml_text(config: RunConfig) -> str:
     return yaml.safe_dump(changed, sort_keys=False, allow_unicode=True)
 
 
-def command_line(config: RunConfig) -> str:
-    """The command that does the same, of the settings that `TrainingRun.start` and `RunConfig.save` write there."""
-    folder = config.with_absolute_paths().output_dir
-    return f"python -m vlmhelpers train {shlex.quote(os.path.join(folder, CONFIG))}"
+def command_line(config: RunConfig, file: str | os.PathLike | None = None) -> str:
+    """The command that does the same, of the settings in `file`; None: of those that `TrainingRun.start` writes."""
+    file = file or os.path.join(config.output_dir, CONFIG)
+    return f"python -m vlmhelpers train {shlex.quote(os.path.abspath(file))}"

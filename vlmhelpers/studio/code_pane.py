@@ -6,11 +6,7 @@ from markupsafe import Markup
 from vlmhelpers.studio import code
 from vlmhelpers.studio.tabs.tab import Tab, said
 
-_WAYS = {
-    "cells": code.cells,
-    "yaml": lambda config: [code.yaml_text(config)],
-    "command": lambda config: [code.command_line(config)],
-}
+_WAYS = ("cells", "yaml", "command")
 _PIECE = Markup('<pre tabindex="0" data-piece="{}"><code>{}</code></pre>')
 
 
@@ -24,8 +20,10 @@ class CodePane(Tab):
         for way, widget in self.ways.items():
             widget.add_class(f"studio-code-{way}")
         self.tabs = widgets.Tab(list(self.ways.values()))
-        self.file = widgets.Text(value=str(self.studio.folder / "settings.yaml"), layout=widgets.Layout(width="auto"))
+        file, layout = str(self.studio.folder / "settings.yaml"), widgets.Layout(width="auto")
+        self.file = widgets.Text(value=file, continuous_update=False, layout=layout)
         self.file.add_class("studio-settings_file")
+        self.file.observe(lambda change: self.show_code(), names="value")
         self._asked = 0
         yield from (self.title, self.tabs, self.file)
         yield self.row(
@@ -68,6 +66,7 @@ class CodePane(Tab):
 
         def make():  # what a file of data is read by takes seconds to load
             config = studio.config
-            return {way: of_config(config) for way, of_config in _WAYS.items()}
+            command = [f"# {studio.texts['code.file']}\n{code.command_line(config, self.file.value)}"]
+            return {"cells": code.cells(config), "yaml": [code.yaml_text(config)], "command": command}
 
-        studio.work(make, done, fail, quiet=True)
+        studio.worker.do(make, done, fail, beside=True)

@@ -25,5 +25,12 @@ def make_controls() -> tuple[Form, Field, Field]:
     return form, Field(_own("gpu", is_optional=True), _GPUS), Field(_own("data_folder"))
 
 
+def make_switch(name: str) -> Field:
+    """A control of the panel's own that is on or off."""
+    switch = Field(Setting(name, bool, (), False, False, False, "", "bool"))
+    switch.value = False
+    return switch
+
+
 def _own(name, is_optional=False):
     return Setting(name, str, (), is_optional, None, False, "", "str")

@@ -9,23 +9,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import ipywidgets as widgets
 import transformers  # noqa: F401  (while one thread imports it first, another gets a part of it, and fails)
-import yaml
 from markupsafe import Markup
 from PIL import Image
 
 from vlmhelpers.common.display import Html, with_widget
 from vlmhelpers.common.environment import quiet
-from vlmhelpers.common.files import atomic_file
 from vlmhelpers.families.published import NAMES
-from vlmhelpers.studio.code_pane import CodePane
 from vlmhelpers.studio.controls import make_controls
 from vlmhelpers.studio.fields import NONE
-from vlmhelpers.studio.look import STYLE
-from vlmhelpers.studio.tabs import TABS
+from vlmhelpers.studio.saved import read_saved, write_saved
+from vlmhelpers.studio.tabs.data import FIELDS
 from vlmhelpers.studio.texts import LANGUAGES, texts
 from vlmhelpers.studio.used import unused
+from vlmhelpers.studio.view import View
+from vlmhelpers.studio.work import Worker
 from vlmhelpers.training.background import CONFIG, TrainingRun
 from vlmhelpers.training.config import RunConfig
 from vlmhelpers.training.methods.catalog import METHODS
@@ -36,11 +34,11 @@ if TYPE_CHECKING:
     from vlmhelpers.data.report import Report
     from vlmhelpers.studio.talk import Turn
 
-_SAVED = "studio.yaml"  # in the panel's folder: the settings as they were left
 _BEGIN = {"model_id": NAMES[0], "dataset": "", "output_dir": "run-1"}
 _BEGIN |= {"test_rows": 100, "validation_rows": 32, "sample_answers": 3}
 _EVERY = 1.0  # seconds from one look at the run to the next
-_FAILURES = (ValueError, OSError, RuntimeError, MemoryError, ImportError)
+# What a look at the data goes by.
+_OF_DATA = ("model_id", "chat_template", "max_pixels", "dataset", "image_root", *FIELDS)
 
 
 class Studio:
@@ -66,33 +64,55 @@ class Studio:
         if clock not in _CLOCKS:
             raise ValueError(f"clock={clock!r}: choose one of {', '.join(map(repr, _CLOCKS))}")
         quiet()  # what libraries note in the panel's threads would appear under any cell
-        self.folder, saved = Path(folder), _read_saved(Path(folder) / _SAVED)
+        # A cell may change the working directory; in the settings the folder stays as it was given.
+        self.folder, self._root = Path(folder), Path(os.path.abspath(folder))
+        saved = read_saved(self._root)
         left = saved.pop("locale", None)
         self.locale = locale or (left if left in [*LANGUAGES] else "en")
         self.texts = texts(self.locale)
-        self.problems, self._stale = {}, False
+        self.problems, self._stale, self._filling = {}, False, True
         self._run = self._tuned = self._talk = self._family = self._model_id = self._filled = None
-        self._busy, self._filling = threading.Lock(), True
+        self.clock = clock or ("page" if "google.colab" in sys.modules else "thread")
+        self.worker = Worker(self.clock == "thread", lambda: self.texts["busy"], self.refresh)
         self.form, self.gpu, self.data_folder = make_controls()
+        self.view = View(self, self.clock == "page", _EVERY)
+        self.tabs, self.widget = self.view.tabs, self.view.widget
+        self._fill(saved, settings)
+        self._speak()
+        self._watch_controls()
+        _newest[self._root] = self
+        if self.clock == "thread":
+            threading.Thread(target=self._keep_fresh, daemon=True).start()
+
+    def _fill(self, saved, settings):
+        """The controls as they were left, with `settings` in place of those."""
+        self.data_folder.value = os.curdir
+        for group, form in self._others.items():
+            form.fill(saved.pop(group, {}))
+        saved = {name: value for name, value in saved.items() if name in self.form.fields}
+        self.set(**_defaults() | _BEGIN | saved | settings)
+
+    @property
+    def _others(self):
+        """The forms of what comes after a training, by their group."""
+        export = self.tabs["export"].forms
+        forms = {"evaluating": self.tabs["evaluate"].form, "chatting": self.tabs["chat"].form}
+        return forms | {"exporting": export["export"], "pushing": export["push"]}
+
+    def _watch_controls(self):
         for field in self.form.fields.values():
             field.on_change(self._changed)
         self.form.fields["output_dir"].on_change(self._attach)
-        self.tabs, self.code = {tab.name: tab(self) for tab in TABS}, CodePane(self)
-        self.clock = clock or ("page" if "google.colab" in sys.modules else "thread")
-        self.widget = self._build()
-        self.data_folder.value = os.curdir
-        self.set(**_defaults() | _BEGIN | saved | settings)
-        self._speak()
-        _newest[self.folder.absolute()] = self
-        if self.clock == "thread":
-            threading.Thread(target=self._keep_fresh, daemon=True).start()
+        for form in self._others.values():
+            for field in form.fields.values():
+                field.on_change(self._keep)
 
     @property
     def settings(self) -> dict[str, object]:
         """The settings that have a use, as they stand in the panel, right or wrong."""
         values = self.form.values
         used = {name: value for name, value in values.items() if name not in unused(values, self._family)}
-        name = used["output_dir"].strip()
+        name = used["output_dir"]
         return used | {"output_dir": str(self.folder / name) if name else ""}
 
     def set(self, **settings: object) -> "Studio":
@@ -112,79 +132,84 @@ class Studio:
     @property
     def config(self) -> RunConfig:
         """The run's settings. Raises ValueError, with the reasons, where one is wrong."""
-        return _made(RunConfig, self.settings)
+        if problems := self._find_problems():
+            raise ValueError("; ".join(problems.values()))
+        return RunConfig(**self.settings)
 
     @property
     def run(self) -> TrainingRun:
         """The run whose folder the settings name."""
-        folder = self.folder / (self.form.fields["output_dir"].value.strip() or _BEGIN["output_dir"])
+        folder = self._root / (self.form.fields["output_dir"].value or _BEGIN["output_dir"])
         if self._run is None or self._run.folder != folder:
             self._run = TrainingRun(folder)
         return self._run
 
     def attach(self, name: str) -> "Studio":
         """Chooses a run of the folder with its settings. Raises OSError and ValueError where they cannot be read."""
-        return self.set(**vars(RunConfig.read(self.folder / name / CONFIG)))
+        return self.set(**vars(RunConfig.read(self._root / name / CONFIG)))
 
     @property
     def runs(self) -> dict[str, TrainingRun]:
         """All runs in the panel's folder, by name."""
-        folders = {path.parent for name in (CONFIG, PROCESS) for path in self.folder.glob(f"*/{name}")}
+        folders = {path.parent for name in (CONFIG, PROCESS) for path in self._root.glob(f"*/{name}")}
         return {folder.name: TrainingRun(folder) for folder in sorted(folders)}
 
     @property
     def others_running(self) -> list[str]:
         """The folders of other runs here that are going on or waiting: what is started now begins after them."""
-        mine = self.run.folder.absolute()
-        return [str(run.folder) for run in self.runs.values() if run.folder.absolute() != mine and run.is_running]
+        return self._others_than(self.run)
+
+    def _others_than(self, mine):
+        return [str(run.folder) for run in self.runs.values() if run.folder != mine.folder and run.is_running]
 
     @property
     def rows_needed(self) -> str:
-        """The kind of rows that the method takes, a key of `data.schema.KINDS`."""
+        """The kind of rows that the method takes, a key of `data.schema.KINDS`. ValueError for a wrong method."""
+        if problem := self.problems.get("method"):
+            raise ValueError(problem)
         return METHODS[self.form.fields["method"].value].rows
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether something that a button has begun is still going on in this process."""
-        return self._busy.locked()
 
     def preview(self, rows: int = 3) -> Html:
         """Some rows with their images, and the label mask of the first: see `preview.preview`."""
         from vlmhelpers.studio.preview import preview
 
-        return preview(self.config, rows)
+        return preview(self._of_data(), self.rows_needed, rows)
 
     def check(self) -> "Report":
         """The validation report of all rows."""
         from vlmhelpers.data import check_dataset
-        from vlmhelpers.training.run import read_rows
+        from vlmhelpers.studio.preview import read
 
-        return check_dataset(read_rows(self.config))
+        return check_dataset(read(self._of_data(), self.rows_needed))
+
+    def _of_data(self):
+        """The settings of the data alone: rows can be looked at before all else is right."""
+        values = {name: value for name, value in self.settings.items() if name in _OF_DATA}
+        return _made(RunConfig, values | {"output_dir": str(self.run.folder)})
 
     def preflight(self) -> "Plan":
         """Tokens, memory and time of the run, on the GPU that is planned for."""
         from vlmhelpers.commands import preflight
 
         plan = preflight(self.config, None if self.gpu.value == NONE else self.gpu.value)
-        self._filled, self._stale = plan.config, True
+        self._filled, self._stale = plan.config, True  # shown in the empty fields
         return plan
 
     def start(self, accept_changes: bool = False) -> "Plan | None":
         """Starts the run once `preflight` has found that it fits, or goes on with it; after others in the folder.
 
-        Returns the Plan; None for a run that goes on. Raises ValueError for one that is going on, and for one that does
-        not fit on this GPU, with what to change, and what `TrainingRun.start` raises.
+        Returns the Plan; None for a run that was stopped or lost. Raises ValueError for one that is going on, and for
+        one that does not fit on this GPU, with what to change, and what `TrainingRun.start` raises.
         """
         from vlmhelpers.commands import preflight
 
-        config, plan = self.config, None
+        config, run, plan = self.config, self.run, None  # as they are now: a preflight takes its time
         self._refuse_while_running()
         self.free()
-        if self.run.state not in ("stopped", "lost"):
+        if run.state not in ("stopped", "lost"):
             plan = preflight(config)
             plan.raise_if_too_large()
-            self._filled, self._stale = plan.config, True
-        self.run.start(config, accept_changes, after=self.others_running)
+        run.start(config, accept_changes, after=self._others_than(run))
         return plan
 
     def stop(self) -> None:
@@ -292,7 +317,7 @@ class Studio:
         """Starts TensorBoard for the folder's runs: see `tensorboard.start`."""
         from vlmhelpers.studio.tensorboard import start
 
-        return start(self.folder)
+        return start(self._root)
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the settings to a .yaml or .json file that the command line takes. ValueError for wrong settings."""
@@ -315,39 +340,7 @@ class Studio:
         if self._stale:
             self._stale = False
             self._show_settings()
-        for tab in self.tabs.values():
-            tab.refresh()
-
-    def work(
-        self,
-        act: Callable[[], object],
-        done: Callable[[object], object],
-        fail: Callable[[BaseException], object],
-        quiet: bool = False,
-    ) -> None:
-        """Does what a button stands for, beside other cells where the page shows what a thread does.
-
-        `done` gets what it returns, `fail` its error. One at a time, but for what is `quiet`.
-        """
-
-        def do():
-            try:
-                done(act())
-            except _FAILURES as error:
-                fail(error)
-            except Exception as error:
-                fail(RuntimeError(f"{type(error).__name__}: {error}"))
-            finally:
-                if not quiet:
-                    self._busy.release()
-                    self.refresh()
-
-        if not quiet and not self._busy.acquire(blocking=False):
-            fail(ValueError(self.texts["busy"]))
-        elif self.clock == "thread":
-            threading.Thread(target=do, daemon=True).start()
-        else:
-            do()
+        self.view.refresh()
 
     def _load(self):
         """The run's model, loaded anew where the run has saved another one since."""
@@ -366,54 +359,25 @@ class Studio:
         if self.run.is_running:
             raise ValueError(self.texts["running"].format(folder=self.run.folder))
 
-    def _build(self):
-        self._languages = widgets.Dropdown(options=[(text, name) for name, text in LANGUAGES.items()])
-        self._languages.value = self.locale
-        self._languages.observe(
-            lambda change: change["new"] != self.locale and self.speak(change["new"]), names="value"
-        )
-        self._languages.add_class("studio-locale")
-        self._title = widgets.HTML()
-        self._tab = widgets.Tab([tab.widget for tab in self.tabs.values()])
-        layout = widgets.Layout(justify_content="space-between", flex_flow="row wrap")
-        head = widgets.HBox([self._title, self._languages], layout=layout)
-        parts = [widgets.HTML(STYLE), head, self._tab, self.code.widget]
-        if self.clock == "page":
-            parts.append(self._page_clock())
-        panel = widgets.VBox(parts)
-        panel.add_class("studio")
-        return panel
-
-    def _page_clock(self):
-        """A widget that runs in the browser and calls back each second, as a hand on a control does."""
-        clock = widgets.Play(min=0, max=2**31 - 1, interval=1000 * _EVERY, layout=widgets.Layout(display="none"))
-        clock.observe(lambda change: self.refresh(), names="value")
-        playing = "playing" if clock.has_trait("playing") else "_playing"  # ipywidgets 8, 7
-        setattr(clock, playing, True)
-        return clock
-
     def speak(self, locale: str) -> None:
         """Shows the panel in a language of `texts.LANGUAGES`. Raises ValueError for another."""
         self.texts, self.locale = texts(locale), locale
-        self._languages.value = locale
         self._speak()
         self._keep()
 
     def _speak(self):
-        self._title.value = Markup("<h3>{}</h3>").format(self.texts["title"])
-        self._languages.description = self.texts["language"]
-        for number, name in enumerate(self.tabs):
-            self._tab.set_title(number, self.texts[f"tab.{name}"])
-        for part in (self.form, self.gpu, self.data_folder, *self.tabs.values(), self.code):
-            part.speak(self.texts)
+        for control in (self.form, self.gpu, self.data_folder):
+            control.speak(self.texts)
+        self.view.speak(self.locale, self.texts)
         self._show_settings()
         self.refresh()
 
     def _changed(self):
         if self._filling:
             return
+        self._filled = None  # what fits depends on all of them
         if self.form.fields["model_id"].value != self._model_id:
-            self._model_id, self._family, self._filled = self.form.fields["model_id"].value, None, None
+            self._model_id, self._family = self.form.fields["model_id"].value, None
             threading.Thread(target=self._find_family, args=(self._model_id,), daemon=True).start()
         self._show_settings()
         self._keep()
@@ -421,7 +385,7 @@ class Studio:
 
     def _attach(self):
         """When a run that is there already is chosen by hand."""
-        if not self._filling and (self.run.folder / CONFIG).is_file():
+        if not self._filling and "output_dir" not in self.problems and (self.run.folder / CONFIG).is_file():
             with suppress(ValueError, OSError):  # of another version: its settings stay unknown
                 self.attach(self.run.folder.name)
 
@@ -437,24 +401,28 @@ class Studio:
     def _show_settings(self):
         """What has no use is hidden, what is wrong is refused at its control, and the code follows."""
         hidden = unused(self.form.values, self._family)
-        self.problems = RunConfig.problems(self.settings)
-        if (run := self.form.fields["output_dir"].value) != Path(run).name:
-            self.problems["output_dir"] = self.texts["one_name"].format(name=run)
+        self.problems = self._find_problems()
         for name, field in self.form.fields.items():
             field.show(name not in hidden)
             field.refuse(self.problems.get(name))
             field.hint(getattr(self._filled, name, None))
         self.form.fields["output_dir"].offer(self.runs)
-        self.code.show_code()
+        self.view.code.show_code()
+
+    def _find_problems(self):
+        problems, run = RunConfig.problems(self.settings), self.form.fields["output_dir"].value
+        return problems | ({"output_dir": self.texts["one_name"].format(name=run)} if run != Path(run).name else {})
 
     def _keep(self):
-        """Keeps the settings for the panel that is next opened on this folder."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with atomic_file(self.folder / _SAVED, encoding="utf-8") as file:
-            yaml.safe_dump({"locale": self.locale} | self.form.values, file, sort_keys=False, allow_unicode=True)
+        """Keeps the settings for the panel that is next opened on this folder; a full disk does not end this one."""
+        others = {group: form.values for group, form in self._others.items()}
+        try:
+            write_saved(self._root, {"locale": self.locale} | self.form.values | others)
+        except OSError as error:
+            self.tabs["run"].fail(error)
 
     def _keep_fresh(self):
-        while _newest.get(self.folder.absolute()) is self:  # a cell that is run again makes another panel
+        while _newest.get(self._root) is self:  # a cell that is run again makes another panel
             time.sleep(_EVERY)
             try:
                 self.refresh()
@@ -478,22 +446,6 @@ _newest = {}  # folder -> the panel that was made last for it
 
 def _defaults():
     return {name: setting.default for name, setting in RunConfig.described().items() if not setting.is_required}
-
-
-def _read_saved(file):
-    try:
-        saved = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    if not isinstance(saved, dict):
-        return {}
-    known = {"locale": None} | RunConfig.described()
-    return {name: value for name, value in saved.items() if name in known and _can_show(known[name], value)}
-
-
-def _can_show(setting, value):
-    """Whether a control takes the value, right or wrong: a checkbox has no place for a text."""
-    return setting is None or setting.kind is not bool or setting.is_optional or isinstance(value, bool)
 
 
 def _made(kind, values):

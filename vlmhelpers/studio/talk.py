@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
+from markupsafe import Markup
 from PIL import Image
 
 from vlmhelpers.commands.chatting import Conversation
 from vlmhelpers.commands.settings import Answering
 from vlmhelpers.commands.tuned import Tuned
+from vlmhelpers.common.display import thumbnail
 
 
 @dataclass
@@ -18,6 +20,11 @@ class Turn:
     question: str
     images: Sequence[Image.Image]
     answers: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def thumbnails(self) -> Markup:
+        """Of the images, made once: a chat is shown anew with each piece of an answer."""
+        return Markup("").join(map(thumbnail, self.images))
 
 
 class Talk:
@@ -37,24 +44,31 @@ class Talk:
     ) -> Turn:
         """The next turn, answered by the tuned model and, with `base`, by the base before it.
 
-        `write` is called whenever more of an answer is there. A turn that fails is taken back.
+        A base that was not asked goes on from the tuned model's answers. `write` is called whenever more of an answer
+        is there. A turn that fails is taken back.
         """
-        turn = Turn(question, images)
+        turn, before = Turn(question, images), {name: (side.turns, side.images) for name, side in self._sides.items()}
         self.turns.append(turn)
         try:
-            for side in ("base", "tuned") if base else ("tuned",):
-                self._sides[side].answering = answering or Answering()
-                turn.answers[side] = self._sides[side].ask(question, images, partial(_grow, turn, side, write))
+            for name in ("base", "tuned") if base else ("tuned",):
+                self._sides[name].answering = answering or Answering()
+                turn.answers[name] = self._sides[name].ask(question, images, partial(_grow, turn, name, write))
+            if not base:
+                added = self._sides["tuned"].turns[len(before["tuned"][0]) :]
+                turns, shown = before["base"]
+                self._sides["base"].turns, self._sides["base"].images = [*turns, *added], [*shown, *images]
         except BaseException:
             self.turns.remove(turn)
+            for name, side in self._sides.items():
+                side.turns, side.images = before[name]
             raise
         return turn
 
     def clear(self) -> None:
         """Begins anew."""
         self.turns.clear()
-        for conversation in self._sides.values():
-            conversation.clear()
+        for side in self._sides.values():
+            side.clear()
 
 
 def _grow(turn, side, write, piece):

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from vlmhelpers.families import Family
 
 _OF_ADAPTERS = "lora_r lora_alpha lora_dropout use_rslora use_dora init_lora_weights attention mlp".split()
-_OF_VALIDATION = "eval_steps early_stopping_patience load_best_model_at_end".split()
+_OF_VALIDATION = ("early_stopping_patience", "load_best_model_at_end")
 
 
 def unused(values: Mapping[str, object], family: "Family | None" = None) -> set[str]:
@@ -21,16 +21,24 @@ def _unused(values, family):
     if method := METHODS.get(values["method"]):  # another one is refused
         yield from (name for name in OWN_SETTINGS if name not in method.settings)
     yield from _without_weights(values["weights"])
-    if not _number(values["validation_rows"]):
-        yield from _OF_VALIDATION
-        if not _number(values["test_rows"]):
-            yield "sample_answers"
+    yield from _without_rows(values)
     if values["method"] != "sft":
         yield from ("cache", "backend")
     if family is not None and not family.has_pixel_cap:
         yield "max_pixels"
     if family is not None and not family.unsloth:
         yield "backend"
+
+
+def _without_rows(values) -> Iterator[str]:
+    validated, sampled = map(_number, (values["validation_rows"], values["sample_answers"]))
+    if not validated:
+        yield from _OF_VALIDATION
+    if values["method"] == "reward" or not (validated or _number(values["test_rows"])):
+        sampled = False
+        yield "sample_answers"
+    if not (validated or sampled):
+        yield "eval_steps"
 
 
 def _without_weights(weights) -> Iterator[str]:

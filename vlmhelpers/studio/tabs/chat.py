@@ -1,12 +1,10 @@
 """Chat: questions about images of one's own, answered by the tuned model and, beside it, by the base."""
 
-import io
-
 import ipywidgets as widgets
 from markupsafe import Markup
 from PIL import Image
 
-from vlmhelpers.common.display import thumbnail
+from vlmhelpers.common.images import UnusableImage, open_image, repair
 from vlmhelpers.studio.fields import Form
 from vlmhelpers.studio.tabs.tab import Tab
 
@@ -74,8 +72,7 @@ class ChatTab(Tab):
         """Shows the conversation, with what has been written of the answer so far."""
         texts, parts = self.studio.texts, []
         for turn in self.studio.turns:
-            shown = Markup("").join(map(thumbnail, turn.images))
-            parts.append(_TURN.format("you", texts["you"], shown, turn.question))
+            parts.append(_TURN.format("you", texts["you"], turn.thumbnails, turn.question))
             sides = (_TURN.format(name, texts[name], "", answer) for name, answer in turn.answers.items())
             parts.append(Markup('<div class="studio-sides">{}</div>').format(Markup("").join(sides)))
         self.talk.value = Markup("").join(parts)
@@ -91,9 +88,9 @@ def uploaded(upload: widgets.FileUpload) -> list[Image.Image]:
     for number, file in enumerate(files, 1):
         name = file.get("name") or file.get("metadata", {}).get("name", f"file {number}")
         try:
-            images.append(Image.open(io.BytesIO(bytes(file["content"]))).convert("RGB"))
-        except OSError as error:
-            raise ValueError(f"{name} is no image that can be opened: {error}") from None
+            images.append(repair(open_image(bytes(file["content"]))))
+        except UnusableImage as error:
+            raise ValueError(f"{name}: {error}") from None
     return images
 
 

@@ -4,9 +4,8 @@ import os
 from pathlib import Path
 
 import ipywidgets as widgets
-from markupsafe import Markup
 
-from vlmhelpers.studio.tabs.tab import Tab, as_html, said
+from vlmhelpers.studio.tabs.tab import Tab, said
 
 SPLIT = ("test_rows", "validation_rows", "max_length")
 FIELDS = ("text_field", "image_field", "response_field")
@@ -31,10 +30,14 @@ class DataTab(Tab):
         yield studio.form.grid(*FIELDS)
         yield studio.form.grid(*SPLIT)
         yield self.row(
-            self.button("preview", lambda: self.work("preview", studio.preview)),
-            self.button("check", lambda: self.work("check", studio.check)),
+            self.button("preview", lambda: self._look("preview", studio.preview)),
+            self.button("check", lambda: self._look("check", studio.check)),
         )
         yield self.out
+
+    def _look(self, name, act):
+        self.find()  # files that are new since
+        self.work(name, act)
 
     def find(self) -> None:
         """Offers the files of the folder that may hold rows."""
@@ -57,9 +60,10 @@ class DataTab(Tab):
             self.form_of_file.value = self._sentence(form, needed)
 
         def fail(error):
-            self.form_of_file.value = said(f"\u26a0 {error}", "alert")
+            if studio.form.fields["dataset"].value == file:
+                self.form_of_file.value = said(f"\u26a0 {error}", "alert")
 
-        studio.work(lambda: (recognized(file), studio.rows_needed), done, fail, quiet=True)
+        studio.worker.do(lambda: (recognized(file), studio.rows_needed), done, fail, beside=True)
 
     def _sentence(self, form, needed):
         texts = self.studio.texts
@@ -104,8 +108,3 @@ _OWN = (
     "complete.json rejected.csv special_tokens_map.json pretraining.json package.json vocab.json state.json "
     "dataset_info.json dataset_dict.json evaluation.json base.jsonl prompted.jsonl tuned.jsonl"
 ).split()
-
-
-def show_preview(rows, masks) -> Markup:
-    """Rows as a table, and the label masks of some."""
-    return Markup("").join(Markup(as_html(part)) for part in (rows, *masks))

@@ -5,6 +5,7 @@ from markupsafe import Markup
 
 from vlmhelpers.common.display import Html, html_table
 from vlmhelpers.studio.chart import Line, draw
+from vlmhelpers.studio.controls import make_switch
 from vlmhelpers.studio.tabs.tab import Tab, as_html, said
 
 _OVER = ("stopped", "failed", "lost")  # from here `start` goes on
@@ -18,20 +19,21 @@ class RunTab(Tab):
     def build(self):
         studio = self.studio
         self.state, self.charts, self.samples, self.log = (widgets.HTML() for _ in range(4))
+        self.folded_log, self.accept = widgets.Accordion([self.log], selected_index=None), make_switch("accept_changes")
         self.bar = widgets.FloatProgress(min=0, max=1, layout=widgets.Layout(width="auto"))
         self.log_scale = widgets.Checkbox(indent=False)
         self.log_scale.observe(lambda change: self.refresh(), names="value")
         for widget, name in ((self.charts, "chart"), (self.samples, "samples"), (self.log, "log")):
             widget.add_class(f"studio-{name}")
         self.log_scale.add_class("studio-log_scale")
-        yield self.row(studio.form.fields["output_dir"].widget, self.button("new", studio.new_run))
+        yield self.row(studio.form.fields["output_dir"].widget, self.button("new", studio.new_run), self.accept.widget)
         yield self.row(
-            self.button("start", lambda: self.work("start", studio.start)),
+            self.button("start", lambda: self.work("start", lambda: studio.start(self.accept.value))),
             self.button("stop", lambda: self._now(studio.stop)),
             self.button("abort", lambda: self._now(studio.abort)),
             self.button("tensorboard", lambda: self.work("tensorboard", studio.tensorboard)),
         )
-        yield from (self.out, self.state, self.bar, self.log_scale, self.charts, self.samples, self.log)
+        yield from (self.out, self.state, self.bar, self.log_scale, self.charts, self.samples, self.folded_log)
 
     def show(self, found):
         """What has many lines, as a plan has, in one that opens."""
@@ -50,6 +52,8 @@ class RunTab(Tab):
 
     def speak(self, texts):
         super().speak(texts)
+        self.accept.speak(texts)
+        self.folded_log.set_title(0, texts["log"])
         self.log_scale.description = texts["label.log_scale"]
 
     def refresh(self):
@@ -65,11 +69,11 @@ class RunTab(Tab):
         self.charts.value = self._charts(run, logged)
         self.samples.value = self._samples(run)
         lines = "\n".join(run.log_lines(_LOG_LINES))
-        self.log.value = Markup("<details><summary>{}</summary><pre>{}</pre></details>").format(texts["log"], lines)
+        self.log.value = Markup('<pre tabindex="0">{}</pre>').format(lines)
         others = self.studio.others_running
         begin = "queue" if others else "resume" if state in _OVER else "start"
         self.buttons["start"].description = texts[f"button.{begin}"]
-        self.buttons["start"].disabled = run.is_running or bool(self.studio.problems) or self.studio.is_busy
+        self.buttons["start"].disabled = run.is_running or bool(self.studio.problems) or self.studio.worker.is_busy
         self.buttons["stop"].disabled = self.buttons["abort"].disabled = not run.is_running
 
     def _line(self, run, state, logged):

@@ -56,7 +56,7 @@ class Tab:
         def done(found):
             self.show(found if found is not None else Html(said(texts["done"].format(what=what), "status"), what))
 
-        self.studio.work(act, done, self.fail)
+        self.studio.worker.do(act, done, self.fail)
 
     def show(self, found: object) -> None:
         """Shows what came of a button."""
