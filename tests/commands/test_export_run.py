@@ -42,6 +42,19 @@ def test_gguf_files_are_made_of_a_merged_model_that_goes(run, tmp_path):
     assert exported.commands == [f"ollama create tuned -f {run / 'gguf' / 'Modelfile'}"]
 
 
+def test_an_earlier_merged_model_stays_whatever_becomes_of_the_files(run, tmp_path):
+    (run / "merged").mkdir()
+    (run / "merged" / "model.safetensors").write_bytes(b"precious")
+    (tmp_path / "convert_hf_to_gguf.py").write_text(CONVERTER)
+    settings = Exporting(model=str(run), form="gguf", output=str(run), llama_cpp=str(tmp_path), check=False)
+    assert export_run(settings).ok and (run / "merged-f16.gguf").is_file()
+    (tmp_path / "convert_hf_to_gguf.py").write_text("raise SystemExit(1)")
+    with pytest.raises(RuntimeError, match="failed"):
+        export_run(settings)
+    assert (run / "merged" / "model.safetensors").read_bytes() == b"precious"
+    assert not list(run.glob("*.part"))
+
+
 def test_without_a_converter_nothing_is_merged(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LLAMA_CPP", raising=False)

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from transformers import AutoProcessor
 
 from vlmhelpers.commands.tuned import load_tuned
 from vlmhelpers.families import tiny_model
@@ -31,6 +32,22 @@ def test_a_run_stands_for_its_adapter_and_knows_its_base(run):
     assert answers((tuned.model, tuned.processor), run) == learned
     assert load_tuned(run / "adapter").run == str(run)
     assert load_tuned(run / "checkpoint-12").folder == str(run / "checkpoint-12")
+
+
+@pytest.mark.slow
+def test_the_base_sees_the_same_images_and_is_asked_by_its_own_template(run):
+    template = AutoProcessor.from_pretrained(run / "adapter", trust_remote_code=False).chat_template
+    (run / "adapter" / "chat_template.jinja").write_text(f"{template}{{# another #}}")
+    file = run / "adapter" / "processor_config.json"
+    values = json.loads(file.read_text())
+    values["image_processor"]["size"] |= {"longest_edge": 64 * 28 * 28}
+    file.write_text(json.dumps(values))
+    tuned = load_tuned(run)
+    with tuned.base_model() as (_, processor):
+        assert processor.chat_template == processor.tokenizer.chat_template == template != tuned.processor.chat_template
+        assert processor.image_processor.size == tuned.processor.image_processor.size
+        assert processor.image_processor.size["longest_edge"] == 64 * 28 * 28
+    assert tuned.processor.tokenizer.chat_template != template
 
 
 @pytest.mark.slow
@@ -85,9 +102,10 @@ def test_a_model_of_own_weights_has_its_base_beside_it(stopped):
 
 
 @pytest.mark.slow
-def test_an_untuned_model_is_its_own_base_and_a_folder_of_one_has_none(tmp_path):
+def test_an_untuned_model_is_its_own_base_and_a_folder_of_one_has_none(tmp_path, capsys):
     base = load_tuned(FAMILY)
     assert base.is_base and base.bits == 16 and base.run is None
+    assert base.note.startswith("the tiny base of qwen2.5-vl") and capsys.readouterr().out == ""
     with base.base_model() as (model, _):
         assert model is base.model
     merged = load_tuned(shutil.copytree(tiny_model(FAMILY), tmp_path / "merged"))

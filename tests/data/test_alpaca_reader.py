@@ -166,7 +166,7 @@ def test_a_broken_line_is_kept_where_validation_finds_it(tmp_path):
 
 
 def test_validation_hands_rejected_rows_back(read, tmp_path):
-    report = check_dataset(read(SOUND, {"instruction": "Who?", "output": "", "images": ["x"]}, SOUND | {"output": 5}))
+    report = check_dataset(read(SOUND, {"instruction": "Who?", "output": "", "tags": ["x"]}, SOUND | {"output": 5}))
     assert report.counts["kept"] == 2 and [record["row"] for record in report.rejected] == [2]
     assert [record["reason"] for record in report.repaired] == ["number read as text"]
     report.save_rejected(tmp_path / "rejected.csv")
@@ -175,7 +175,7 @@ def test_validation_hands_rejected_rows_back(read, tmp_path):
     assert saved == {
         "instruction": "Who?",
         "output": "",
-        "images": '["x"]',
+        "tags": '["x"]',
         "source_row": "2",
         "reason": "empty output",
         "remedy": "write the answer that the model should give",

@@ -6,6 +6,7 @@ import pytest
 
 from vlmhelpers.data import message_text
 from vlmhelpers.data.readers.recognition import read_rows, reader_call, recognize
+from vlmhelpers.training.config import RunConfig
 
 PAIR = {"prompt": "What?", "chosen": "a hat", "rejected": "a cat"}
 ROWS = {
@@ -40,6 +41,29 @@ def test_the_columns_of_a_csv_are_found_by_their_usual_names(tmp_path, columns):
     file.write_text(f"{columns}\na.png,What?,a hat\n")
     (row,) = read_rows(file, "messages")["messages"]
     assert [message_text(message) for message in row] == ["What?", "a hat"]
+
+
+def test_of_several_usual_columns_that_of_the_settings_is_read(tmp_path):
+    file = tmp_path / "rows.csv"
+    file.write_text("question,text,image_path,image,description,response\nWrong,What?,b.png,a.png,wrong,a hat\n")
+    columns = {"text_field": "text", "image_field": "image", "response_field": "response"}
+    assert (
+        reader_call(file, "messages", **RunConfig("qwen3-vl", str(file), "out", **columns).named_fields)[1] == columns
+    )
+
+
+def test_a_later_row_with_an_image_makes_a_file_none_of_texts_alone(tmp_path):
+    text, seen = {"instruction": "Hi", "output": "Hi."}, {"instruction": "What?", "output": "A hat.", "image": "a.png"}
+    file = write(tmp_path / "rows.jsonl", [text, seen])
+    assert recognize(file) == ("read_jsonl", "messages", ["instruction", "output", "image"])
+    named = {"text_field": "instruction", "response_field": "output"}
+    images = read_rows(file, "messages", **named).with_format("arrow")["images"].to_pylist()
+    assert [len(row) for row in images] == [0, 1]
+    other = write(tmp_path / "other.jsonl", [text, {**text, "photo": "a.png"}])
+    assert recognize(other).reader == "read_alpaca" and reader_call(other, image_field="photo")[0] == "read_jsonl"
+    late = write(tmp_path / "late.jsonl", [text] * 1000 + [seen])
+    assert recognize(late).reader == "read_alpaca"
+    assert "an image, and an Alpaca row is text alone" in read_rows(late, **named)[1000]["problem"]
 
 
 def test_named_fields_go_to_the_reader_by_its_own_names(tmp_path):

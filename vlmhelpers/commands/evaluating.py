@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from vlmhelpers.commands.answering import batch_options, rows_to_answer
 from vlmhelpers.commands.settings import Evaluating
-from vlmhelpers.commands.tuned import Tuned, find_trained, load_tuned
+from vlmhelpers.commands.tuned import Tuned, find_trained, use_tuned
 from vlmhelpers.common.digests import digest
 from vlmhelpers.common.display import html_table
 from vlmhelpers.common.file_digests import file_digest
@@ -50,14 +50,15 @@ class EvaluationResult:
     def read(cls, run: str | Path) -> "EvaluationResult":
         """The last evaluation of a run by its held-out rows, without the ablation.
 
-        Raises FileNotFoundError without one, and ValueError for one of other rows, or of a model before it was trained
-        further.
+        Raises FileNotFoundError without one, and ValueError for one of other rows, of a model before it was trained
+        further, or in a form that is not known.
         """
         folder = Path(run) / FOLDER
-        values = json.loads((folder / SCORES).read_bytes())
-        if values["dataset"] or values["weights"] != weights_digest(find_trained(run)):
+        values, rows = _read_scores(folder / SCORES), load_held_out(run)["test"]
+        changed = values["dataset"] or values["weights"] != weights_digest(find_trained(run))
+        if changed or values["rows"] > len(rows):
             raise ValueError(f"{folder} is of other rows, or of other weights than now: evaluate the run again")
-        rows = load_held_out(run)["test"].select(range(values["rows"]))
+        rows = rows.select(range(values["rows"]))
         return cls.of_answers(str(folder), rows, values["answers"], _metrics(values["metrics"]))
 
     @classmethod
@@ -93,11 +94,12 @@ def evaluate_run(
     """Lets a tuned model and its base answer rows, scores the answers and compares them.
 
     Answers are saved as they come, so that the same call goes on; those of another model or with other settings are
-    replaced. `progress` takes a name, how many rows are answered, and of how many. `tuned`: the model, where it is
-    loaded. Raises ValueError for an unknown metric, and the errors of `load_tuned`, of the readers and of `generate`.
+    replaced. `progress` takes a name, how many rows are answered, and of how many. `tuned`: the model that the settings
+    name, where it is loaded. Raises ValueError for an unknown metric, and the errors of `use_tuned`, of the readers and
+    of `generate`.
     """
     metrics = _metrics(settings.metrics)
-    tuned = tuned or load_tuned(settings.model, settings.bits, settings.backend)
+    tuned = use_tuned(settings, tuned)
     rows = rows_to_answer(settings, tuned.run)
     folder = Path(settings.output or Path(tuned.run or "outputs") / FOLDER)
     options = batch_options(settings, tuned, rows)
@@ -106,19 +108,23 @@ def evaluate_run(
         with nullcontext((tuned.model, tuned.processor)) if name == "tuned" else tuned.base_model() as loaded:
             answers[name] = _answer(loaded, asked, folder / f"{name}.jsonl", _teller(progress, name), options)
     result = EvaluationResult.of_answers(str(folder), rows, answers, metrics)
+    result.notes.extend([tuned.note] if tuned.note else [])
     if settings.base and tuned.base is None:
         result.notes.append(f"No base: {tuned.folder} does not say which model it was made from")
     if settings.ablation:
-        options |= {"answers": answers["base" if tuned.is_base else "tuned"]}
-        try:
-            ablation = image_ablation(
-                tuned.model, tuned.processor, rows, progress=_teller(progress, "ablation"), **options
-            )
-            result = replace(result, ablation=ablation)
-        except ValueError as error:
-            result.notes.append(f"No image ablation: {error}")
+        result = _ablated(tuned, result, _teller(progress, "ablation"), options)
     _save(settings, tuned, result)
     return result
+
+
+def _ablated(tuned, result, progress, options):
+    """The result with the image ablation, or a note why there is none."""
+    options = options | {"answers": result.answers["base" if tuned.is_base else "tuned"], "progress": progress}
+    try:
+        return replace(result, ablation=image_ablation(tuned.model, tuned.processor, result.dataset, **options))
+    except ValueError as error:
+        result.notes.append(f"No image ablation: {error}")
+        return result
 
 
 def _metrics(text):
@@ -189,6 +195,17 @@ def _save(settings, tuned, result):
     values["answers"] = result.answers
     with atomic_file(Path(result.folder) / SCORES, encoding="utf-8") as file:
         json.dump(values, file, indent=1)
+
+
+def _read_scores(file):
+    """What `_save` has written. Raises FileNotFoundError without it, and ValueError for anything else."""
+    with suppress(ValueError, TypeError, AttributeError, KeyError):
+        values = json.loads(file.read_bytes())
+        counts = {len(answers) for answers in values["answers"].values()}
+        is_whole = {"dataset", "weights", "metrics"} <= values.keys() and isinstance(values["metrics"], str | None)
+        if is_whole and counts == {values["rows"]}:
+            return values
+    raise ValueError(f"{file} holds no scores, or those of another version: evaluate the run again")
 
 
 def weights_digest(folder: str | Path) -> str:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from vlmhelpers.commands.evaluating import EvaluationResult
 from vlmhelpers.commands.settings import Merging, Pushing
 from vlmhelpers.commands.tuned import base_of, find_weights, is_run, load_tuned, read_settings
+from vlmhelpers.common.files import remove_abandoned, temporary_name
 from vlmhelpers.common.printable import printable
 from vlmhelpers.estimation.suggestion import suggest
 from vlmhelpers.export.adapter_files import ADAPTER_CONFIG_FILE
@@ -96,13 +97,14 @@ def _make_whole(settings, folder, run, out):
 
 def _export_gguf(settings, folder, run, out):
     find_converter(settings.llama_cpp)  # before the merge, which takes its time
-    merged = out / "merged" if _is_adapter(folder) else folder
+    remove_abandoned(out, "merging")
+    temporary = out / temporary_name("merging")
+    merged = temporary / "merged" if _is_adapter(folder) else folder
     try:
         check, notes = _make_whole(settings, folder, run, merged)
         files = to_gguf(merged, out, settings.llama_cpp, settings.outtype)
     finally:
-        if merged != folder:
-            shutil.rmtree(merged, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     modelfile = out / MODELFILE
     modelfile.write_text(ollama_modelfile(files.model, files.mmproj), encoding="utf-8")
     return Exported(str(out), "gguf", [_ollama(modelfile)], check, notes)

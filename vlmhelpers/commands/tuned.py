@@ -2,17 +2,21 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from transformers import PreTrainedModel, ProcessorMixin
 
+from vlmhelpers.commands.settings import Loading
 from vlmhelpers.common.files import remove_abandoned
 from vlmhelpers.estimation.suggestion import Values, suggest
 from vlmhelpers.export.adapter_files import ADAPTER_CONFIG_FILE
 from vlmhelpers.export.adapters import attach, find_base, load_processor
 from vlmhelpers.families import FAMILIES
-from vlmhelpers.models.loading import choose_model, load_model
+from vlmhelpers.models import loading
+from vlmhelpers.models.loading import load_model, resolve_model
 from vlmhelpers.training.background import CONFIG, TrainingRun
 from vlmhelpers.training.checkpoints import newest_whole
 from vlmhelpers.training.config import ADAPTER, MODEL, RESULTS, SETTINGS, RunConfig
@@ -33,7 +37,8 @@ class Tuned:
     backend: str = "auto"
     run: str | None = None  # the folder of the run that made it
     config: RunConfig | None = None  # its settings
-    _base: tuple = field(default=(), repr=False)
+    note: str = ""  # of a hub id or a family: which model it came to here
+    _base: PreTrainedModel | None = field(default=None, repr=False)
 
     @property
     def is_base(self) -> bool:
@@ -42,22 +47,32 @@ class Tuned:
 
     @contextmanager
     def base_model(self) -> Iterator[tuple[PreTrainedModel, ProcessorMixin]]:
-        """The untuned model and its processor: without the adapter, or loaded beside a model of own weights.
+        """The untuned model and a processor: without the adapter, or loaded beside a model of own weights.
 
-        Raises ValueError where the base is not known.
+        It sees the images as the tuned model does, with its pixel cap, and is asked by its own chat template. Raises
+        ValueError where the base is not known.
         """
         if self.adapter:
             with self.model.disable_adapter():
-                yield self.model, self.processor
+                yield self.model, self._base_processor
         elif self.is_base:
             yield self.model, self.processor
         else:
             if self.base is None:
                 raise ValueError(f"{self.folder} does not say which model it was made from: evaluate without the base")
-            if not self._base:  # it stays: training took more memory than two models
+            if self._base is None:  # it stays: training took more memory than two models
                 model, _ = load_model(self.base, self.bits, backend=self.backend)
-                self._base = model.eval(), self.processor
-            yield self._base
+                self._base = model.eval()
+            yield self._base, self._base_processor
+
+    @cached_property
+    def _base_processor(self):
+        template = loading.load_processor(self.base).chat_template
+        if template == self.processor.chat_template:
+            return self.processor
+        processor = deepcopy(self.processor)
+        processor.chat_template = processor.tokenizer.chat_template = template
+        return processor
 
     @property
     def values(self) -> Values:
@@ -82,11 +97,27 @@ def load_tuned(name: str | Path, bits: int | None = None, backend: str = "auto")
         backend = "transformers"  # a run by Unsloth answers without it, too
     if (folder / ADAPTER_CONFIG_FILE).is_file():
         return _with_adapter(folder, run, config, bits, backend)
-    found = str(folder) if folder.is_dir() else choose_model(str(name))
-    base = choose_model(config.model_id) if config else None if folder.is_dir() else found
+    found, note = (str(folder), "") if folder.is_dir() else resolve_model(str(name))
+    base = resolve_model(config.model_id)[0] if config else None if folder.is_dir() else found
     bits = bits or (16 if config else suggested_bits(found))
     model, processor = load_model(found, bits, config.max_pixels if config else None, backend)
-    return Tuned(model.eval(), processor, found, None, base, bits, backend, run and str(run), config)
+    return Tuned(model.eval(), processor, found, None, base, bits, backend, run and str(run), config, note)
+
+
+def use_tuned(settings: Loading, tuned: Tuned | None = None) -> Tuned:
+    """The model that the settings of a step name: `tuned`, where it is loaded, else by `load_tuned`.
+
+    Raises ValueError where `tuned` is another one, or was loaded otherwise, and the errors of `load_tuned`.
+    """
+    if tuned is None:
+        return load_tuned(settings.model, settings.bits, settings.backend)
+    named = find_weights(settings.model)[0] if Path(settings.model).is_dir() else resolve_model(settings.model)[0]
+    if Path(named).resolve() != Path(tuned.folder).resolve():
+        raise ValueError(f"model is {settings.model}, and the model that is loaded is {tuned.folder}: load that one")
+    for name, usual in (("bits", None), ("backend", "auto")):
+        if (value := getattr(settings, name)) not in (usual, loaded := getattr(tuned, name)):
+            raise ValueError(f"{name} is {value}, and the model is loaded with {name}={loaded}: load it with the other")
+    return tuned
 
 
 def _with_adapter(folder, run, config, bits, backend):
@@ -107,7 +138,7 @@ def base_of(adapter: str | Path, config: RunConfig | None, base: str | None = No
     except FileNotFoundError:
         if base or config is None:
             raise
-        return choose_model(config.model_id)
+        return resolve_model(config.model_id)[0]
 
 
 def is_run(folder: str | Path) -> bool:
@@ -124,6 +155,11 @@ def read_settings(run: str | Path) -> RunConfig:
     if not (Path(run) / RESULTS).is_file():
         files.reverse()
     return RunConfig.read(next((file for file in files if file.is_file()), files[0]))
+
+
+def find_run(name: str | Path) -> Path | None:
+    """The folder of the run that made what has this name, as `load_tuned` takes it; None where there is none."""
+    return find_weights(name)[1] if Path(name).is_dir() else None
 
 
 def find_weights(name: str | Path) -> tuple[Path, Path | None]:

@@ -21,7 +21,7 @@ from vlmhelpers.data.readers.source import (
 _EXPECTED = "Expected is a list of objects ([{...}, {...}]), or one object per line (JSONL)."
 _CHUNK = 65_536  # bytes
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
-_ROWS_AHEAD = 1000  # of which the fields become columns
+ROWS_AHEAD = 1000  # of which the fields become columns
 
 
 def read_json(
@@ -38,7 +38,7 @@ def read_json(
     them, nor one of `also`, and what read_objects raises.
     """
     rows = read_objects(path)
-    ahead = list(itertools.islice(rows, _ROWS_AHEAD))
+    ahead = list(itertools.islice(rows, ROWS_AHEAD))
     objects = [row.fields for row in ahead if row.text is None]
     if not objects:
         reason, remedy = ahead[0].problems[0]
@@ -53,7 +53,7 @@ def read_json(
 
     def build_noted(row):
         if late := [name for name in row.fields if name not in columns]:
-            row.notes.append(f"not kept as a column, being new after row {_ROWS_AHEAD}: {', '.join(late)}")
+            row.notes.append(f"not kept as a column, being new after row {ROWS_AHEAD}: {', '.join(late)}")
         return build(row)
 
     return to_dataset(itertools.chain(ahead, rows), build_noted, columns, path, kind)

@@ -16,6 +16,8 @@ from vlmhelpers.data.readers.source import DataError
 from vlmhelpers.data.rows import ImageRoot, stream_plain_rows
 from vlmhelpers.data.schema import FEATURES, assistant, text_part, user
 
+_WITH_IMAGES = "leave it out, or read the file by read_jsonl(text_field=..., response_field=...)"
+
 
 def read_jsonl(
     path: str | os.PathLike,
@@ -103,6 +105,8 @@ def read_alpaca(
         question = row.get_text(instruction_field, "write what the model is to do")
         context = row.get_text(input_field)
         refused = refuse_preference(row, row.fields.get(output_field))
+        if row.fields.get("image") or row.fields.get("images"):
+            row.reject("an image, and an Alpaca row is text alone", _WITH_IMAGES)
         answer = row.get_text(output_field, None if refused else "write the answer that the model should give")
         last = user("\n\n".join(filter(None, [question, context]))), assistant(answer)
         system = row.get_text("system")

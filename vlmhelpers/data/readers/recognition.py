@@ -1,5 +1,6 @@
-"""Which reader a file is for, by its ending and its first row."""
+"""Which reader a file is for, by its ending and its first rows."""
 
+import itertools
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -7,7 +8,7 @@ from typing import NamedTuple
 from datasets import Dataset
 
 from vlmhelpers.data.readers.csv_reader import read_csv, read_table
-from vlmhelpers.data.readers.json_file import read_objects
+from vlmhelpers.data.readers.json_file import ROWS_AHEAD, read_objects
 from vlmhelpers.data.readers.jsonl_reader import read_alpaca, read_jsonl
 from vlmhelpers.data.readers.preference_reader import find_reader, read_preferences, read_prompts, read_rated
 from vlmhelpers.data.readers.products_reader import read_products
@@ -22,16 +23,16 @@ _READERS = {  # what a file is read by -> the kind of its rows, and what the rea
     read_prompts: ("prompts", ("text_field", "image_field", "answer_field")),
 }
 _BY_NAME = {reader.__name__: reader for reader in _READERS}
-_COLUMNS = {  # of a CSV, where nobody names them: read_csv's own first
-    "text_field": ("instruction", "question", "prompt", "text"),
-    "image_field": ("image_path", "image", "images", "file_name"),
-    "response_field": ("description", "answer", "response", "output", "caption"),
+_COLUMNS = {  # of a CSV, where nobody names others: first those of a run's settings, then read_csv's own
+    "text_field": ("text", "instruction", "question", "prompt"),
+    "image_field": ("image", "image_path", "images", "file_name"),
+    "response_field": ("response", "description", "answer", "output", "caption"),
 }
 _NOT_ALPACA = ("messages", "conversations", "image", "images")
 
 
 class Form(NamedTuple):
-    """What a file is: the name of its reader in `data`, the kind of its rows, the fields of its first row."""
+    """What a file is: the name of its reader in `data`, the kind of its rows, the fields of its first rows."""
 
     reader: str
     kind: str
@@ -39,20 +40,21 @@ class Form(NamedTuple):
 
 
 def recognize(path: str | os.PathLike) -> Form:
-    """The form of a file, by its first row with fields. Raises ValueError and OSError as the readers do."""
+    """The form of a file, by its first rows with fields. Raises ValueError and OSError as the readers do."""
     suffix = Path(path).suffix.lower()
     if suffix == ".parquet":
         return Form("read_products", "messages", [])
     rows = read_table(path)[1] if suffix == ".csv" else read_objects(path)
-    first = next((row.fields for row in rows if row.fields), {})
-    reader = _BY_NAME[find_reader(first)] if find_reader(first) else _of_answers(suffix, first)
-    return Form(reader.__name__, _READERS[reader][0], list(first))
+    ahead = [row.fields for row in itertools.islice(rows, ROWS_AHEAD) if row.fields]
+    first, names = next(iter(ahead), {}), list(dict.fromkeys(itertools.chain.from_iterable(ahead)))
+    reader = _BY_NAME[find_reader(first)] if find_reader(first) else _of_answers(suffix, first, names)
+    return Form(reader.__name__, _READERS[reader][0], names)
 
 
-def _of_answers(suffix, first):
+def _of_answers(suffix, first, names):
     if suffix == ".csv":
         return read_csv
-    is_alpaca = {"instruction", "output"} <= first.keys() and first.keys().isdisjoint(_NOT_ALPACA)
+    is_alpaca = {"instruction", "output"} <= first.keys() and set(names).isdisjoint(_NOT_ALPACA)
     return read_alpaca if is_alpaca else read_jsonl
 
 
@@ -75,6 +77,8 @@ def reader_call(
     if kind not in (None, form.kind):  # its rows will say what is wrong with them
         is_csv = kind == "messages" and Path(path).suffix.lower() == ".csv"
         reader = read_csv if is_csv else next(found for found, (its, _) in _READERS.items() if its == kind)
+    if reader is read_alpaca and fields.get("image_field") in form.fields:
+        reader = read_jsonl  # an Alpaca row is text alone
     names = dict(zip(("text_field", "image_field", "response_field"), _READERS[reader][1], strict=True))
     if reader is read_csv:
         fields = {name: fields.get(name) or _column(name, form.fields) for name in names}
