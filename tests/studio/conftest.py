@@ -5,6 +5,7 @@ import os
 import time
 from functools import partial
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,14 @@ EVIL = '<img src=x onerror="alert(1)">"\'</pre></textarea><script>alert(1)</scri
 
 
 @pytest.fixture
-def make(tmp_path):
+def rows(tmp_path_factory, monkeypatch):
+    """The working directory has a file of one row, rows.jsonl."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("work"))
+    Path("rows.jsonl").write_text('{"text": "What?", "response": "a hat"}\n', encoding="utf-8")
+
+
+@pytest.fixture
+def make(tmp_path, rows):
     """Makes a panel of `tmp_path`/studio, which looks at its run only when it is told to."""
     return partial(Studio, tmp_path / "studio", clock="none")
 

@@ -1,11 +1,13 @@
 """The panel driven by code: what is refused, kept, translated, shown of a run, and never taken for HTML."""
 
+import json
 import math
 import shutil
 import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import ipywidgets as widgets
 import pytest
@@ -19,6 +21,7 @@ from vlmhelpers.studio.texts import LANGUAGES, texts
 from vlmhelpers.training.background import TrainingRun
 from vlmhelpers.training.config import RunConfig
 
+pytestmark = pytest.mark.usefixtures("rows")
 SOUND = {"dataset": "rows.jsonl", "test_rows": 0, "validation_rows": 0, "sample_answers": 0}
 
 
@@ -118,9 +121,13 @@ def test_values_come_back_as_they_were_to_the_last_bit(make):
     values = {"learning_rate": 1 / 3, "max_grad_norm": 1e-300, "adam_beta2": 0.1 + 0.2, "lora_dropout": math.ulp(1)}
     values |= {"epochs": 3, "max_steps": -1, "seed": 2**32 - 1, "max_pixels": 2**40, "gradient_checkpointing": False}
     values |= {"bits": 16, "cache": "none", "report_to": "trackio", "init_lora_weights": "gaussian", "use_rslora": True}
-    values |= {"text_field": 'a "b" <c> {d}', "image_root": "ein Ordner/名", "lr_scheduler_type": "linear"}
+    field, folder = 'a "b" <c> {d}', Path("ein Ordner/名")
+    folder.mkdir(parents=True)
+    Path("named.jsonl").write_text(json.dumps({field: "What?", "response": "a hat"}))
+    values |= {"text_field": field, "image_root": str(folder), "lr_scheduler_type": "linear", "dataset": "named.jsonl"}
     values |= {"validation_rows": 2, "load_best_model_at_end": True, "eval_steps": 7, "early_stopping_patience": 2}
     studio = make(**SOUND | values)
+    assert studio.problems == {}
     assert {name: getattr(studio.config, name) for name in values} == values
     studio.set(**dict.fromkeys(("learning_rate", "bits", "max_pixels", "gradient_checkpointing", "image_root")))
     config = studio.config
@@ -272,7 +279,8 @@ def test_the_code_pane_shows_what_the_settings_do(make, shown, evil):
     studio = make(**SOUND, lora_r=5)
     assert yaml.safe_load(shown(studio.view.code.ways["yaml"]).text)["lora_r"] == 5
     assert "".join(studio.cells) == shown(studio.view.code.ways["cells"]).text
-    studio.set(lora_r=6, dataset=evil)
+    Path(evil.replace("/", "")).write_text('{"text": "What?", "response": "a hat"}')
+    studio.set(lora_r=6, dataset=evil.replace("/", ""))
     assert yaml.safe_load(shown(studio.view.code.ways["yaml"]).text)["lora_r"] == 6
     studio.set(lora_r="many")
     assert all("lora_r is 'many'" in shown(way).text for way in studio.view.code.ways.values())
@@ -341,12 +349,54 @@ def test_the_state_of_a_run_is_the_true_one_whatever_happens_to_its_folder(make,
 
 @pytest.mark.parametrize("end, button", [("stopped", "resume"), ("failed", "resume"), ("finished", "start")])
 def test_a_run_that_has_ended_shows_how(make, fake_run, shown, evil, end, button):
-    fake_run(end=end, error=evil if end == "failed" else None, entries=ENTRIES)
+    run = fake_run(end=end, error=evil if end == "failed" else None, entries=ENTRIES)
+    (run.folder / "checkpoint-4").mkdir()
     studio = make(**SOUND)
     tab = studio.tabs["run"]
     assert texts("en")[f"state.{end}"] in shown(tab.state).text
     assert (evil in shown(tab.state).text) == (end == "failed")
-    assert tab.buttons["start"].description == texts("en")[f"button.{button}"] and not tab.buttons["start"].disabled
+    start = tab.buttons["start"]
+    if end == "finished":  # nothing is left to do, unless something has changed
+        assert start.disabled and texts("en")["is_finished"] in shown(tab.why).text
+        tab.accept.control.value = True
+        tab.refresh()
+        assert not start.disabled and start.description == texts("en")["button.start"]
+    else:
+        assert start.description == texts("en")[f"button.{button}"] and not start.disabled
+        (run.folder / "checkpoint-4").rmdir()  # it ended before its first one
+        tab.refresh()
+        assert start.description == texts("en")["button.start"]
+
+
+def test_what_keeps_a_run_from_starting_is_said_beside_the_button(make, shown, fake_run):
+    studio = make(**SOUND | {"dataset": "none.jsonl", "lora_r": "many"})
+    why = shown(studio.tabs["run"].why).text
+    assert "LoRA rank: lora_r is 'many'" in why and "Dataset: there is no file none.jsonl" in why
+    studio.set(dataset="", lora_r=4, text_field="frage")
+    assert texts("en")["choose_file"] in shown(studio.tabs["run"].why).text
+    studio.set(dataset="rows.jsonl")
+    assert studio.problems == {"text_field": "the file has no field frage: choose from text, response"}
+    studio.set(text_field="text", output_dir="..")
+    assert list(studio.problems) == ["output_dir"]
+    assert make(output_dir="x" * 300).problems.keys() == {"output_dir"}
+
+
+def test_a_run_that_stopped_early_and_its_neighbors_are_shown(make, fake_run, shown):
+    early = {"event": "early_stopped", "step": 4, "max_steps": 8, "best_step": 2}
+    fake_run(end="finished", entries=[*ENTRIES, early])
+    fake_run("run-2", end="stopped")
+    tab = make(**SOUND).tabs["run"]
+    assert "stopped early; the best validation was at step 2" in shown(tab.state).text and tab.bar.value == 1
+    assert "run-2" in shown(tab.others).text and texts("en")["state.stopped"] in shown(tab.others).text
+
+
+def test_what_came_of_a_button_goes_with_the_run_that_it_was_of(make):
+    studio = make(**SOUND)
+    studio.tabs["model"].out.value = "an estimate"
+    studio.set(lora_r=7)
+    assert studio.tabs["model"].out.value == "an estimate"
+    studio.set(model_id="phi-3-vision")
+    assert studio.tabs["model"].out.value == ""
 
 
 def test_the_settings_of_a_run_that_is_chosen_are_taken(make, fake_run, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 640, 200, 56, 34, 26, 12
 _MOST = 600  # points of a line: more are not seen
+_MOST_MARKS = 40
 # A line is told from another by its dashes and its marks as well as by its color.
 _STYLES = (("#388bfd", "", False), ("#e16f24", "6 4", True))
 
@@ -103,7 +104,7 @@ def _line(line, style, place):
     yield Markup('<polyline points="{}" fill="none" stroke="{}" stroke-width="2" stroke-dasharray="{}"/>').format(
         corners, color, dashes
     )
-    if marked or len(places) == 1:
+    if marked and len(places) <= _MOST_MARKS or len(places) == 1:
         for x, y in places:
             yield Markup('<circle cx="{:.1f}" cy="{:.1f}" r="3" fill="{}"/>').format(x, y, color)
 

@@ -98,6 +98,7 @@ class Field:
         self._texts = texts
         self.control.description = word(texts, "label", self.name, self._group)
         self._help.value = _HELP.format(word(texts, "help", self.name, self._group))
+        self.hint(None)
         if isinstance(self.control, widgets.Dropdown):
             self._list(self.value)
 
@@ -128,7 +129,7 @@ class Field:
     def hint(self, value: object) -> None:
         """What an empty field stands for; None: it is not known yet."""
         if self.setting.is_optional and not isinstance(self.control, widgets.Dropdown):
-            self.control.placeholder = self._texts.get("choice.none", "") if value is None else _as_text(value)
+            self.control.placeholder = self._word(NONE) if value is None else _as_text(value)
 
     def show(self, visible: bool) -> None:
         if (display := None if visible else "none") != self.widget.layout.display:

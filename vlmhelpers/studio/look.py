@@ -10,7 +10,11 @@ justify-content:flex-start;white-space:normal;font-weight:600}
 .studio .widget-inline-hbox>select{height:var(--jp-widgets-inline-height,28px)}
 .studio .widget-hprogress>.progress{flex:none;height:14px}
 .studio-charts{display:flex;flex-wrap:wrap;gap:8px}
-.studio-charts svg{flex:1 1 420px}
+.studio-charts svg{flex:1 1 420px;min-width:300px}
+.studio .lm-TabBar-content,.studio .p-TabBar-content{flex-wrap:wrap}
+.studio .lm-TabBar-tab,.studio .p-TabBar-tab{min-width:auto}
+.studio td,.studio th{padding:2px 10px 2px 0;text-align:left;vertical-align:top}
+.studio-samples td{min-width:6em}
 .studio-help{line-height:1.3;white-space:normal;opacity:.8}
 .studio-problem,.studio-alert{line-height:1.3;white-space:normal;border-left:4px solid #d1242f;padding-left:6px}
 .studio-refused input,.studio-refused select{outline:2px solid #d1242f}

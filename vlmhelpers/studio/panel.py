@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _BEGIN = {"model_id": NAMES[0], "dataset": "", "output_dir": "run-1"}
 _BEGIN |= {"test_rows": 100, "validation_rows": 32, "sample_answers": 3}
 _EVERY = 1.0  # seconds from one look at the run to the next
+_PATHS = ("dataset", "image_root", "chat_template")
 # What a look at the data goes by.
 _OF_DATA = ("model_id", "chat_template", "max_pixels", "dataset", "image_root", *FIELDS)
 
@@ -70,8 +71,8 @@ class Studio:
         left = saved.pop("locale", None)
         self.locale = locale or (left if left in [*LANGUAGES] else "en")
         self.texts = texts(self.locale)
-        self.problems, self._stale, self._filling = {}, False, True
-        self._run = self._tuned = self._talk = self._family = self._model_id = self._filled = None
+        self.problems, self._lacking, self._known, self._stale, self._filling = {}, {}, {}, False, True
+        self._shown = self._tuned = self._talk = self._family = self._model_id = self._filled = None
         self.clock = clock or ("page" if "google.colab" in sys.modules else "thread")
         self.worker = Worker(self.clock == "thread", lambda: self.texts["busy"], self.refresh)
         self.form, self.gpu, self.data_folder = make_controls()
@@ -139,20 +140,23 @@ class Studio:
     @property
     def run(self) -> TrainingRun:
         """The run whose folder the settings name."""
-        folder = self._root / (self.form.fields["output_dir"].value or _BEGIN["output_dir"])
-        if self._run is None or self._run.folder != folder:
-            self._run = TrainingRun(folder)
-        return self._run
+        name = self.form.fields["output_dir"].value
+        return self._run_in(self._root / (name if _is_name(name) else "-"))  # where nothing is
+
+    def _run_in(self, folder):
+        """One object for a folder: it knows what it has read."""
+        return self._known.setdefault(folder, TrainingRun(folder))
 
     def attach(self, name: str) -> "Studio":
         """Chooses a run of the folder with its settings. Raises OSError and ValueError where they cannot be read."""
-        return self.set(**vars(RunConfig.read(self._root / name / CONFIG)))
+        settings = vars(RunConfig.read(self._root / name / CONFIG))
+        return self.set(**settings | {name: _as_near(settings[name]) for name in _PATHS})
 
     @property
     def runs(self) -> dict[str, TrainingRun]:
         """All runs in the panel's folder, by name."""
         folders = {path.parent for name in (CONFIG, PROCESS) for path in self._root.glob(f"*/{name}")}
-        return {folder.name: TrainingRun(folder) for folder in sorted(folders)}
+        return {folder.name: self._run_in(folder) for folder in sorted(folders)}
 
     @property
     def others_running(self) -> list[str]:
@@ -295,7 +299,7 @@ class Studio:
             return
         from accelerate.utils.memory import clear_device_cache
 
-        self._tuned = self._talk = None
+        self._shown = self._tuned = self._talk = None
         clear_device_cache(garbage_collection=True)
 
     def export(self, **settings: object) -> "Exported":
@@ -376,6 +380,10 @@ class Studio:
         if self._filling:
             return
         self._filled = None  # what fits depends on all of them
+        shown = tuple(self.form.fields[name].value for name in ("output_dir", "model_id", "dataset"))
+        if shown != self._shown:  # what a tab shows is of another run, or of other data
+            self._shown = shown
+            self.view.clear()
         if self.form.fields["model_id"].value != self._model_id:
             self._model_id, self._family = self.form.fields["model_id"].value, None
             threading.Thread(target=self._find_family, args=(self._model_id,), daemon=True).start()
@@ -410,8 +418,25 @@ class Studio:
         self.view.code.show_code()
 
     def _find_problems(self):
-        problems, run = RunConfig.problems(self.settings), self.form.fields["output_dir"].value
-        return problems | ({"output_dir": self.texts["one_name"].format(name=run)} if run != Path(run).name else {})
+        """What is wrong with the values themselves, and with what they name."""
+        values, texts = self.settings, self.texts
+        problems = RunConfig.problems(values)
+        for name in _PATHS:
+            if values.get(name) and not os.path.exists(values[name]):
+                problems[name] = texts["no_file"].format(name=values[name])
+        if not values["dataset"]:
+            problems["dataset"] = texts["choose_file"]
+        for name, fields in self._lacking.items():
+            problems[name] = texts["no_field"].format(name=values[name], fields=", ".join(fields))
+        if not _is_name(run := self.form.fields["output_dir"].value):
+            problems["output_dir"] = texts["one_name"].format(name=run)
+        return problems
+
+    def refuse_fields(self, lacking: dict[str, list[str]]) -> None:
+        """Takes note of settings that name fields which the data lacks, with the fields that it has."""
+        if lacking != self._lacking:
+            self._lacking = lacking
+            self._show_settings()
 
     def _keep(self):
         """Keeps the settings for the panel that is next opened on this folder; a full disk does not end this one."""
@@ -446,6 +471,17 @@ _newest = {}  # folder -> the panel that was made last for it
 
 def _defaults():
     return {name: setting.default for name, setting in RunConfig.described().items() if not setting.is_required}
+
+
+def _is_name(text):
+    """Whether a text is the name of a folder, and not a path."""
+    return text == Path(text).name and 0 < len(text) <= 100 and text != os.pardir
+
+
+def _as_near(path):
+    """A path inside the working directory as one that starts there: it is readable, and not of this machine."""
+    inside = path and Path(path).is_relative_to(Path.cwd())
+    return Path(path).relative_to(Path.cwd()).as_posix() if inside else path
 
 
 def _made(kind, values):

@@ -44,6 +44,11 @@ class View:
         for part in (*self.tabs.values(), self.code):
             part.speak(texts)
 
+    def clear(self) -> None:
+        """Takes away what came of buttons."""
+        for tab in self.tabs.values():
+            tab.clear()
+
     def refresh(self) -> None:
         """Shows what has changed in the run's folder."""
         for tab in self.tabs.values():

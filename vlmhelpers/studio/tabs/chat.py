@@ -54,6 +54,8 @@ class ChatTab(Tab):
 
         if question:
             self.work("send", ask)
+        else:
+            self.fail(ValueError(self.studio.texts["no_question"]))
 
     def show(self, found):
         self.out.value = ""

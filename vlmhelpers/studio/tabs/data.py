@@ -9,6 +9,7 @@ from vlmhelpers.studio.tabs.tab import Tab, said
 
 SPLIT = ("test_rows", "validation_rows", "max_length")
 FIELDS = ("text_field", "image_field", "response_field")
+_CONVERSATIONS = {"messages", "conversations", "chosen"}  # fields of rows that need no others
 _ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
 _MOST_FILES, _MOST_FOLDERS = 200, 2000
 _LEFT_OUT = ("held_out", "node_modules", "site-packages", "checkpoints")
@@ -19,11 +20,11 @@ class DataTab(Tab):
 
     def build(self):
         studio = self.studio
-        self.form_of_file = widgets.HTML()
-        self.form_of_file.add_class("studio-form")
+        self.form_of_file, self._asked = widgets.HTML(), 0
+        self.form_of_file.add_class("studio-recognized")
         studio.data_folder.on_change(self.find)
-        studio.form.fields["dataset"].on_change(self.recognize)
-        studio.form.fields["method"].on_change(self.recognize)
+        for name in ("dataset", "method", *FIELDS):
+            studio.form.fields[name].on_change(self.recognize)
         yield self.row(studio.data_folder.widget)
         yield studio.form.grid("dataset", "image_root")
         yield self.form_of_file
@@ -44,32 +45,36 @@ class DataTab(Tab):
         self.studio.form.fields["dataset"].offer(find_files(self.studio.data_folder.value))
 
     def recognize(self) -> None:
-        """Says what kind of rows the file has, and offers its fields; nothing for a file that cannot be read."""
-        studio = self.studio
-        file = studio.form.fields["dataset"].value
-        if not file:
-            self.form_of_file.value = ""
-            return
+        """Says what kind of rows the file has, offers its fields, and finds those that it lacks."""
+        self._asked += 1
+        asked, studio = self._asked, self.studio
+        file, named = studio.form.fields["dataset"].value, self._named()
 
         def done(found):
-            form, needed = found
-            if studio.form.fields["dataset"].value != file:
-                return
-            for name in FIELDS:
-                studio.form.fields[name].offer(form.fields)
-            self.form_of_file.value = self._sentence(form, needed)
+            if asked == self._asked:  # nothing was chosen since
+                form, needed, lacking = found
+                for name in FIELDS:
+                    studio.form.fields[name].offer(form.fields)
+                self.form_of_file.value = self._sentence(form, needed, bool(named))
+                studio.refuse_fields(dict.fromkeys(lacking, form.fields))
 
         def fail(error):
-            if studio.form.fields["dataset"].value == file:
-                self.form_of_file.value = said(f"\u26a0 {error}", "alert")
+            if asked == self._asked:
+                self.form_of_file.value = said(f"\u26a0 {error}", "alert") if os.path.isfile(file) else ""
+                studio.refuse_fields({})
 
-        studio.worker.do(lambda: (recognized(file), studio.rows_needed), done, fail, beside=True)
+        studio.worker.do(lambda: _look_into(file, studio.rows_needed, named), done, fail, beside=True)
 
-    def _sentence(self, form, needed):
+    def _named(self):
+        """The fields that were named other than by their usual names."""
+        values = {name: self.studio.form.fields[name] for name in FIELDS}
+        return {name: field.value for name, field in values.items() if field.value != field.setting.default}
+
+    def _sentence(self, form, needed, mapped):
         texts = self.studio.texts
         rows = texts[f"rows.{form.kind}"]
         line = said(texts["form"].format(rows=rows, reader=form.reader, fields=", ".join(form.fields)), "status")
-        if needed != form.kind:
+        if needed != form.kind and not mapped:
             method = texts[f"method.{self.studio.form.fields['method'].value}"]
             sentence = texts["form.mismatch"].format(method=method, needed=texts[f"rows.{needed}"], rows=rows)
             line += said(f"\u26a0 {sentence}", "alert")
@@ -80,10 +85,19 @@ class DataTab(Tab):
         self.recognize()
 
 
-def recognized(file):
-    from vlmhelpers.data.readers.recognition import recognize
+def _look_into(file, needed, named):
+    """(its form, the kind of rows needed, the settings of the fields that it lacks)."""
+    from vlmhelpers.data.readers.recognition import reader_call, recognize
 
-    return recognize(file)
+    form = recognize(file)
+    reader, arguments = reader_call(file, needed, **named)
+    lacking = {name for name, field in named.items() if field not in form.fields}
+    if reader == "read_csv":
+        lacking |= set(FIELDS) - set(arguments)
+    elif reader == "read_jsonl" and not _CONVERSATIONS & set(form.fields):
+        usual = {"text_field": "text", "response_field": "response"}
+        lacking |= {name for name, field in usual.items() if name not in named and field not in form.fields}
+    return form, needed, lacking
 
 
 def find_files(folder: str | os.PathLike) -> list[str]:

@@ -13,7 +13,8 @@ class EvaluateTab(Tab):
         self.form = Form.of("evaluating")
         self.browser = widgets.VBox()
         yield self.form.grid()
-        yield self.button("evaluate", lambda: self.work("evaluate", self._evaluate))
+        self.form.fields["prompted"].on_change(self._show_used)
+        yield self.row(self.button("evaluate", lambda: self.work("evaluate", self._evaluate)))
         yield self.out
         yield self.browser
 
@@ -27,6 +28,19 @@ class EvaluateTab(Tab):
     def speak(self, texts):
         super().speak(texts)
         self.form.speak(texts)
+
+        self._show_used()
+
+    def _show_used(self):
+        self.form.fields["instruction"].show(self.form.fields["prompted"].value)
+
+    def clear(self):
+        super().clear()
+        self.browser.children = []
+
+    def fail(self, error):
+        self.clear()
+        super().fail(error)
 
     def show(self, found):
         super().show(found)

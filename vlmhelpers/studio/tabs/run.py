@@ -7,6 +7,7 @@ from vlmhelpers.common.display import Html, html_table
 from vlmhelpers.studio.chart import Line, draw
 from vlmhelpers.studio.controls import make_switch
 from vlmhelpers.studio.tabs.tab import Tab, as_html, said
+from vlmhelpers.studio.texts import word
 
 _OVER = ("stopped", "failed", "lost")  # from here `start` goes on
 _LOG_LINES, _SAMPLED_STEPS = 30, 6
@@ -18,12 +19,13 @@ class RunTab(Tab):
 
     def build(self):
         studio = self.studio
-        self.state, self.charts, self.samples, self.log = (widgets.HTML() for _ in range(4))
+        self.state, self.charts, self.samples, self.log, self.why, self.others = (widgets.HTML() for _ in range(6))
         self.folded_log, self.accept = widgets.Accordion([self.log], selected_index=None), make_switch("accept_changes")
         self.bar = widgets.FloatProgress(min=0, max=1, layout=widgets.Layout(width="auto"))
         self.log_scale = widgets.Checkbox(indent=False)
         self.log_scale.observe(lambda change: self.refresh(), names="value")
-        for widget, name in ((self.charts, "chart"), (self.samples, "samples"), (self.log, "log")):
+        shown = {"chart": self.charts, "samples": self.samples, "log": self.log, "why": self.why, "runs": self.others}
+        for name, widget in shown.items():
             widget.add_class(f"studio-{name}")
         self.log_scale.add_class("studio-log_scale")
         yield self.row(studio.form.fields["output_dir"].widget, self.button("new", studio.new_run), self.accept.widget)
@@ -33,7 +35,17 @@ class RunTab(Tab):
             self.button("abort", lambda: self._now(studio.abort)),
             self.button("tensorboard", lambda: self.work("tensorboard", studio.tensorboard)),
         )
-        yield from (self.out, self.state, self.bar, self.log_scale, self.charts, self.samples, self.folded_log)
+        yield from (
+            self.why,
+            self.out,
+            self.state,
+            self.bar,
+            self.log_scale,
+            self.charts,
+            self.samples,
+            self.folded_log,
+            self.others,
+        )
 
     def show(self, found):
         """What has many lines, as a plan has, in one that opens."""
@@ -58,23 +70,42 @@ class RunTab(Tab):
 
     def refresh(self):
         """Shows what the run's folder says; what has not changed is not sent."""
-        texts, run = self.studio.texts, self.studio.run
+        run = self.studio.run
         state, entries = run.state, run.entries()
         logged = [entry for entry in entries if entry.get("loss") is not None]
         self.state.value = Markup('<div role="status" class="studio-state" data-state="{}">{}</div>').format(
             state, self._line(run, state, logged)
         )
         last = next((entry for entry in reversed(entries) if "max_steps" in entry), None)
-        self.bar.value = last["step"] / max(last["max_steps"], 1) if last else 0
+        done = last["step"] / max(last["max_steps"], 1) if last else 0
+        self.bar.value = 1 if state == "finished" else done
         self.charts.value = self._charts(run, logged)
         self.samples.value = self._samples(run)
         lines = "\n".join(run.log_lines(_LOG_LINES))
         self.log.value = Markup('<pre tabindex="0">{}</pre>').format(lines)
-        others = self.studio.others_running
-        begin = "queue" if others else "resume" if state in _OVER else "start"
+        self.others.value = self._runs()
+        self._offer(run, state)
+
+    def _offer(self, run, state):
+        """What can be done now, and why nothing can be started."""
+        texts, studio = self.studio.texts, self.studio
+        can_resume = state in _OVER and any(run.folder.glob("checkpoint-*"))
+        begin = "queue" if studio.others_running else "resume" if can_resume else "start"
+        problems = [f"{word(texts, 'label', name)}: {problem}" for name, problem in studio.problems.items() if name]
+        if state == "finished" and not self.accept.value:
+            problems.append(texts["is_finished"])
+        self.why.value = Markup("").join(said(f"\u26a0 {problem}", "status") for problem in problems)
         self.buttons["start"].description = texts[f"button.{begin}"]
-        self.buttons["start"].disabled = run.is_running or bool(self.studio.problems) or self.studio.worker.is_busy
+        self.buttons["start"].disabled = run.is_running or bool(problems) or studio.worker.is_busy
         self.buttons["stop"].disabled = self.buttons["abort"].disabled = not run.is_running
+
+    def _runs(self):
+        """All runs of the folder, where there are several."""
+        texts, runs = self.studio.texts, self.studio.runs
+        if len(runs) < 2:
+            return ""
+        rows = [(name, texts[f"state.{run.state}"]) for name, run in runs.items()]
+        return Markup("<h4>{}</h4>{}").format(texts["runs"], html_table([], rows))
 
     def _line(self, run, state, logged):
         texts = self.studio.texts
@@ -89,6 +120,8 @@ class RunTab(Tab):
                 parts.append(texts["speed"].format(tokens=f"{last['tokens_per_second']:,.0f}"))
             if last.get("memory"):
                 parts.append(texts["memory"].format(gib=f"{last['memory'] / _GIB:.1f}"))
+        if early := next((entry for entry in reversed(run.entries()) if entry.get("event") == "early_stopped"), None):
+            parts.append(texts["stopped_early"].format(step=early["best_step"]))
         line = Markup(" &middot; ").join(parts)
         return line + said(run.error, "alert") if run.error and state in ("failed", "lost") else line
 
@@ -104,6 +137,9 @@ class RunTab(Tab):
             drawn.append(
                 draw(texts["chart.reward"], [Line(texts["chart.training"], rewards)], steps, texts["chart.step"])
             )
+        if right := run.history("rewards/accuracies"):
+            lines = [Line(texts["chart.training"], right)]
+            drawn.append(draw(texts["chart.accuracies"], lines, steps, texts["chart.step"]))
         rates = Line(texts["chart.learning_rate"], run.history("learning_rate"))
         drawn.append(draw(texts["chart.learning_rate"], [rates], steps, texts["chart.step"]))
         return Markup('<div class="studio-charts">{}</div>').format(Markup("").join(drawn))

@@ -62,6 +62,10 @@ class Tab:
         """Shows what came of a button."""
         self.out.value = as_html(found)
 
+    def clear(self) -> None:
+        """Takes away what came of a button before."""
+        self.out.value = ""
+
     def fail(self, error: BaseException) -> None:
         """Shows an error."""
         self.out.value = said(f"\u26a0 {str(error) or type(error).__name__}", "alert")
