@@ -493,6 +493,6 @@ def _made(kind, values):
 
 def _name_of(folder, parent):
     """The name of a run's folder inside the panel's; the path of another one."""
-    path = Path(folder)
+    path = Path(os.path.normpath(folder)) if folder else Path()
     inside = next((place for place in (parent, Path(os.path.abspath(parent))) if path.is_relative_to(place)), None)
-    return path.relative_to(inside).as_posix() if inside and folder else os.fspath(folder)
+    return path.relative_to(inside).as_posix() if inside and folder else os.fspath(path) if folder else ""
