@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -17,7 +18,7 @@ from compare_runs import weights
 
 from vlmhelpers.cli import main
 from vlmhelpers.training import background, progress
-from vlmhelpers.training.background import TrainingRun
+from vlmhelpers.training.background import TrainingRun, wait_for
 from vlmhelpers.training.progress import describe_process, is_running, read_process, say, write_process
 from vlmhelpers.training.run import RunResult
 
@@ -164,6 +165,65 @@ with progress.reported(folder) as begin:
     run = TrainingRun(tmp_path)
     assert "No space left" in done.stderr and run.state == "failed" and "No space left" in run.error
     assert 10 < len(run.history()) < 200
+
+
+def test_of_two_runs_that_wait_for_each_other_the_older_one_begins(tmp_path, sleeper):
+    stop = tmp_path / "stop"
+    stop.touch()  # so that waiting ends at once
+    older, younger = describe_process(os.getppid() or 1), describe_process(sleeper.pid)
+    assert older["created"] <= describe_process(os.getpid())["created"] < younger["created"]
+    for process, waits in ((older, True), (younger, False), (describe_process(os.getpid()), False)):
+        write_process(tmp_path, process | {"started": time.time(), "own": True})
+        assert wait_for([tmp_path], stop) != waits
+
+
+def test_a_run_that_is_started_again_is_no_longer_waited_for(tmp_path, monkeypatch):
+    process = describe_process(os.getppid() or 1, started=1, own=True)
+    write_process(tmp_path, process)
+    looks = []
+
+    def restart(seconds):
+        looks.append(seconds)
+        write_process(tmp_path, process | {"started": 2})
+
+    monkeypatch.setattr(background.time, "sleep", restart)
+    assert wait_for([tmp_path, tmp_path / "none"], tmp_path / "stop") and len(looks) == 1
+
+
+def test_a_resumed_run_waits_for_what_it_waited_for_and_runs_still(config_of, tmp_path, sleeper, monkeypatch):
+    run, other = TrainingRun(tmp_path / "run"), as_run_of(tmp_path / "other", sleeper)
+    monkeypatch.setattr(background.subprocess, "Popen", lambda *args, **kw: SimpleNamespace(pid=os.getpid(), poll=int))
+    run.start(config_of(run.folder), after=[other.folder, tmp_path / "gone"])
+    for _ in range(2):
+        write_process(run.folder, read_process(run.folder) | {"end": "stopped"})
+        run.start()
+        assert read_process(run.folder)["after"] == [str(other.folder)]
+    write_process(run.folder, read_process(run.folder) | {"end": "stopped"})
+    run.start(config_of(run.folder))
+    assert read_process(run.folder)["after"] == []
+
+
+def test_what_is_left_is_told_of_the_process_that_trains(tmp_path, sleeper):
+    say(tmp_path, step=60, max_steps=100, loss=1.0, seconds_left=4000)
+    assert TrainingRun(tmp_path).last["seconds_left"] is None
+    time.sleep(0.01)
+    run = as_run_of(tmp_path, sleeper)
+    assert str(run) == f"{tmp_path}: starting, step 60 of 100, loss 1"
+    say(tmp_path, step=61, max_steps=100, loss=0.5, seconds_left=39)
+    say(tmp_path, event="saved", step=61)
+    assert run.last["step"] == 61 and str(run).endswith("step 61 of 100, loss 0.5, 39 s left")
+    write_process(tmp_path, read_process(tmp_path) | {"end": "stopped"})
+    assert run.last["seconds_left"] is None and TrainingRun(tmp_path / "none").last is None
+
+
+def test_steps_between_validations_decide_where_the_best_one_does(config_of, tmp_path, monkeypatch):
+    monkeypatch.setattr(background.subprocess, "Popen", None)  # nothing starts
+    (tmp_path / "checkpoint-3").mkdir()
+    for best, error in ((True, ValueError), (False, TypeError)):
+        config = config_of(tmp_path, validation_rows=4, eval_steps=2, load_best_model_at_end=best)
+        config.save(tmp_path / background.CONFIG)
+        with pytest.raises(error, match="steps between validations" if best else "not callable"):
+            TrainingRun(tmp_path).start(replace(config, eval_steps=1))
 
 
 def test_settings_that_do_not_fit_the_run_are_refused_before_it_starts(tmp_path, config_of, monkeypatch):

@@ -1,6 +1,7 @@
 """What follows from validations: training that ends early, the best weights kept, answers sampled on the way."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -114,6 +115,28 @@ def test_a_run_that_ends_early_keeps_its_best_weights_however_often_it_is_stoppe
         train(config_of(tmp_path / "whole", **RESTLESS | {"early_stopping_patience": 2}))
     with pytest.raises(ValueError, match="changed: steps between validations"):
         train(config_of(tmp_path / "whole", **RESTLESS | {"eval_steps": 3}))
+
+
+@pytest.mark.slow
+def test_a_checkpoint_knows_how_it_is_validated_where_that_decides(config_of, tmp_path, stopped_at):
+    best = {"validation_rows": 8, "early_stopping_patience": 2, "load_best_model_at_end": True}
+    config = config_of(tmp_path / "best", **best)
+    stopped_at(config, 3)
+    for name, change in (
+        ("early_stopping_patience", {"early_stopping_patience": 1}),
+        ("steps between validations", {"eval_steps": 3}),
+        ("validation data", {"validation_rows": 9}),
+    ):
+        with pytest.raises(ValueError, match=f"changed: .*{name}"):
+            train(replace(config, **change))
+    without = {"early_stopping_patience": None, "load_best_model_at_end": False, "eval_steps": 3}
+    assert train(replace(config, **without)).steps == 6  # as it would be without from its beginning
+
+    plain = config_of(tmp_path / "plain", validation_rows=8)
+    stopped_at(plain, 3)
+    with pytest.raises(ValueError, match="changed: early_stopping_patience, load_best_model_at_end"):
+        train(replace(plain, **best))
+    assert train(replace(plain, eval_steps=2)).steps == 6
 
 
 def test_without_a_best_validation_the_last_weights_stay(capsys):

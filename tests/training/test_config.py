@@ -50,6 +50,7 @@ def test_numbers_and_words_as_files_hold_them(tmp_path):
         ({"learning_rate": [1e-4]}, "learning_rate is"),
         ({"vision": 1}, "vision is 1: it should be a valid boolean"),
         ({"text_field": 7}, "text_field is 7: it should be a valid string"),
+        ({"image_field": ""}, "image_field is '': it should have at least 1 character"),
         ({"max_length": "long"}, "max_length is 'long': it should be a valid integer"),
         ({"bits": 8}, "bits is 8: it should be 4, 16 or None"),
         ({"backend": "jax"}, "backend is 'jax': it should be 'auto', 'transformers' or 'unsloth'"),

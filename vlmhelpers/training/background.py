@@ -11,12 +11,14 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
+
+import psutil
 
 from vlmhelpers.common.digests import changed_settings
 from vlmhelpers.common.files import one_process
-from vlmhelpers.training.config import RESULTS, WITHOUT_EFFECT, RunConfig
+from vlmhelpers.training.config import RESULTS, RunConfig
 from vlmhelpers.training.progress import (
     PROCESS,
     PROGRESS,
@@ -49,9 +51,9 @@ class TrainingRun:
     ) -> "TrainingRun":
         """Starts the run, or goes on with it from its newest whole checkpoint; waits for those in the folders `after`.
 
-        `config`: None for the settings that it was started with. What it prints goes to log.txt. Raises
-        BlockingIOError where it is running, FileNotFoundError without settings, and ValueError, unless
-        `accept_changes`, where it was begun with other settings.
+        `config`: None for the settings that it was started with; it waits again for what it waited for, if that is
+        running. What it prints goes to log.txt. Raises BlockingIOError where it is running, FileNotFoundError without
+        settings, and ValueError, unless `accept_changes`, where it was begun with other settings.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with one_process(self.folder / PROCESS, "start"):
@@ -60,7 +62,8 @@ class TrainingRun:
                 raise BlockingIOError(f"{self.folder}: process {pid} trains there. Stop it, or choose another folder")
             self._choose(config, accept_changes)
             (self.folder / STOP).unlink(missing_ok=True)
-            others = [str(Path(folder).absolute()) for folder in after]
+            others = [str(Path(folder).absolute()) for folder in [*after, *self._waited_for(config)]]
+            others = [*dict.fromkeys(others)]
             command = [sys.executable, "-m", "vlmhelpers", "train", str(self.folder / CONFIG)]
             command += ["--accept-changes"] * accept_changes + (["--after", *others] if others else [])
             environment = {name: value for name, value in os.environ.items() if name not in _OF_KERNELS}
@@ -77,6 +80,10 @@ class TrainingRun:
             write_process(self.folder, process)
         return self
 
+    def _waited_for(self, config):
+        found = (read_process(self.folder) or {}).get("after", ()) if config is None else ()
+        return [folder for folder in found if TrainingRun(folder).is_running]
+
     def _choose(self, config, accept_changes):
         file = self.folder / CONFIG
         if config is None:
@@ -86,8 +93,8 @@ class TrainingRun:
         config = replace(config, output_dir=str(self.folder)).with_absolute_paths()
         begun = any(self.folder.glob("checkpoint-*")) or (self.folder / RESULTS).is_file()
         if file.is_file() and begun and not accept_changes:
-            changed = changed_settings(asdict(RunConfig.read(file)), asdict(config))
-            if changed := [name for name in changed if name not in ("output_dir", *WITHOUT_EFFECT)]:
+            changed = changed_settings(RunConfig.read(file).deciding, config.deciding)
+            if changed := [name for name in changed if name != "output_dir"]:
                 remedy = "choose another folder, or accept_changes=True"
                 raise ValueError(f"{self.folder} was begun with other settings, {', '.join(changed)}: {remedy}")
         config.save(file)
@@ -168,6 +175,14 @@ class TrainingRun:
                     self._entries.append(json.loads(line))
         return self._entries
 
+    @property
+    def last(self) -> dict | None:
+        """The newest entry with a loss; the seconds left only of a process that trains still: see `entries`."""
+        found = next((entry for entry in reversed(self.entries()) if entry.get("loss") is not None), None)
+        if found and not (self.is_running and found["time"] >= read_process(self.folder)["started"]):
+            found = found | {"seconds_left": None}
+        return found
+
     def history(self, name: str = "loss") -> dict[int, float]:
         """What was logged as `name`, by step; steps that a later start has trained anew count once."""
         found = {}
@@ -203,21 +218,33 @@ class TrainingRun:
 
     def __repr__(self):
         """Its state in a line, as the command line shows it."""
-        logged = [entry for entry in self.entries() if entry.get("loss") is not None]
         line = f"{self.folder}: {self.state}"
-        if logged:
-            last = logged[-1]
+        if last := self.last:
             line += f", step {last['step']} of {last['max_steps']}, loss {last['loss']:.4g}"
-            if self.is_running and last.get("seconds_left") is not None:
+            if last.get("seconds_left") is not None:
                 line += f", {last['seconds_left']:.0f} s left"
         return line + (f": {self.error}" if self.state in ("failed", "lost") and self.error else "")
 
 
 def wait_for(folders: Iterable[str | os.PathLike], stop: Path) -> bool:
-    """Waits until no run in the folders is running; False where the file `stop` has appeared before that."""
-    runs = [TrainingRun(folder) for folder in folders]
-    while any(run.is_running for run in runs):
+    """Waits for the runs that are running in the folders; False where the file `stop` has appeared before they ended.
+
+    Not for processes that are younger than this one: of two that are to wait for each other, one begins.
+    """
+    waited = [(folder, process) for folder in folders if (process := read_process(folder)) and _is_older(process)]
+    while any(_goes_on(folder, process) for folder, process in waited):
         if stop.exists():
             return False
         time.sleep(1)
     return True
+
+
+def _is_older(process):
+    return process["pid"] != os.getpid() and process["created"] <= psutil.Process().create_time()
+
+
+def _goes_on(folder, process):
+    """Whether the run is still that of the process, which has not ended its work."""
+    now = read_process(folder) or {}
+    same = all(now.get(name) == process[name] for name in ("pid", "created", "started"))
+    return same and not now.get("end") and is_running(process)

@@ -8,11 +8,10 @@ from pathlib import Path
 from transformers import Trainer, TrainerState
 from transformers.trainer_utils import sort_checkpoints
 
-from vlmhelpers.common.digests import changed_settings
 from vlmhelpers.common.distributed import on_main
 from vlmhelpers.common.file_digests import read_digest
 from vlmhelpers.common.files import atomic_file, name_full_disk, remove_abandoned, sync
-from vlmhelpers.training.identity import refuse_changes, run_identity
+from vlmhelpers.training.identity import changes_between, refuse_changes, run_identity
 
 STAMP = "complete.json"  # written last into a checkpoint: the run's identity and each file's digest
 ASIDE = "damaged-"  # before the name of a checkpoint that cannot be used
@@ -89,7 +88,7 @@ def _flaw(folder, stamp):
 def refuse_without_a_step(trainer: Trainer, checkpoint: str | None) -> None:
     """Raises ValueError where a changed run was at its end already: nothing of the change is in its weights."""
     if checkpoint and trainer.state.global_step == _step_of(checkpoint):
-        if changed := changed_settings(_read_stamp(Path(checkpoint))["identity"], getattr(trainer, _IDENTITY)):
+        if changed := changes_between(_read_stamp(Path(checkpoint))["identity"], getattr(trainer, _IDENTITY)):
             text = f"{checkpoint} is the end of the run, and no step was made with another {', '.join(changed)}"
             raise ValueError(f"{text}. Choose another output_dir, or more steps")
 

@@ -52,9 +52,9 @@ class RunConfig(Settings):
 
     # The data
     image_root: str | None = Field(None, description="folder that image paths start from; none: that of the dataset")
-    text_field: str = Field("text", description="the dataset's field of questions")
-    image_field: str = Field("image", description="the dataset's field of image paths")
-    response_field: str = Field("response", description="the dataset's field of answers")
+    text_field: str = Field("text", min_length=1, description="the dataset's field of questions")
+    image_field: str = Field("image", min_length=1, description="the dataset's field of image paths")
+    response_field: str = Field("response", min_length=1, description="the dataset's field of answers")
     test_rows: int = Field(0, ge=0, description="rows held out of the training")
     validation_rows: int = Field(0, ge=0, description="rows whose loss is shown beside that of the training")
     max_length: int | None = Field(None, ge=1, description=f"tokens; a longer row is an error, not cut; {_SUITABLE}")
@@ -98,7 +98,9 @@ class RunConfig(Settings):
     early_stopping_patience: int | None = Field(
         None, ge=1, description="validations in a row without a better one that end the training; none: never"
     )
-    load_best_model_at_end: bool = Field(False, description="the weights of the best validation are kept, not the last")
+    load_best_model_at_end: bool = Field(
+        False, description="the weights of the best validation are kept, not the last; each better one is a checkpoint"
+    )
     gradient_checkpointing: bool | None = Field(None, description="saves memory, costs time; none: on a GPU only")
     cache: Literal["none", "pixels", "features"] = Field("none", description="kept on disk; features: of frozen vision")
     seed: int = Field(0, ge=0, lt=2**32, description="of the split, the order of the rows and the adapters")
@@ -179,6 +181,12 @@ class RunConfig(Settings):
     def tracks_best(self) -> bool:
         """Whether the run, or what is kept of it, depends on which validation was the best."""
         return bool(self.early_stopping_patience or self.load_best_model_at_end)
+
+    @property
+    def deciding(self) -> dict[str, object]:
+        """What decides what the run ends with, by name: all settings but those without effect."""
+        found = {name: value for name, value in asdict(self).items() if name not in WITHOUT_EFFECT}
+        return found | ({"steps between validations": self.validated_every} if self.tracks_best else {})
 
     @property
     def validated_every(self) -> int:

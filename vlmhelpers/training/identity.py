@@ -4,7 +4,6 @@ import json
 import os
 import sys
 from contextlib import suppress
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +18,7 @@ from vlmhelpers.common.version import VERSION
 from vlmhelpers.data.rows import READER_FEATURES, stream_plain_rows
 from vlmhelpers.data.schema import KINDS, REJECTED_IMAGES, kind_of
 from vlmhelpers.models.identity import model_identity, processor_identity
-from vlmhelpers.training.config import WITHOUT_EFFECT, RunConfig
+from vlmhelpers.training.config import RunConfig
 
 if TYPE_CHECKING:  # what is finished is recognized without torch
     from transformers import Trainer
@@ -31,8 +30,11 @@ _IRRELEVANT = tuple(
     "gradient_checkpointing dataloader_pin dataloader_pre dataloader_per project trackio "
     "include_ metric load_best greater_is".split()
 )
-# Settings of a RunConfig that do not; those of files and fields act by what is read.
-_NOT_OF_RESULTS = "dataset output_dir image_root text_field image_field response_field".split() + [*WITHOUT_EFFECT]
+# Settings of a RunConfig that act by what is read.
+_OF_FILES = "dataset output_dir image_root text_field image_field response_field".split()
+# How the best validation is found and what it decides: nothing in a run that goes on without.
+_OF_BEST = ("early_stopping_patience", "load_best_model_at_end", "steps between validations", "metric")
+_OF_BEST += ("validation data", "validation images")
 _OTHER_MODELS = ("reward_model", "teacher")  # settings that name a model besides the one that is trained
 _OF_MODELS = (".safetensors", ".json", ".jinja", ".model", ".txt", ".bin")  # endings of what transformers reads
 
@@ -42,7 +44,7 @@ def run_identity(trainer: "Trainer") -> dict:
 
     Its arguments, all texts and images of its rows, the base's weights, precision and configuration, the adapters and
     what they start from, rewards with the weights of a reward model, a teacher's weights, the processor with its chat
-    template, the collator, the number of processes, the versions.
+    template, the collator, the number of processes, the versions; where the best validation decides, how it is found.
     """
     model, args = trainer.model, trainer.args
     found = {k: v for k, v in args.to_dict().items() if not k.startswith(_IRRELEVANT)}
@@ -52,8 +54,21 @@ def run_identity(trainer: "Trainer") -> dict:
     options = getattr(trainer.data_collator, "__dict__", {}).items()
     options = {name: value for name, value in options if isinstance(value, (str, int, float, type(None)))}
     found["collator"] = {"class": type(trainer.data_collator).__name__} | options
+    found |= _validation_identity(trainer)
     found |= versions(*_LIBRARIES, *(["unsloth"] if "unsloth" in sys.modules else []))
     return json.loads(json.dumps(found, default=lambda value: sorted(value) if isinstance(value, set) else str(value)))
+
+
+def _validation_identity(trainer):
+    """How the best validation is found, and what it decides; nothing where no validation decides anything."""
+    from vlmhelpers.training.callbacks import BestValidation
+
+    best = next((found for found in trainer.callback_handler.callbacks if isinstance(found, BestValidation)), None)
+    if best is None:
+        return {}
+    rows = rows_identity(trainer.eval_dataset)
+    values = (best.patience, best.saves, trainer.args.eval_steps, best.metric, *rows.values())
+    return {name: value for name, value in zip(_OF_BEST, values, strict=False) if value}
 
 
 def _others_identity(trainer):
@@ -70,9 +85,14 @@ def _others_identity(trainer):
 
 def refuse_changes(folder: str | os.PathLike, before: dict, now: dict) -> None:
     """Raises ValueError where the run in `folder` has another identity than the one that would go on there."""
-    if changed := changed_settings(before, now):
+    if changed := changes_between(before, now):
         remedy = "Choose another output_dir to begin afresh, or pass accept_changes=True (--accept-changes) to go on"
         raise ValueError(f"{folder} was trained before this has changed: {', '.join(changed)}. {remedy}")
+
+
+def changes_between(before: dict, now: dict) -> list[str]:
+    """The names of what has changed from one identity to another."""
+    return [name for name in changed_settings(before, now) if name in now or name not in _OF_BEST]
 
 
 def rows_identity(dataset: Dataset) -> dict[str, str]:
@@ -122,14 +142,12 @@ def versions(*libraries: str) -> dict[str, str]:
 
 def inputs_identity(config: RunConfig, dataset: Dataset) -> dict:
     """What can be told of a run's identity without loading a model, as JSON values by name; `dataset`: all its rows."""
-    found = {name: value for name, value in asdict(config).items() if name not in _NOT_OF_RESULTS}
+    found = {name: value for name, value in config.deciding.items() if name not in _OF_FILES}
     found["number of processes"] = int(os.environ.get("WORLD_SIZE", 1))
     if base := _base_folder(config.model_id):
         found |= {"model_id": "a folder", "base": _base_digest(base)}
     if config.chat_template:
         found["chat_template"] = file_digest(config.chat_template)
-    if config.tracks_best:
-        found["steps between validations"] = config.validated_every
     for name in _OTHER_MODELS:
         if (path := getattr(config, name)) and (folder := _base_folder(path)):
             found[name] = _base_digest(folder)

@@ -59,24 +59,12 @@ def training_arguments(config: RunConfig) -> dict[str, object]:
 
     Raises ValueError for what FSDP cannot do.
     """
-    if is_sharded() and config.cache == "features":
-        raise ValueError('cache="features" is for models that are whole on each GPU: with FSDP choose cache="pixels"')
-    # peft 0.21 finds no adapter inside the layers that accelerate wraps for this.
-    if is_sharded() and os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "false") == "true":
-        remedy = "turn it off there, and gradient_checkpointing on in the run's settings"
-        raise ValueError(f"with fsdp_activation_checkpointing the adapter would be saved empty: {remedy}")
+    if is_sharded():
+        _refuse_sharded(config)
     dtype, gpu = compute_dtype(), torch.cuda.is_available()
     if not gpu:
         os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")  # else "cpu:0", where torch loads no checkpoint to
-    own = {"num_train_epochs": config.epochs, "per_device_train_batch_size": config.batch_size}
-    settings = {
-        name: value for name, value in asdict(config).items() if name in TrainingArguments.__dataclass_fields__
-    } | own
-    settings = {name: value for name, value in settings.items() if value is not None}
-    if config.validation_rows:
-        settings |= {"eval_strategy": "steps", "eval_steps": config.validated_every, "prediction_loss_only": True}
-        settings["per_device_eval_batch_size"] = settings.get("per_device_train_batch_size", 1)
-    settings |= {
+    settings = _as_arguments(config) | {
         "remove_unused_columns": False,  # keeps `row`, so that errors can name it
         "gradient_checkpointing": gpu if config.gradient_checkpointing is None else config.gradient_checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
@@ -91,6 +79,26 @@ def training_arguments(config: RunConfig) -> dict[str, object]:
     }
     TrainingArguments(**settings)  # joins the processes
     return settings
+
+
+def _refuse_sharded(config):
+    if config.cache == "features":
+        raise ValueError('cache="features" is for models that are whole on each GPU: with FSDP choose cache="pixels"')
+    # peft 0.21 finds no adapter inside the layers that accelerate wraps for this.
+    if os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "false") == "true":
+        remedy = "turn it off there, and gradient_checkpointing on in the run's settings"
+        raise ValueError(f"with fsdp_activation_checkpointing the adapter would be saved empty: {remedy}")
+
+
+def _as_arguments(config):
+    """Those of the settings that transformers has, too, by its names."""
+    found = {name: value for name, value in asdict(config).items() if name in TrainingArguments.__dataclass_fields__}
+    found |= {"num_train_epochs": config.epochs, "per_device_train_batch_size": config.batch_size}
+    found = {name: value for name, value in found.items() if value is not None}
+    if config.validation_rows:
+        found |= {"eval_strategy": "steps", "eval_steps": config.validated_every, "prediction_loss_only": True}
+        found["per_device_eval_batch_size"] = found.get("per_device_train_batch_size", 1)
+    return found
 
 
 @dataclass(frozen=True)

@@ -105,23 +105,30 @@ def train(config: RunConfig, accept_changes: bool = False) -> RunResult:
         begin()
         if config.sample_answers:
             _add_sampler(config, trainer, rows, pipeline.fresh_processor(config, model_id))
-        trainer.add_callback(reporter := make_reporter(Path(config.output_dir)))
         _save_rejected(Path(config.output_dir) / REJECTED, rows)
         made_of = on_main(lambda: _made_of(config, dataset, trainer.model.config._name_or_path))
         with _start_of(config, trainer) as start:
-            started = time.perf_counter()
-            trainer.train(resume_from_checkpoint=checkpoint)
-            if reporter.stopped:
-                state = trainer.state
-                raise Stopped(f"{config.output_dir} was stopped at step {state.global_step} of {state.max_steps}")
-            on_main(lambda: checkpoints.refuse_without_a_step(trainer, checkpoint))
-            _say_if_early(config, trainer.state)
-            if config.load_best_model_at_end:
-                checkpoints.load_best(trainer)
-            seconds = round(time.perf_counter() - started, 1)
+            seconds = _learn(config, trainer, checkpoint)
             with name_full_disk(Path(config.output_dir)):
                 _save_trained(config, trainer, pipeline.fresh_processor(config, model_id), start)
                 return _save(config, trainer, seconds, rows, made_of)
+
+
+def _learn(config, trainer, checkpoint):
+    """Trains to the end, and takes the weights that are to be kept; the seconds of it. Raises Stopped before that."""
+    from vlmhelpers.training import checkpoints
+
+    trainer.add_callback(reporter := make_reporter(Path(config.output_dir)))
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if reporter.stopped:
+        state = trainer.state
+        raise Stopped(f"{config.output_dir} was stopped at step {state.global_step} of {state.max_steps}")
+    on_main(lambda: checkpoints.refuse_without_a_step(trainer, checkpoint))
+    _say_if_early(config, trainer.state)
+    if config.load_best_model_at_end:
+        checkpoints.load_best(trainer)
+    return round(time.perf_counter() - started, 1)
 
 
 @contextmanager
