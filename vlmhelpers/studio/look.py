@@ -12,7 +12,7 @@ justify-content:flex-start;white-space:normal;font-weight:600}
 .studio-charts{display:flex;flex-wrap:wrap;gap:8px}
 .studio-charts svg{flex:1 1 420px;min-width:300px}
 .studio .lm-TabBar-content,.studio .p-TabBar-content{flex-wrap:wrap}
-.studio .lm-TabBar-tab,.studio .p-TabBar-tab{min-width:auto}
+.studio .lm-TabBar-tab,.studio .p-TabBar-tab{flex:0 0 auto!important;min-width:auto!important}
 .studio td,.studio th{padding:2px 10px 2px 0;text-align:left;vertical-align:top}
 .studio-samples td{min-width:6em}
 .studio-help{line-height:1.3;white-space:normal;opacity:.8}
