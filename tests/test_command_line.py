@@ -20,6 +20,7 @@ from vlmhelpers.data.readers import jsonl_reader as jsonl
 from vlmhelpers.data.readers.csv_reader import read_csv
 from vlmhelpers.data.readers.jsonl_reader import read_alpaca, read_jsonl
 from vlmhelpers.data.validation import check_dataset
+from vlmhelpers.training.background import TrainingRun
 from vlmhelpers.training.config import RunConfig
 
 TEXT = "Gr\u00f6\u00dfe \u540d\u524d \U0001f642"
@@ -277,7 +278,7 @@ def test_messages_that_cannot_be_trained_on_are_bad_rows(run, file):
 
 
 def test_a_listed_row_takes_one_line_and_cannot_steer_the_terminal(run, file):
-    file(ROWS[0] | {"image": "x"}, "\u001b[31mred\nline")
+    file(ROWS[0] | {"tag": "x"}, "\u001b[31mred\nline")
     errors = run("alpaca", "-i", "input.json", "-o", "output.jsonl")[2]
     assert len(errors) == 2 and "\u001b" not in errors[0]
 
@@ -713,14 +714,14 @@ def test_preflight_says_what_a_run_takes_and_whether_it_can_be_trained(run, sett
 def test_a_model_answers_a_file_and_a_conversation(run, settings, tmp_path, monkeypatch):
     settings()
     assert run("generate", "qwen2.5-vl", "s.jsonl", "-o", "a.jsonl", "--rows", "2")[1].endswith(
-        "2 answers -> a.jsonl\n"
+        "drawn images. It shows how the method works, not how good a real model is.\n2 answers -> a.jsonl\n"
     )
     lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     answers = {line["row"]: line["answer"] for line in lines[1:]}
     image = "images/s-0001.png"
     question = lines[1]["prompt"] if lines[1]["row"] == 0 else lines[2]["prompt"]
-    code, printed, _ = run("chat", "qwen2.5-vl", "--prompt", question, "--image", image)
-    assert code == 0 and printed.endswith(f"{answers[0]}\n")
+    code, printed, errors = run("chat", "qwen2.5-vl", "--prompt", question, "--image", image)
+    assert code == 0 and printed == f"{answers[0]}\n" and any("the tiny base" in line for line in errors)
     said = ["/image gone.png", f"/image {image}", "", question, "/system Be brief.", "/clear", question, "/quit", "No."]
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(said)))
     code, printed, errors = run("chat", "qwen2.5-vl")
@@ -738,12 +739,33 @@ def test_an_export_that_answers_otherwise_is_exit_code_1(run, monkeypatch):
         assert run("merge", "run")[0] == run("export", "run", "--form", "gguf")[0] == int(wrong)
 
 
+def test_an_image_that_cannot_be_opened_is_refused_before_the_model_is_loaded(run, monkeypatch):
+    monkeypatch.setattr("vlmhelpers.commands.load_tuned", None, raising=False)
+    for more in ([], ["--prompt", "What?"]):
+        code, _, errors = run("chat", "qwen2.5-vl", "--image", "gone.png", *more)
+        assert code == 2 and "gone.png" in errors[-1]
+
+
+def test_runs_are_gone_on_with_one_after_the_other(run, monkeypatch):
+    begun = []
+    monkeypatch.setattr(TrainingRun, "start", lambda self, **given: begun.append((self.folder.name, given)) or self)
+    assert run("resume", "a", "b", "c", "--accept-changes")[0] == 0
+    after = [("a", []), ("b", ["a"]), ("c", ["a", "b"])]
+    assert begun == [(name, {"accept_changes": True, "after": others}) for name, others in after]
+
+
 def test_the_panel_is_served_as_a_page(run, monkeypatch):
     served = []
     monkeypatch.setattr("vlmhelpers.studio.page.serve", lambda *args, **kw: served.append((args, kw)))
     assert run("studio")[0] == run("studio", "out/run", "--port", "9000", "--language", "de", "--no-browser")[0] == 0
     own = {"open_browser": False, "port": 9000, "language": "de"}
     assert served == [(("outputs/studio",), {"open_browser": True}), (("out/run",), own)]
+
+
+def test_the_panel_speaks_one_of_its_languages(run, tmp_path):
+    code, printed, errors = run("studio", "--language", "xx", "--no-browser")
+    assert (code, printed) == (2, "") and "language 'xx': choose one of en, zh," in errors[-1]
+    assert not os.listdir(tmp_path)
 
 
 # As a program

@@ -1,5 +1,6 @@
 """The served page: who reaches it, what it shows, and how it ends."""
 
+import os
 import re
 import signal
 import socket
@@ -60,6 +61,17 @@ def test_ports_that_are_none(port):
         page.serve("runs", port)
 
 
+def test_the_browser_gets_the_token_by_a_file_of_this_user(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(page.webbrowser, "open", opened.append)
+    url = "http://127.0.0.1:8866/?token=a&b"
+    page._open(url, tmp_path / "open.html")
+    assert opened == [(tmp_path / "open.html").as_uri()]
+    text = (tmp_path / "open.html").read_text()
+    assert url.replace("&", "&amp;") in text and "http-equiv" in text and url not in text
+    assert os.name == "nt" or (tmp_path / "open.html").stat().st_mode & 0o777 == 0o600
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("token", [None, "", "guessed"])
 def test_page_asks_for_its_token(served, token):
@@ -109,10 +121,10 @@ def test_errors_are_shown_and_ctrl_c_ends_the_page_its_kernel_and_its_folders(tm
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        served = ServedPage(tmp_path, "r", "--port", taken.getsockname()[1], "--language", "xx", TMPDIR=str(tmp_path))
+        served = ServedPage(tmp_path, "f" * 300, "--port", taken.getsockname()[1], TMPDIR=str(tmp_path))
         assert served.port != taken.getsockname()[1]
     shown = requests.get(served.url, params={"token": served.token}, timeout=120).text
-    assert "ValueError" in shown and "xx" in shown
+    assert "OSError" in shown and "ffff" in shown  # no file system takes such a name
     kernels = psutil.Process(served.process.pid).children(recursive=True)
     assert kernels and list(tmp_path.glob("studio-*")) and list(tmp_path.glob("voila_*"))
     assert served.end(signal.SIGINT) == 0

@@ -52,9 +52,9 @@ def stop(runs: list[str], now: bool = False) -> None:
 
 
 def resume(runs: list[str], accept_changes: bool = False) -> None:
-    """Goes on with runs in the background."""
-    for folder in runs:
-        print(TrainingRun(folder).start(accept_changes=accept_changes))
+    """Goes on with runs in the background, one after the other."""
+    for number, folder in enumerate(runs):
+        print(TrainingRun(folder).start(accept_changes=accept_changes, after=runs[:number]))
 
 
 def studio(folder: str = "outputs/studio", browser: bool = True, **options: object) -> None:

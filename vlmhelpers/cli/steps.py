@@ -63,15 +63,19 @@ def push(**options: object) -> None:
 
 def chat(image: Iterable[str] = (), **options: object) -> None:
     """Answers one prompt, or the lines that come in until they end."""
+    from vlmhelpers.common.images import open_image
+
     settings = make_settings(STEPS["chat"], options)
+    waiting = [open_image(path) for path in image]  # before the model, which takes its time
     _prepare(settings.backend)
     tuned = commands.load_tuned(settings.model, settings.bits, settings.backend)
+    if tuned.note:
+        print(one_line(tuned.note), file=sys.stderr)
     conversation = commands.Conversation(tuned, settings, settings.base)
     if settings.prompt is not None:
-        conversation.ask(settings.prompt, image)
+        conversation.ask(settings.prompt, waiting)
         return
     print(_HINT, file=sys.stderr)
-    waiting = list(image)
     for line in _lines():
         try:
             waiting = _take(conversation, line, waiting)

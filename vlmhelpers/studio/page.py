@@ -7,6 +7,10 @@ import webbrowser
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from markupsafe import Markup
+
+from vlmhelpers.studio.texts import LANGUAGES
+
 ADDRESS = "127.0.0.1"  # whoever reaches the page runs code as this user: never another address
 TITLE = "Studio"
 _IDLE_SECONDS = 600  # then a kernel whose page is closed ends; runs go on, in processes of their own
@@ -28,11 +32,15 @@ Studio({folder!r}, locale={language!r})
 
 
 def serve(folder: str | os.PathLike, port: int = 8866, language: str | None = None, open_browser: bool = True) -> None:
-    """Serves the panel of the run in `folder` until Ctrl-C or SIGTERM, and prints the address of the page.
+    """Serves the panel of the runs in `folder` until Ctrl-C or SIGTERM, and prints the address of the page.
 
     Only this machine can reach it, and only with the token in that address. `port`: where it is taken, another one
-    near it. Runs go on when the page is closed, and when this ends. Raises ValueError where Voila is not installed.
+    near it. `language`: None for the one that was left. Runs go on when the page is closed, and when this ends; an
+    evaluation or an export ends with the page, and goes on, or is begun anew, when it is asked for again. Raises
+    ValueError for another language or port, and where Voila is not installed.
     """
+    if language not in (None, *LANGUAGES):
+        raise ValueError(f"language {language!r}: choose one of {', '.join(LANGUAGES)}")
     try:
         import voila.app  # noqa: F401  (Colab and Kaggle do not have it)
     except ImportError:
@@ -75,7 +83,8 @@ def _server(notebook, port, open_browser):
     server.config.VoilaConfiguration.show_tracebacks = True
     server.config.VoilaConfiguration.prelaunch_hook = _set_cookie
     server.config.MappingKernelManager.cull_idle_timeout = _IDLE_SECONDS
-    server.launch_browser = lambda: _announce(server, open_browser)  # called when the port is known
+    redirect = notebook.with_name("open.html") if open_browser else None
+    server.launch_browser = lambda: _announce(server, redirect)  # called when the port is known
     server.initialize([])
     return server
 
@@ -85,8 +94,17 @@ def _set_cookie(handler, notebook, cwd):
     _ = handler.xsrf_token  # to read it sets it
 
 
-def _announce(server, open_browser):
+def _announce(server, redirect):
     url = f"http://{ADDRESS}:{server.port}/?token={server.token}"
     print(f"The panel: {url}", "It ends with Ctrl-C; runs go on.", sep="\n", flush=True)
-    if open_browser:
-        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+    if redirect:
+        threading.Thread(target=_open, args=(url, redirect), daemon=True).start()
+
+
+def _open(url, redirect):
+    """Opens the page by a file that only this user reads: arguments of a browser can be read by others."""
+    page = Markup('<meta charset="utf-8"><meta http-equiv="refresh" content="0; url={0}"><a href="{0}">{1}</a>')
+    descriptor = os.open(redirect, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        file.write(page.format(url, TITLE))
+    webbrowser.open(redirect.as_uri())
