@@ -104,6 +104,25 @@ def test_a_run_in_the_process_of_a_notebook_is_not_killed(tmp_path):
             TrainingRun(tmp_path).abort()
 
 
+def test_a_run_that_is_ended_at_once_was_stopped_and_not_lost(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    write_process(tmp_path, describe_process(child.pid, started=time.time(), own=True))
+    run = TrainingRun(tmp_path)
+    run._child = child
+    assert run.is_running
+    run.abort()
+    assert (run.state, run.error, child.wait(10)) == ("stopped", None, -signal.SIGKILL)
+
+
+def test_a_folder_that_was_removed_has_no_history(tmp_path):
+    say(tmp_path, step=1, max_steps=6, loss=3.0)
+    say(tmp_path, event="saved", step=2, max_steps=6)
+    run = TrainingRun(tmp_path)
+    assert run.last["step"] == 2 and run.last["loss"] == 3.0 and "step 2 of 6" in str(run)
+    (tmp_path / "progress.jsonl").unlink()
+    assert run.entries() == [] and run.last is None and str(run) == f"{tmp_path}: new"
+
+
 def test_lines_that_a_killed_process_has_torn_are_passed_over(tmp_path):
     say(tmp_path, step=1, loss=3.0)
     with open(tmp_path / "progress.jsonl", "a") as file:

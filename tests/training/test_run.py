@@ -106,6 +106,14 @@ def test_bad_rows_are_left_out_and_listed_and_test_rows_held_out(sample, config_
     assert result.held_out == str(tmp_path / "out" / "held_out") == RunResult.read(tmp_path / "out").held_out
 
 
+@pytest.mark.parametrize("held", [{"test_rows": 48}, {"validation_rows": 60}, {"test_rows": 40, "validation_rows": 8}])
+def test_rows_that_are_all_held_back_leave_none_to_train_on(sample, config_of, tmp_path, held):
+    config = config_of(tmp_path / "out", **held)
+    named = " and ".join(f"{name}={number}" for name, number in held.items())
+    with pytest.raises(ValueError, match=f"has 48 sound rows, and {named} leave none to train on: choose fewer"):
+        load_rows(config, read_rows(config))
+
+
 def test_held_out_rows_keep_their_images_and_give_way_to_those_of_the_next_run(sample, config_of, tmp_path):
     shutil.copytree(sample.parent, tmp_path / "data")
     config = config_of(tmp_path / "out", dataset=tmp_path / "data" / sample.name, test_rows=20)

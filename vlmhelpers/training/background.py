@@ -119,6 +119,8 @@ class TrainingRun:
         else:
             os.kill(process["pid"], signal.SIGTERM)
         self.wait(timeout=30)
+        if not self.is_running and self.folder.is_dir():  # it could not say so itself
+            write_process(self.folder, (read_process(self.folder) or process) | {"end": "stopped"})
 
     def wait(self, timeout: float | None = None, every: float = 0.2) -> str:
         """The state of the run once it has ended, or after `timeout` seconds."""
@@ -163,6 +165,8 @@ class TrainingRun:
     def entries(self) -> list[dict]:
         """What it has said so far: see `progress.make_reporter`. Reads only what was added since the last call."""
         file = self.folder / PROGRESS
+        if not file.is_file():  # nothing yet, or no longer
+            self._entries, self._read = [], 0
         with self._reading, suppress(FileNotFoundError), open(file, "rb") as opened:
             if os.fstat(opened.fileno()).st_size < self._read:  # another run's
                 self._entries, self._read = [], 0
@@ -177,8 +181,11 @@ class TrainingRun:
 
     @property
     def last(self) -> dict | None:
-        """The newest entry with a loss; the seconds left only of a process that trains still: see `entries`."""
+        """The newest entry with a loss, at the step that is reached; the seconds left only while it trains still."""
+        reached = next((entry for entry in reversed(self.entries()) if "max_steps" in entry), {})
         found = next((entry for entry in reversed(self.entries()) if entry.get("loss") is not None), None)
+        if found:
+            found = found | {name: reached[name] for name in ("step", "max_steps")}
         if found and not (self.is_running and found["time"] >= read_process(self.folder)["started"]):
             found = found | {"seconds_left": None}
         return found

@@ -118,12 +118,20 @@ def load_rows(config: RunConfig, dataset: Dataset) -> Rows:
     reports = []
     rejected = on_main(lambda: _rejected(dataset, config, reports))
     kept = dataset.select([index for index in range(len(dataset)) if index not in rejected])
+    _refuse_too_few(config, len(kept))
     parts = dict(split(kept, config.test_rows, seed=config.seed)) if config.test_rows else {"train": kept}
     if config.validation_rows:
         more = split(parts["train"], config.validation_rows, seed=config.seed)
         parts |= {"train": more["train"], "validation": more["test"]}
     counts = {"read": len(dataset), "rejected": len(rejected), "trained": len(parts["train"])}
     return Rows(parts, counts | {"test": len(parts.get("test", ()))}, *reports or [None])
+
+
+def _refuse_too_few(config, rows):
+    held = {name: number for name in ("test_rows", "validation_rows") if (number := getattr(config, name))}
+    if sum(held.values()) >= rows:
+        named = " and ".join(f"{name}={number}" for name, number in held.items())
+        raise ValueError(f"{config.dataset} has {rows} sound rows, and {named} leave none to train on: choose fewer")
 
 
 def _rejected(dataset, config, reports):

@@ -74,7 +74,7 @@ class RunTab(Tab):
         state, entries = run.state, run.entries()
         logged = [entry for entry in entries if entry.get("loss") is not None]
         self.state.value = Markup('<div role="status" class="studio-state" data-state="{}">{}</div>').format(
-            state, self._line(run, state, logged)
+            state, self._line(run, state)
         )
         last = next((entry for entry in reversed(entries) if "max_steps" in entry), None)
         done = last["step"] / max(last["max_steps"], 1) if last else 0
@@ -107,14 +107,13 @@ class RunTab(Tab):
         rows = [(name, texts[f"state.{run.state}"]) for name, run in runs.items()]
         return Markup("<h4>{}</h4>{}").format(texts["runs"], html_table([], rows))
 
-    def _line(self, run, state, logged):
+    def _line(self, run, state):
         texts = self.studio.texts
         parts = [Markup("<b>{}</b>").format(texts[f"state.{state}"])]
-        if logged:
-            last = logged[-1]
+        if last := run.last:
             loss = f"{last['loss']:.4g}"
             parts.append(texts["progress"].format(step=last["step"], max_steps=last["max_steps"], loss=loss))
-            if run.is_running and last.get("seconds_left") is not None:
+            if last.get("seconds_left") is not None:
                 parts.append(texts["time_left"].format(time=_duration(last["seconds_left"])))
             if last.get("tokens_per_second"):
                 parts.append(texts["speed"].format(tokens=f"{last['tokens_per_second']:,.0f}"))
@@ -123,7 +122,7 @@ class RunTab(Tab):
         if early := next((entry for entry in reversed(run.entries()) if entry.get("event") == "early_stopped"), None):
             parts.append(texts["stopped_early"].format(step=early["best_step"]))
         line = Markup(" &middot; ").join(parts)
-        return line + said(run.error, "alert") if run.error and state in ("failed", "lost") else line
+        return line + said(run.error, "alert") if state == "failed" and run.error else line
 
     def _charts(self, run, logged):
         if not logged:
