@@ -311,3 +311,13 @@ def test_what_a_run_fails_of_is_said_in_a_sentence(config_of, tmp_path, sample):
     run = TrainingRun(tmp_path / "run").start(config_of(tmp_path / "run", dataset=tmp_path / "none.jsonl"))
     assert run.wait(60) == "failed" and "none.jsonl" in run.error and "\n" not in run.error
     assert str(run) == f"{run.folder}: failed: {run.error}"
+
+
+def test_states_are_said_of_folders(tmp_path, capsys):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "studio.yaml").write_text("locale: en")
+    assert main(["status", *map(str, sorted(tmp_path.iterdir()))]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'one'}: new\n{tmp_path / 'two'}: new\n"
+    assert main(["status", str(tmp_path / "nope")]) == 2
+    assert "nope is not there: name the output_dir of a run" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """The commands about runs: training here or in the background, their states, and the page of the panel."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -40,8 +41,11 @@ def start(config: str, after: Iterable[str] = (), accept_changes: bool = False, 
 
 
 def status(runs: list[str]) -> None:
-    """Prints a line for each run."""
-    print(*map(TrainingRun, runs), sep="\n")
+    """Prints a line for each run; files beside them, as FOLDER/* names them, are passed over."""
+    folders = [run for run in runs if not os.path.isfile(run)]
+    if missing := [folder for folder in folders if not os.path.isdir(folder)]:
+        raise FileNotFoundError(f"{missing[0]} is not there: name the output_dir of a run")
+    print(*map(TrainingRun, folders), sep="\n")
 
 
 def stop(runs: list[str], now: bool = False) -> None:

@@ -9,7 +9,6 @@ from vlmhelpers.training.methods.catalog import METHODS
 # To choose from, where the type of a setting does not say it; others may be typed.
 _OFFERED = {
     "model_id": (*NAMES, *PUBLISHED),
-    "lr_scheduler_type": ("cosine", "linear", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"),
     "loss": tuple(dict.fromkeys(loss for method in METHODS.values() for loss in method.losses)),
     "rewards": ("exact_match", "json_fields"),
     **dict.fromkeys(("dataset", "output_dir", "text_field", "image_field", "response_field"), ()),

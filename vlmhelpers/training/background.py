@@ -185,7 +185,7 @@ class TrainingRun:
         reached = next((entry for entry in reversed(self.entries()) if "max_steps" in entry), {})
         found = next((entry for entry in reversed(self.entries()) if entry.get("loss") is not None), None)
         if found:
-            found = found | {name: reached[name] for name in ("step", "max_steps")}
+            found = found | {name: reached.get(name) for name in ("step", "max_steps")}
         if found and not (self.is_running and found["time"] >= read_process(self.folder)["started"]):
             found = found | {"seconds_left": None}
         return found

@@ -37,6 +37,10 @@ WITHOUT_EFFECT = tuple(
     "cache report_to backend gradient_checkpointing logging_steps eval_steps save_steps sample_answers".split()
 )
 _FIELDS = ("text_field", "image_field", "response_field")
+# Those of transformers that need no more than this; some others end in an error without arguments of their own.
+_SCHEDULES = (
+    "cosine", "linear", "constant", "constant_with_warmup", "cosine_with_restarts", "polynomial", "inverse_sqrt"
+)  # fmt: skip
 _CHANGE_BASE = ("pissa", "olora")
 _LARGEST_FILE = 100_000  # bytes; all settings of a run take two thousand
 
@@ -89,7 +93,7 @@ class RunConfig(Settings):
     batch_size: int | None = Field(None, ge=1, description=f"rows per device; {_SUITABLE}")
     gradient_accumulation_steps: int | None = Field(None, ge=1, description=f"batches per optimizer step; {_SUITABLE}")
     learning_rate: float | None = Field(None, ge=0, description=f"the highest one, after the warm-up; {_SUITABLE}")
-    lr_scheduler_type: str = Field("cosine", description="a schedule of transformers, such as linear")
+    lr_scheduler_type: Literal[_SCHEDULES] = Field("cosine", description="a schedule of transformers, such as linear")
     warmup_steps: int | None = Field(None, ge=0, description=f"optimizer steps of rising learning rate; {_SUITABLE}")
     adam_beta2: float | None = Field(None, ge=0, lt=1, description=f"decay of AdamW's second moment; {_SUITABLE}")
     max_grad_norm: float | None = Field(
