@@ -127,7 +127,7 @@ def test_a_text_cannot_leave_its_literal(text):
     config = settings_of(dataset=f"d{text}", output_dir=f"o{text}", text_field=f"t{text}")
     tree = ast.parse("\n".join(cells(config)))
     constants = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
-    assert {f"d{text}", f"o{text}", text} <= constants
+    assert {f"d{text}", f"o{text}", f"t{text}"} <= constants
     assert len(list(ast.walk(tree))) == len(list(ast.walk(ast.parse("\n".join(cells(settings_of(text_field="x")))))))
 
 
