@@ -117,6 +117,7 @@ def test_no_rows_give_no_rows():
     assert len(empty) == 0 and empty.column_names == ["input_ids", "labels"]
 
 
+@pytest.mark.slow
 def test_sft_trainer_packs_the_rows_and_loses_nothing(tmp_path):
     model, processor = model_of("qwen3-vl", "sdpa"), processor_of("qwen3-vl")
     collator = VisionCollator(processor, max_length=256)

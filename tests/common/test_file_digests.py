@@ -163,6 +163,7 @@ def test_a_process_that_is_forked_while_a_thread_looks_up_a_digest_does_not_wait
     thread.join()
 
 
+@pytest.mark.slow
 def test_a_cache_that_another_process_holds_is_asked_once(path, cache, tmp_path, monkeypatch):
     file_digest(path)
     other = sqlite3.connect(cache, isolation_level=None)

@@ -151,6 +151,7 @@ def test_what_no_attempt_can_mend_is_asked_for_once(get, cache, path, reason):
     assert requests == 1 and not os.listdir(cache)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
@@ -435,6 +436,7 @@ def test_images_start_with_pauses(server, cache):
     assert times[-1] - times[0] > 0.4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["busy", "busydate"])
 def test_retry_after_is_honored(server, get, path):
     result, requests = get(path, total_timeout=5)

@@ -83,6 +83,7 @@ def test_the_drawn_samples_hold_no_false_near_duplicates():
     assert (closest_others(np.stack(thumbnails), np.arange(400), np.arange(400)) == -1).all()
 
 
+@pytest.mark.slow
 def test_the_search_finds_what_comparing_all_pairs_finds():
     rng = np.random.default_rng(0)
     cells = rng.integers(0, 256, (300, 192))

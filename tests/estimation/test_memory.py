@@ -254,6 +254,7 @@ def test_what_saves_memory_saves_it_where_it_should(batch_of_four):
     assert plain.flops < batch_of_four(bits=16).flops  # layers are computed twice
 
 
+@pytest.mark.slow
 def test_full_fine_tuning_holds_gradients_and_states_of_every_parameter(batch_of_four):
     full = batch_of_four(bits=16, full=True)
     counted = sum(p.numel() for p in AutoModelForImageTextToText.from_pretrained(tiny_model("qwen2.5-vl")).parameters())
@@ -265,6 +266,7 @@ def test_full_fine_tuning_holds_gradients_and_states_of_every_parameter(batch_of
         batch_of_four(full=True)
 
 
+@pytest.mark.slow
 def test_the_last_layers_alone_take_less(batch_of_four):
     full, freeze = batch_of_four(bits=16, full=True), batch_of_four(bits=16, last_layers=1)
     model = AutoModelForImageTextToText.from_pretrained(tiny_model("qwen2.5-vl"), dtype=torch.bfloat16)
@@ -325,6 +327,7 @@ def test_a_memory_shows_its_parts_their_sum_and_what_is_not_in_it():
     assert parts[-1] == pytest.approx(memory.total / GIB, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_table_has_every_way_beside_the_guides_numbers(tmp_path):
     folder = tmp_path / "Qwen2.5-VL-3B"  # stands in for the real one, which takes its time
     AutoConfig.from_pretrained(tiny_model("qwen2.5-vl")).save_pretrained(folder)

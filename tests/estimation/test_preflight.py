@@ -164,6 +164,7 @@ def test_the_proposed_cap_makes_every_row_fit_and_twice_as_many_pixels_do_not(fa
         [collator([row]) for row in report.dataset]
 
 
+@pytest.mark.slow
 def test_the_users_processor_is_left_as_it_is(processors, dataset, reports):
     assert processors["qwen2.5-vl"].image_processor.size == {"shortest_edge": 32**2, "longest_edge": 256**2}
     assert processors[PHI].image_processor.num_crops == 6
@@ -174,6 +175,7 @@ def test_rows_that_fit_need_no_cap(dataset, processors):
     assert propose_cap(processors["qwen3-vl"], counts, 2048) is None
 
 
+@pytest.mark.slow
 def test_a_row_too_long_in_its_text_is_named_and_does_not_press_the_others(rows_of, processors):
     rows = rows_of([("word " * 200, "no", [noise(64, 64)]), ("What?", "A bag.", [noise(240, 200)])])
     report = preflight(rows, processors["qwen3-vl"], str(tiny_model("qwen3-vl")), max_length=90)

@@ -79,6 +79,7 @@ def test_merged_weights_answer_as_the_adapter(family, adapter_of, tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
+@pytest.mark.slow
 def test_sixteen_bits_by_default_and_in_shards(adapter_of, tmp_path):
     out = merge(adapter_of("qwen3-vl")[0], tmp_path / "merged", max_shard_size="1MB")
     shards = list(out.glob("*.safetensors"))
@@ -127,6 +128,7 @@ def test_a_good_merge_passes(merged):
     assert "4 of 4 rows" in repr(check) and "<td" in check._repr_html_()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_card", [True, False])
 def test_the_card_of_a_merged_model_loads_it(has_card, merged, tmp_path, monkeypatch):
     out, adapter, _ = merged
@@ -142,6 +144,7 @@ def test_the_card_of_a_merged_model_loads_it(has_card, merged, tmp_path, monkeyp
     assert not has_card or (out / "README.md").read_text() == str(card)
 
 
+@pytest.mark.slow
 def test_the_base_in_place_of_the_export_fails(merged, in_this_process):
     _, adapter, dataset = merged
     check = check_export(tiny_with_all_files(merged), adapter, dataset, rows=2, max_new_tokens=12)
@@ -161,6 +164,7 @@ def copy_of(folder, name):
     return shutil.copytree(folder, folder.parent / name, dirs_exist_ok=True)
 
 
+@pytest.mark.slow
 def test_perturbed_weights_and_another_normalization_fail(merged, in_this_process):
     out, adapter, dataset = merged
     copy = copy_of(out, "perturbed")
@@ -177,6 +181,7 @@ def test_perturbed_weights_and_another_normalization_fail(merged, in_this_proces
     assert "the probabilities of the tokens of the adapter's answers are" in text
 
 
+@pytest.mark.slow
 def test_a_missing_file_is_named(merged):
     out, adapter, dataset = merged
     copy = copy_of(out, "incomplete")
@@ -205,6 +210,7 @@ def test_the_last_lines_of_a_failed_process_are_shown(merged, tmp_path, monkeypa
         probing.probe_in_fresh_process(merged[0], merged[2], 2, [])
 
 
+@pytest.mark.slow
 def test_an_adapter_that_changes_no_answer_proves_nothing(merged, tmp_path, in_this_process):
     out, adapter, dataset = merged
     idle = shutil.copytree(adapter, tmp_path / "idle")

@@ -183,6 +183,7 @@ def test_features_are_cached_or_refused(base, rows, tmp_path):
 # The estimate of memory
 
 
+@pytest.mark.slow
 def test_a_dry_run_needs_more_with_images_and_more_with_adapters_on_their_tower(described):
     image_tokens = described.family.states_per_image(described.model.config) or 60
     text, seen, adapted = (

@@ -28,6 +28,7 @@ def answers(model, processor, questions, max_new_tokens=16, **options):
     return generate(model, processor, questions, max_new_tokens=max_new_tokens, progress=False, **options)
 
 
+@pytest.mark.slow
 def test_answers_are_the_same_and_in_order_in_any_batch_size(base, questions):
     alone = answers(base.model, base.processor, questions, batch_size=1)
     assert all(answers(base.model, base.processor, questions, batch_size=size) == alone for size in (5, 32))

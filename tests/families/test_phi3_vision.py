@@ -157,6 +157,7 @@ def test_bad_numbers_of_tiles_are_refused():
 # Texts with images
 
 
+@pytest.mark.slow
 def test_each_piece_is_a_text_of_its_own(published):
     processor = AutoProcessor.from_pretrained(published[0])
     batch = processor(text=prompt("What is shown in this image?", 1), images=reference_image(), return_tensors="pt")
@@ -167,6 +168,7 @@ def test_each_piece_is_a_text_of_its_own(published):
     assert ids.count(1) == 2
 
 
+@pytest.mark.slow
 def test_a_text_begins_once(published):
     processor = AutoProcessor.from_pretrained(published[0])
     text = prompt("What?")
@@ -177,6 +179,7 @@ def test_a_text_begins_once(published):
     assert processor(text=text, add_special_tokens=False)["input_ids"][0] == alone[1:]
 
 
+@pytest.mark.slow
 def test_the_chat_template_takes_the_schema_and_plain_texts(published):
     processor = AutoProcessor.from_pretrained(published[0])
     row = make_row("What is it?", "A bag.", PICTURES[:2])

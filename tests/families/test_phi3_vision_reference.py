@@ -16,6 +16,7 @@ def model(request):
     return reference_model(request.param)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_crops", [1, 4])
 def test_same_pixels_logits_and_loss(model, num_crops):
     case = REFERENCE["cases"][str(num_crops)]

@@ -38,6 +38,7 @@ def test_counts_by_tower_in_4_bits_and_without():
     assert "together" in repr(counts[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("bits", [4, 16])
 def test_every_adapter_weight_moves_and_no_frozen_one(family, bits, rows_of, picture, tmp_path):

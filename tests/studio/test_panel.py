@@ -221,6 +221,7 @@ def test_every_control_has_a_label_and_the_state_is_said_in_words(make, inside, 
     ).tags
 
 
+@pytest.mark.slow
 def test_choosing_a_language_by_hand_keeps_it_for_the_next_panel(make):
     make().view._languages.value = "ko"
     assert make().locale == "ko" and make(locale="ja").locale == "ja" and make().locale == "ja"
@@ -238,6 +239,7 @@ def test_settings_are_there_again_for_the_next_panel(make):
     assert make(beta=0.4).config.beta == 0.4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     ["", "{", "- a", "3", "locale: tlh", "locale: [1]", "method: nope", "use_dora: perhaps", "output_dir: null"]
@@ -448,6 +450,7 @@ def planned(config):
     return Plan()
 
 
+@pytest.mark.slow
 def test_nothing_that_a_running_run_would_feel_is_done(make, fake_run, monkeypatch):
     fake_run()
     monkeypatch.setattr("vlmhelpers.commands.preflight", None)  # seconds of work: it is refused before

@@ -277,6 +277,7 @@ def test_a_folder_of_that_name_that_is_something_else_stays(content):
     assert (content / hosted.FOLDER / "mine").exists()
 
 
+@pytest.mark.slow
 def test_the_cell_fetches_the_set_up_and_runs_it(content, monkeypatch):
     monkeypatch.setenv("VLMHELPERS_REPOSITORY", make_origin(content / "origin"))
     namespace = run_cell()
