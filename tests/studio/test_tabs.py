@@ -252,7 +252,7 @@ def test_a_run_from_its_start_to_its_export(make, tmp_path, shown):
     assert studio.watch() == "stopped" and 'data-state="stopped"' in run.state.value, studio.run.log_lines()
     assert max(studio.run.history()) == 1 and run.buttons["start"].description == words["button.resume"]
     run.buttons["start"].click()
-    assert studio.is_busy is False and studio.watch() == "finished", studio.run.log_lines()
+    assert studio.worker.is_busy is False and studio.watch() == "finished", studio.run.log_lines()
     assert run.bar.value == 1 and 'data-last-step="16"' in run.charts.value
     assert words["samples.step"].format(step=16) in shown(run.samples).text
 

@@ -46,7 +46,8 @@ class Studio:
     """The panel of the runs in a folder: it shows itself in a notebook, and code can do all that a hand can.
 
     `form` has a control for each setting of RunConfig. `problems`: what is wrong with settings, by their names.
-    `turns`: those of the chat. A run goes on without the panel, and a panel of the same folder finds it.
+    `lacking`: settings that name fields which the data does not have, with those that it has. `turns`: of the chat. A
+    run goes on without the panel, and a panel of the same folder finds it.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Studio:
         left = saved.pop("locale", None)
         self.locale = locale or (left if left in [*LANGUAGES] else "en")
         self.texts = texts(self.locale)
-        self.problems, self._lacking, self._known, self._stale, self._filling = {}, {}, {}, False, True
+        self.problems, self.lacking, self._known, self._stale, self._filling = {}, {}, {}, False, True
         self._shown = self._tuned = self._talk = self._family = self._model_id = self._filled = None
         self.clock = clock or ("page" if "google.colab" in sys.modules else "thread")
         self.worker = Worker(self.clock == "thread", lambda: self.texts["busy"], self.refresh)
@@ -299,7 +300,7 @@ class Studio:
             return
         from accelerate.utils.memory import clear_device_cache
 
-        self._shown = self._tuned = self._talk = None
+        self._tuned = self._talk = None
         clear_device_cache(garbage_collection=True)
 
     def export(self, **settings: object) -> "Exported":
@@ -426,7 +427,7 @@ class Studio:
                 problems[name] = texts["no_file"].format(name=values[name])
         if not values["dataset"]:
             problems["dataset"] = texts["choose_file"]
-        for name, fields in self._lacking.items():
+        for name, fields in self.lacking.items():
             problems[name] = texts["no_field"].format(name=values[name], fields=", ".join(fields))
         if not _is_name(run := self.form.fields["output_dir"].value):
             problems["output_dir"] = texts["one_name"].format(name=run)
@@ -434,8 +435,8 @@ class Studio:
 
     def refuse_fields(self, lacking: dict[str, list[str]]) -> None:
         """Takes note of settings that name fields which the data lacks, with the fields that it has."""
-        if lacking != self._lacking:
-            self._lacking = lacking
+        if lacking != self.lacking:
+            self.lacking = lacking
             self._show_settings()
 
     def _keep(self):

@@ -48,6 +48,7 @@ class DataTab(Tab):
         """Says what kind of rows the file has, offers its fields, and finds those that it lacks."""
         self._asked += 1
         asked, studio = self._asked, self.studio
+        studio.lacking = {}  # what was found of another file, or by other names
         file, named = studio.form.fields["dataset"].value, self._named()
 
         def done(found):
