@@ -1,9 +1,11 @@
 """Charts of a run: every value in its place, the last one always, and what cannot be drawn left out."""
 
+import base64
 import math
 import re
+from xml.etree import ElementTree
 
-from vlmhelpers.studio.chart import Line, draw
+from vlmhelpers.studio.chart import Line, as_image, draw
 
 
 def svg(elements, *lines, last_step=10, log=False, title="Loss"):
@@ -67,3 +69,11 @@ def test_names_are_never_taken_for_html(elements, evil):
     found = elements(draw(evil, [Line(evil, {1: 1.0}), Line(evil, {1: 2.0})], 1, evil))
     assert {name for name, _ in found.tags} <= {"svg", "text", "line", "polyline", "circle"}
     assert found.text.count(evil) == 4
+
+
+def test_a_chart_is_an_image_where_svg_is_not_shown():
+    drawn = draw("Loss", [Line("training", {1: 2.0, 2: 1.0})], 2, "step")
+    image = as_image(drawn)
+    assert image.startswith('<img alt="" src="data:image/svg+xml;base64,') and "<svg" not in image
+    inside = ElementTree.fromstring(base64.b64decode(image.split("base64,")[1].split('"')[0]))
+    assert inside.tag == "{http://www.w3.org/2000/svg}svg" and inside.get("data-last-value") == "1.0"

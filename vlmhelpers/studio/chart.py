@@ -1,5 +1,6 @@
 """Lines over steps as SVG text: drawn in milliseconds, sharp at any size, in the page's own text color."""
 
+import base64
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -41,7 +42,8 @@ def draw(title: str, lines: Sequence[Line], last_step: int, of_steps: str, log: 
         parts += _line(line, style, place)
     newest = max(shown[0].points, default="")
     return Markup(
-        '<svg viewBox="0 0 {} {}" role="img" aria-label="{}" data-last-step="{}" data-last-value="{}" '
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {}" role="img" '
+        'aria-label="{}" data-last-step="{}" data-last-value="{}" '
         'style="width:100%;max-width:{}px;height:auto;color:inherit;font:12px sans-serif">'
         '<text x="{}" y="15" fill="currentColor" font-weight="bold">{}</text>{}</svg>'
     ).format(
@@ -54,6 +56,14 @@ def draw(title: str, lines: Sequence[Line], last_step: int, of_steps: str, log: 
         _LEFT,
         title,
         Markup("").join(parts),
+    )
+
+
+def as_image(chart: Markup) -> Markup:
+    """A chart as an `<img>`: what is saved in a notebook that is not trusted is shown without SVG of its own."""
+    data = base64.b64encode(chart.replace("color:inherit", "color:#777").encode()).decode()  # on any background
+    return Markup('<img alt="" src="data:image/svg+xml;base64,{}" style="width:100%;max-width:{}px">').format(
+        data, _WIDTH
     )
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from vlmhelpers.common.display import Html, with_widget
 from vlmhelpers.common.environment import quiet
 from vlmhelpers.families.published import NAMES
+from vlmhelpers.studio.chart import as_image
 from vlmhelpers.studio.controls import make_controls
 from vlmhelpers.studio.fields import NONE
 from vlmhelpers.studio.saved import read_saved, write_saved
@@ -242,7 +243,8 @@ class Studio:
         """The run as it stands: state, charts, sampled answers."""
         tab = self.tabs["run"]
         tab.refresh()
-        return Html(Markup(tab.state.value + tab.charts.value + tab.samples.value), str(self.run))
+        charts = Markup("").join(map(as_image, tab.draw(self.run)))
+        return Html(Markup(tab.state.value) + charts + Markup(tab.samples.value), str(self.run))
 
     def new_run(self) -> None:
         """Chooses a folder that no run has."""

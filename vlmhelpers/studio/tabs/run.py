@@ -8,6 +8,7 @@ from vlmhelpers.studio.chart import Line, draw
 from vlmhelpers.studio.controls import make_switch
 from vlmhelpers.studio.tabs.tab import Tab, as_html, said
 from vlmhelpers.studio.texts import word
+from vlmhelpers.training.background import TrainingRun
 
 _OVER = ("stopped", "failed", "lost")  # from here `start` goes on
 _LOG_LINES, _SAMPLED_STEPS = 30, 6
@@ -72,14 +73,14 @@ class RunTab(Tab):
         """Shows what the run's folder says; what has not changed is not sent."""
         run = self.studio.run
         state, entries = run.state, run.entries()
-        logged = [entry for entry in entries if entry.get("loss") is not None]
         self.state.value = Markup('<div role="status" class="studio-state" data-state="{}">{}</div>').format(
             state, self._line(run, state)
         )
         last = next((entry for entry in reversed(entries) if "max_steps" in entry), None)
         done = last["step"] / max(last["max_steps"], 1) if last else 0
         self.bar.value = 1 if state == "finished" else done
-        self.charts.value = self._charts(run, logged)
+        drawn = Markup("").join(self.draw(run))
+        self.charts.value = Markup('<div class="studio-charts">{}</div>').format(drawn) if drawn else ""
         self.samples.value = self._samples(run)
         lines = "\n".join(run.log_lines(_LOG_LINES))
         self.log.value = Markup('<pre tabindex="0">{}</pre>').format(lines)
@@ -124,24 +125,23 @@ class RunTab(Tab):
         line = Markup(" &middot; ").join(parts)
         return line + said(run.error, "alert") if state == "failed" and run.error else line
 
-    def _charts(self, run, logged):
-        if not logged:
-            return ""
-        texts, steps, log = self.studio.texts, logged[-1]["max_steps"], self.log_scale.value
-        lines = [Line(texts["chart.training"], run.history("loss"))]
+    def draw(self, run: TrainingRun) -> list[Markup]:
+        """The charts of what a run has logged: loss, reward, accuracy of preferences, learning rate."""
+        texts, last, log = self.studio.texts, run.last, self.log_scale.value
+        if last is None:
+            return []
+        logged = {name: run.history(name) for name in ("loss", "reward", "rewards/accuracies", "learning_rate")}
+        loss = [Line(texts["chart.training"], logged["loss"])]
         if validated := run.history("eval_loss"):
-            lines.append(Line(texts["chart.validation"], validated))
-        drawn = [draw(texts["chart.loss"], lines, steps, texts["chart.step"], log)]
-        if rewards := run.history("reward"):
-            drawn.append(
-                draw(texts["chart.reward"], [Line(texts["chart.training"], rewards)], steps, texts["chart.step"])
-            )
-        if right := run.history("rewards/accuracies"):
-            lines = [Line(texts["chart.training"], right)]
-            drawn.append(draw(texts["chart.accuracies"], lines, steps, texts["chart.step"]))
-        rates = Line(texts["chart.learning_rate"], run.history("learning_rate"))
-        drawn.append(draw(texts["chart.learning_rate"], [rates], steps, texts["chart.step"]))
-        return Markup('<div class="studio-charts">{}</div>').format(Markup("").join(drawn))
+            loss.append(Line(texts["chart.validation"], validated))
+        titles = dict(zip(logged, ("loss", "reward", "accuracies", "learning_rate"), strict=True))
+        charts = {name: [Line(texts["chart.training"], points)] for name, points in logged.items() if points}
+        charts |= {"loss": loss}
+        steps, of_steps = last["max_steps"], texts["chart.step"]
+        return [
+            draw(texts[f"chart.{titles[name]}"], lines, steps, of_steps, log and name == "loss")
+            for name, lines in charts.items()
+        ]
 
     def _samples(self, run):
         """The first, and the last answers to the sampled rows, a column for each time."""
