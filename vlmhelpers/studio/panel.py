@@ -496,6 +496,10 @@ def _made(kind, values):
 
 def _name_of(folder, parent):
     """The name of a run's folder inside the panel's; the path of another one."""
-    path = Path(os.path.normpath(folder)) if folder else Path()
-    inside = next((place for place in (parent, Path(os.path.abspath(parent))) if path.is_relative_to(place)), None)
-    return path.relative_to(inside).as_posix() if inside and folder else os.fspath(path) if folder else ""
+    if not folder:
+        return ""
+    path = Path(os.path.normpath(folder))
+    for place in (parent, Path(os.path.abspath(parent))):
+        if path.is_relative_to(place):
+            return path.relative_to(place).as_posix()
+    return os.fspath(path)

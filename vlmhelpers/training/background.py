@@ -1,6 +1,6 @@
 """A run of `train` in a process of its own, which outlives the notebook that started it."""
 
-# Imports nothing heavy: a panel has to appear at once.
+# Imports nothing heavy: a command has to answer at once.
 
 import json
 import os

@@ -1,5 +1,7 @@
 """Export: the adapter merged, converted, checked, and pushed to the Hub."""
 
+from functools import partial
+
 from vlmhelpers.studio.fields import Form
 from vlmhelpers.studio.tabs.tab import Tab
 
@@ -12,12 +14,13 @@ class ExportTab(Tab):
     def build(self):
         self.forms = {"export": Form.of("exporting"), "push": Form.of("pushing")}
         for name, form in self.forms.items():
-            act = getattr(self.studio, name)
-            do = lambda name=name, act=act, form=form: self.work(name, lambda: act(**form.values))  # noqa: E731
             yield form.grid()
-            yield self.row(self.button(name, do))
+            yield self.row(self.button(name, partial(self._do, name)))
         self.forms["export"].fields["form"].on_change(self._show_used)
         yield self.out
+
+    def _do(self, name):
+        self.work(name, lambda: getattr(self.studio, name)(**self.forms[name].values))
 
     def speak(self, texts):
         super().speak(texts)

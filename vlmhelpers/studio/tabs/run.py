@@ -13,6 +13,12 @@ from vlmhelpers.training.background import TrainingRun
 _OVER = ("stopped", "failed", "lost")  # from here `start` goes on
 _LOG_LINES, _SAMPLED_STEPS = 30, 6
 _GIB = 2**30
+_CHARTS = {  # what is logged -> the key of the chart's title
+    "loss": "loss",
+    "reward": "reward",
+    "rewards/accuracies": "accuracies",
+    "learning_rate": "learning_rate",
+}
 
 
 class RunTab(Tab):
@@ -127,21 +133,15 @@ class RunTab(Tab):
 
     def draw(self, run: TrainingRun) -> list[Markup]:
         """The charts of what a run has logged: loss, reward, accuracy of preferences, learning rate."""
-        texts, last, log = self.studio.texts, run.last, self.log_scale.value
-        if last is None:
-            return []
-        logged = {name: run.history(name) for name in ("loss", "reward", "rewards/accuracies", "learning_rate")}
-        loss = [Line(texts["chart.training"], logged["loss"])]
-        if validated := run.history("eval_loss"):
-            loss.append(Line(texts["chart.validation"], validated))
-        titles = dict(zip(logged, ("loss", "reward", "accuracies", "learning_rate"), strict=True))
-        charts = {name: [Line(texts["chart.training"], points)] for name, points in logged.items() if points}
-        charts |= {"loss": loss}
-        steps, of_steps = last["max_steps"], texts["chart.step"]
-        return [
-            draw(texts[f"chart.{titles[name]}"], lines, steps, of_steps, log and name == "loss")
-            for name, lines in charts.items()
-        ]
+        texts, last, charts = self.studio.texts, run.last, []
+        for name, title in _CHARTS.items() if last else ():
+            lines = [Line(texts["chart.training"], run.history(name))]
+            if name == "loss" and (validated := run.history("eval_loss")):
+                lines.append(Line(texts["chart.validation"], validated))
+            if lines[0].points:
+                log = name == "loss" and self.log_scale.value
+                charts.append(draw(texts[f"chart.{title}"], lines, last["max_steps"], texts["chart.step"], log))
+        return charts
 
     def _samples(self, run):
         """The first, and the last answers to the sampled rows, a column for each time."""
