@@ -2,7 +2,7 @@
 
 import pytest
 
-from vlmhelpers.commands.chatting import Conversation, chat
+from vlmhelpers.commands.chatting import Conversation
 from vlmhelpers.commands.settings import Answering
 from vlmhelpers.commands.tuned import load_tuned
 from vlmhelpers.common.images import UnusableImage
@@ -35,10 +35,10 @@ def test_turns_and_images_stay_until_they_are_cleared(tuned, picture, monkeypatc
 
 
 def test_tuned_model_and_base_answer_each_in_its_own_way(tuned, picture):
-    pieces = []
-    learned = chat(tuned, "Describe this product.", [picture], Answering(max_new_tokens=20), pieces.append)
+    pieces, answering = [], Answering(max_new_tokens=20)
+    learned = Conversation(tuned, answering).ask("Describe this product.", [picture], pieces.append)
     assert learned == "".join(pieces) == "Sold out."
-    assert chat(tuned, "Describe this product.", [picture], base=True, write=pieces.append) != learned
+    assert Conversation(tuned, base=True).ask("Describe this product.", [picture], pieces.append) != learned
 
 
 def test_an_unusable_image_leaves_the_conversation_as_it_was(tuned, tmp_path):

@@ -5,7 +5,7 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
-        "chatting": ["Conversation", "chat"],
+        "chatting": ["Conversation"],
         "evaluating": ["EvaluationResult", "evaluate_run"],
         "exporting": ["Exported", "export_run", "push_run"],
         "generating": ["generate_answers"],

@@ -40,15 +40,3 @@ class Conversation:
     def clear(self) -> None:
         """Forgets all turns and images."""
         self.turns, self.images = [], []
-
-
-def chat(
-    tuned: Tuned,
-    prompt: str,
-    images: Iterable[Image.Image | str | Path] = (),
-    answering: Answering | None = None,
-    write: Callable[[str], object] | None = None,
-    base: bool = False,
-) -> str:
-    """The answer to one prompt, as `Conversation.ask` gives it."""
-    return Conversation(tuned, answering, base).ask(prompt, images, write)
