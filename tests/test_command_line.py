@@ -611,6 +611,13 @@ def test_a_file_of_settings_trains_an_adapter(run, settings, tmp_path):
     assert code == 0 and "2 steps on 10 rows" in printed
 
 
+def test_settings_without_a_file_are_those_of_a_file(monkeypatch):
+    trained = []
+    monkeypatch.setattr("vlmhelpers.train", lambda config, accept_changes: trained.append(config))
+    assert main(["train", "--set", "model_id=qwen2.5-vl", "dataset=rows.csv", "output_dir=out", "max_steps=2"]) == 0
+    assert trained == [RunConfig("qwen2.5-vl", "rows.csv", "out", max_steps=2)]
+
+
 @pytest.mark.slow
 def test_a_method_of_the_command_line_trains_by_rows_of_its_kind(run, settings, tmp_path):
     settings(lora_r=4, batch_size=2, gradient_accumulation_steps=1, dataset="pairs.jsonl", test_rows=2)
@@ -629,6 +636,8 @@ def test_a_method_of_the_command_line_trains_by_rows_of_its_kind(run, settings, 
     ("arguments", "message"),
     [
         (["gone.yaml"], "gone.yaml"),
+        (["--set", "dataset=s.jsonl"], "there is no model_id, no output_dir: name a CONFIG, or add --set model_id=..."),
+        (["--set", "model_id=a", "dataset=b", "output_dir=c", "seed=x"], "seed is 'x': it should be a valid integer"),
         (["ok.json", "--method", "dpoo"], "method is 'dpoo': it should be 'sft', 'dpo', 'kto'"),
         (["ok.json", "--method", "kto"], "s.jsonl"),
         (["s.jsonl"], "s.jsonl is no .json, .yaml or .yml file"),

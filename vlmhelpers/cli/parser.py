@@ -15,7 +15,7 @@ _COMMANDS = {
     "check": "check every row and image of a file of answers, pairs, rated answers or prompts, and say what is wrong",
     "sample": "write a JSONL file of drawn products and questions about them, to try the rest with",
     "preflight": "tell tokens, memory and time of a run before it begins, and what would make it fit",
-    "train": "train a model as a JSON or YAML file says; the same command goes on after an interruption",
+    "train": "train a model as a file or --set says; the same command goes on after an interruption",
     "start": "the same in the background, where it goes on when this terminal is closed",
     "status": "say in a line what each run is doing",
     "stop": "let runs save a checkpoint and end; `resume` goes on from there",
@@ -50,7 +50,7 @@ _TAKES = {  # command -> its arguments; a converter's are those of its reader
 _FILE, _FOLDER, _NUMBER = {"metavar": "FILE"}, {"metavar": "FOLDER"}, {"metavar": "N", "type": int}
 _ARGUMENTS = {  # for argparse's add_argument; the names of fields are not listed
     "file": {"help": "CSV, JSON, JSONL, or parquet of products"},
-    "config": {"metavar": "CONFIG", "help": ".json or .yaml file of the settings below"},
+    "config": {"nargs": "?", "metavar": "CONFIG", "help": ".json or .yaml file of the settings below"},
     "-i --input": _FILE | {"required": True},
     "-o --output": _FILE | {"required": True, "help": "the JSONL file to write; images of a sample go beside it"},
     "--rejected": _FILE | {"help": "save the rejected rows to this CSV; a converter then writes the others"},

@@ -5,14 +5,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import vlmhelpers as vlm
+from vlmhelpers.cli.parser import make_settings
 from vlmhelpers.training.background import TrainingRun, wait_for
 from vlmhelpers.training.progress import STOP, Stopped, reported, say
 
 __all__ = ["resume", "start", "status", "stop", "studio", "train"]
 
 
-def train(config: str, after: Iterable[str] = (), accept_changes: bool = False, **changes: object) -> None:
-    """Trains as a file says, after the runs in other folders."""
+def train(config: str | None = None, after: Iterable[str] = (), accept_changes: bool = False, **changes: object) -> None:
+    """Trains as a file or `changes` say, after the runs in other folders."""
     config = read_config(config, **changes)
     folder = Path(config.output_dir)
     if after:
@@ -25,16 +26,21 @@ def train(config: str, after: Iterable[str] = (), accept_changes: bool = False, 
     vlm.train(config, accept_changes)
 
 
-def read_config(file: str, changes: Iterable[str] = (), method: str | None = None) -> "vlm.RunConfig":
-    """The settings in a file with `changes`, texts such as seed=3. Raises ValueError for another text."""
+def read_config(file: str | None, changes: Iterable[str] = (), method: str | None = None) -> "vlm.RunConfig":
+    """The settings in a file, if any, with `changes`, texts such as seed=3. Raises ValueError for another text."""
     for change in changes:
         if "=" not in change:
             raise ValueError(f"--set {change}: write it as NAME=VALUE")
     changes = ({"method": method} if method else {}) | dict(change.split("=", 1) for change in changes)
-    return vlm.RunConfig.read(file, **changes)
+    if file is not None:
+        return vlm.RunConfig.read(file, **changes)
+    needed = [name for name, setting in vlm.RunConfig.described().items() if setting.is_required]
+    if missing := [name for name in needed if name not in changes]:
+        raise ValueError(f"there is no {', no '.join(missing)}: name a CONFIG, or add --set {missing[0]}=...")
+    return make_settings(vlm.RunConfig, changes)
 
 
-def start(config: str, after: Iterable[str] = (), accept_changes: bool = False, **changes: object) -> None:
+def start(config: str | None = None, after: Iterable[str] = (), accept_changes: bool = False, **changes: object) -> None:
     """Starts a run in the background."""
     config = read_config(config, **changes)
     print(TrainingRun(config.output_dir).start(config, accept_changes, after))

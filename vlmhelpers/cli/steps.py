@@ -15,7 +15,7 @@ __all__ = ["chat", "evaluate", "export", "generate", "merge", "preflight", "push
 _HINT = "A line is a question. /image FILE shows it an image, /system TEXT sets a system prompt; /clear, /quit"
 
 
-def preflight(config: str, gpu: str | None = None, **changes: object) -> bool:
+def preflight(config: str | None = None, gpu: str | None = None, **changes: object) -> bool:
     """Prints the plan of a run; whether it cannot be trained as it is."""
     _prepare()
     plan = commands.preflight(read_config(config, **changes), gpu)
