@@ -12,7 +12,9 @@ from vlmhelpers.training.progress import STOP, Stopped, reported, say
 __all__ = ["resume", "start", "status", "stop", "studio", "train"]
 
 
-def train(config: str | None = None, after: Iterable[str] = (), accept_changes: bool = False, **changes: object) -> None:
+def train(
+    config: str | None = None, after: Iterable[str] = (), accept_changes: bool = False, **changes: object
+) -> None:
     """Trains as a file or `changes` say, after the runs in other folders."""
     config = read_config(config, **changes)
     folder = Path(config.output_dir)
@@ -40,7 +42,9 @@ def read_config(file: str | None, changes: Iterable[str] = (), method: str | Non
     return make_settings(vlm.RunConfig, changes)
 
 
-def start(config: str | None = None, after: Iterable[str] = (), accept_changes: bool = False, **changes: object) -> None:
+def start(
+    config: str | None = None, after: Iterable[str] = (), accept_changes: bool = False, **changes: object
+) -> None:
     """Starts a run in the background."""
     config = read_config(config, **changes)
     print(TrainingRun(config.output_dir).start(config, accept_changes, after))
