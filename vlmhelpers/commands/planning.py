@@ -1,12 +1,9 @@
 """Before a run: its settings filled in, its tokens, its memory on a GPU, its time, and what would make it fit."""
 
 import os
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import requests
-from huggingface_hub import constants, try_to_load_from_cache
 from transformers import ProcessorMixin
 
 from vlmhelpers.data.report import Report
@@ -28,6 +25,7 @@ from vlmhelpers.estimation.planning import Preflight, count_again, longest_shape
 from vlmhelpers.estimation.planning import preflight as count_and_estimate
 from vlmhelpers.estimation.suggestion import Values
 from vlmhelpers.families import FAMILIES, family_of, find_config, tiny_model
+from vlmhelpers.families.received import is_within_reach
 from vlmhelpers.models.loading import resolve_model
 from vlmhelpers.training import pipeline
 from vlmhelpers.training.config import RunConfig
@@ -163,21 +161,10 @@ def _is_published(model_id):
 def _processor(config, model_id) -> tuple[ProcessorMixin, str]:
     """(the run's processor, ""); that of the family's tiny base, and a sentence, for one that is out of reach."""
     family = family_of(model_id).name
-    if family in FAMILIES and not (Path(model_id).is_dir() or _is_within_reach(model_id)):
+    if family in FAMILIES and not (Path(model_id).is_dir() or is_within_reach(model_id, "tokenizer_config.json")):
         note = f"The hub is out of reach: tokens are counted by the processor of the tiny {family}."
         return pipeline.fresh_processor(config, str(tiny_model(family))), note
     return pipeline.fresh_processor(config, model_id), ""
-
-
-def _is_within_reach(model_id):
-    """Whether a hub id is in the cache, or the hub answers: else each of its files is waited for half a minute."""
-    if try_to_load_from_cache(model_id, "tokenizer_config.json"):
-        return True
-    if constants.HF_HUB_OFFLINE:
-        return False
-    with suppress(requests.RequestException):
-        return requests.head(constants.ENDPOINT, timeout=5).status_code < 500
-    return False
 
 
 def _estimate(config, model_id, rows, processor):

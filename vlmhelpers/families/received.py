@@ -4,10 +4,13 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import requests
 import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedConfig, __version__
 
@@ -123,3 +126,17 @@ def load_config(name: str | Path) -> PreTrainedConfig:
     """The configuration of a model in a folder or on the hub. Raises OSError without it, ValueError for a wrong one."""
     with reading(name):
         return AutoConfig.from_pretrained(name, trust_remote_code=False)
+
+
+def is_within_reach(model_id: str, file: str) -> bool:
+    """Whether a file of a hub id is in the cache, or the hub answers: else each file is waited for half a minute."""
+    try:
+        if try_to_load_from_cache(model_id, file):
+            return True
+    except HFValidationError:  # no id
+        return False
+    if constants.HF_HUB_OFFLINE:
+        return False
+    with suppress(requests.RequestException):
+        return requests.head(constants.ENDPOINT, timeout=5).status_code < 500
+    return False
