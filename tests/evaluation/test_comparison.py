@@ -123,12 +123,43 @@ def test_bars_stand_as_high_as_the_scores(rows_of, picture):
     half = evaluate(["Color: Red, Price: 3", "Color: Red, Price: 4"] * 2, dataset)
     none = evaluate(["?"] * 4, dataset)
     figure = plot_scores({"base": none, "tuned": half}, dataset, [0, 3], {"base": ["?"] * 4})
-    *pictures, bars = figure.axes
-    assert len(pictures) == 2 and all(len(axes.images) == 1 for axes in pictures)
+    *cells, bars = figure.axes
+    assert [len(axes.images) for axes in cells] == [1, 0, 1, 0]  # a text below each image
+    assert cells[3].texts[0].get_text() == "expected: Color: Red, Price: 3\nbase: ?"
     heights = [patch.get_height() for patch in bars.patches]
     assert heights == [0, 0, 0, 50, 100, 50]
     assert [label.get_text() for label in bars.get_xticklabels()] == ["exact match", "Color", "Price"]
     assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+AWKWARD = [
+    "Sure! Here is a long description of the product that you have shown me. " * 20,
+    '```json\n{"price": "$5_% & $6"}\n```',
+    "\u8fd9\u662f\u4e00\u9876\u5e3d\u5b50" * 40,  # Chinese
+    "\u0647\u0630\u0647 \u0642\u0628\u0639\u0629",  # Arabic
+    "a" * 3000,
+    "",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.filterwarnings("error")
+def test_awkward_answers_are_no_formulas_and_leave_the_bars_their_room(rows_of, picture, count):
+    dataset = rows_of([("?", text, [picture]) for text in AWKWARD[:count]])
+    answers = {f"$m_{k}$ " * 9: AWKWARD[k:] + AWKWARD[:k] for k in range(6)}
+    scored = {name: evaluate(given[:count], dataset) for name, given in answers.items()}
+    figure = plot_scores(scored, dataset, range(count), answers)
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    boxes = {axes: axes.get_position().bounds for axes in figure.axes}
+    assert all(height * figure.get_figheight() > 1 for *_, height in list(boxes.values())[::2])
+    for axes in figure.axes[1:-1:2]:
+        (text,) = axes.texts
+        assert text.get_text().count("\n") < 5 * 7 and "…" in text.get_text()
+        assert text.get_window_extent().y0 >= axes.get_window_extent().y0 - 1
+    names = ("$a_$ ", "owner/a-long-name-of-a-model-" * 3)
+    compare(*list(scored.values())[:2], names=names).plot()._repr_png_()
+    plot_tradeoff({name: (share([True]), share([False])) for name in names}, "$a_%$", "b")._repr_png_()
 
 
 def test_a_tradeoff_shows_each_point_with_its_intervals():

@@ -1,5 +1,7 @@
 """Two or three models on the same rows: what one gained, whether by chance, and charts of scores."""
 
+import textwrap
+import unicodedata
 from dataclasses import astuple, dataclass, replace
 
 import numpy as np
@@ -10,7 +12,7 @@ from vlmhelpers.common.chart import Chart
 from vlmhelpers.common.display import html_table
 from vlmhelpers.common.images import repair
 from vlmhelpers.common.printable import one_line, printable
-from vlmhelpers.evaluation.scoring import EXACT, Evaluation
+from vlmhelpers.evaluation.scoring import EXACT, Evaluation, references_of
 from vlmhelpers.evaluation.statistics import Score, mcnemar_test, paired_mean, permutation_test
 
 _NAMES = ("base", "tuned", "prompted")
@@ -67,7 +69,7 @@ class Comparison(Score):
     def plot(self) -> Chart:
         """Each model's score, and each difference of two models, with 95% intervals and a line at zero."""
         scores = self._models()
-        figure = Chart(figsize=(9, 1.4 + 0.4 * len(scores)), dpi=90, layout="constrained")
+        figure = Chart(figsize=(9, 1.4 + 0.5 * len(scores)), dpi=90, layout="constrained")
         left, right = figure.subplots(1, 2)
         _draw_intervals(left, scores, f"{self.metric}, %")
         left.set_xlim(left=-4)
@@ -126,26 +128,46 @@ def _p(value, equals=""):
 def plot_scores(
     evaluations: dict[str, Evaluation], dataset: Dataset, rows: list[int], answers: dict[str, list[str]]
 ) -> Chart:
-    """A group of bars per score, with a bar for each of `evaluations`, below the images of some rows with `answers`."""
-    figure = Chart(figsize=(9, 5.2), dpi=90, layout="constrained")
-    grid = figure.add_gridspec(2, len(rows), height_ratios=[2, 3])
-    for column, i in enumerate(rows):
-        axes = figure.add_subplot(grid[0, column])
-        axes.imshow(repair(dataset[i]["images"][0]))
-        axes.axis("off")
-        texts = [f"{name}: " + given[i].replace(", ", "\n") for name, given in answers.items()]
-        axes.set_title("\n".join(texts), fontsize=7, loc="left")
-    axes = figure.add_subplot(grid[1, :])
+    """A group of bars per score, with a bar for each of `evaluations`, below the images of some rows with `answers`.
+
+    Before the answers, which are shortened, stands what the dataset expects.
+    """
+    texts = {"expected": references_of(dataset)} | answers
+    width = 140 // len(rows)  # characters of 7 points
+    said = ["\n".join(_shortened(f"{name}: {given[i]}", width) for name, given in texts.items()) for i in rows]
+    heights = [1.6, 0.15 * max(text.count("\n") + 1 for text in said), 2.9]  # inches
+    figure = Chart(figsize=(9, sum(heights) + 0.6), dpi=90, layout="constrained")
+    grid = figure.add_gridspec(3, len(rows), height_ratios=heights)
+    for column, (i, text) in enumerate(zip(rows, said, strict=True)):
+        above, below = (figure.add_subplot(grid[k, column], frameon=False, xticks=[], yticks=[]) for k in (0, 1))
+        for image in dataset[i]["images"][:1]:
+            above.imshow(repair(image))
+        above.set_anchor("W")
+        below.text(0, 1, text, fontsize=7, va="top", in_layout=False, clip_on=True)
+    _draw_bars(figure.add_subplot(grid[2, :]), evaluations)
+    figure.legend(ncols=min(3, len(evaluations)), fontsize=8, loc="outside lower left", frameon=False)
+    return figure
+
+
+def _shortened(text, width, most=5):
+    """The beginning of a text in `most` lines of `width` characters; Chinese ones are twice as wide as others."""
+    wide = "".join(sign + "\0" * (unicodedata.east_asian_width(sign) in "WF") for sign in one_line(text[:2000]))
+    lines = textwrap.wrap(wide, width)
+    if len(lines) > most:
+        lines[most - 1 :] = [lines[most - 1][: width - 1] + "…"]
+    return "\n".join(lines).replace("\0", "")
+
+
+def _draw_bars(axes, evaluations):
     width = 0.8 / len(evaluations)
     for k, (name, evaluation) in enumerate(evaluations.items()):
         values, errors = _in_percent(evaluation.scores.values())
         x = np.arange(len(values)) + (k - (len(evaluations) - 1) / 2) * width
-        axes.bar(x, values, width, yerr=errors, capsize=2, label=f"{name} (n={len(evaluation.hits)})")
-    axes.set_xticks(range(len(values)), list(evaluation.scores))
+        label = f"{_shortened(name, 40, 1)} (n={len(evaluation.hits)})"
+        axes.bar(x, values, width, yerr=errors, capsize=2, label=label)
+    axes.set_xticks(range(len(values)), [_shortened(name, 100 // len(values), 2) for name in evaluation.scores])
     axes.set(ylim=(0, 109), ylabel="rows answered exactly, %")
-    axes.legend(ncols=len(evaluations), fontsize=8, loc="upper left", frameon=False, bbox_to_anchor=(0, 1.14))
     axes.spines[["top", "right"]].set_visible(False)
-    return figure
 
 
 def plot_tradeoff(points: dict[str, tuple[Score, Score]], across: str, up: str) -> Chart:
@@ -154,7 +176,7 @@ def plot_tradeoff(points: dict[str, tuple[Score, Score]], across: str, up: str) 
     axes = figure.add_subplot()
     for name, scores in points.items():
         (x, y), errors = _in_percent(scores)
-        axes.errorbar(x, y, xerr=errors[:, [0]], yerr=errors[:, [1]], fmt="o", capsize=2, label=name)
+        axes.errorbar(x, y, xerr=errors[:, [0]], yerr=errors[:, [1]], fmt="o", capsize=2, label=_shortened(name, 60, 1))
     axes.set(xlim=(-4, 104), ylim=(-4, 104), xlabel=f"{across}, %", ylabel=f"{up}, %")
     axes.legend(fontsize=8, loc="lower left")
     axes.grid(alpha=0.3)
@@ -167,7 +189,7 @@ def _draw_intervals(axes, scores, label, color=None):
     for y, value in enumerate(values):
         axes.errorbar(value, y, xerr=errors[:, [y]], fmt="o", capsize=3, color=color or f"C{y}")
         axes.annotate(f"{value:.1f}", (value, y), (0, 6), textcoords="offset points", ha="center", fontsize=8)
-    axes.set_yticks(range(len(scores)), scores)
+    axes.set_yticks(range(len(scores)), [_shortened(name, 24, 3) for name in scores])
     axes.set(xlabel=label, ylim=(len(scores) - 0.4, -0.6))
     axes.spines[["top", "right"]].set_visible(False)
 
