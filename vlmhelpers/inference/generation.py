@@ -70,7 +70,8 @@ def generate(
     return [answers[i].text for i in range(len(dataset))]
 
 
-def _decoding(processor, settings):
+def decoding(processor: ProcessorMixin, settings: dict) -> dict[str, object]:
+    """Arguments of `model.generate` for `settings`, whatever the model's own are: greedy unless they sample."""
     plain = {} if settings.get("do_sample") else _GREEDY
     return {"use_cache": True, "pad_token_id": processor.tokenizer.pad_token_id} | plain | settings
 
@@ -106,7 +107,7 @@ def _try(model, collator, dataset, batch, settings):
 
 
 def _answer(model, processor, inputs, settings):
-    tokens = model.generate(**inputs, **_decoding(processor, settings))[:, inputs["input_ids"].shape[1] :]
+    tokens = model.generate(**inputs, **decoding(processor, settings))[:, inputs["input_ids"].shape[1] :]
     ends = settings.get("eos_token_id", model.generation_config.eos_token_id)
     ends = {processor.tokenizer.pad_token_id, *(ends if isinstance(ends, (list, tuple)) else [ends])}
     at_limit = tokens.shape[1] >= settings["max_new_tokens"]
@@ -175,7 +176,7 @@ def stream_conversation(
     printed = write is None and not in_notebook()
     write = write or (_print_piece if printed else _grow_output())
     streamer = _Pieces(processor.tokenizer, write)
-    settings = _decoding(processor, {"max_new_tokens": max_new_tokens, "streamer": streamer} | options)
+    settings = decoding(processor, {"max_new_tokens": max_new_tokens, "streamer": streamer} | options)
     with eval_mode(model), torch.inference_mode():
         model.generate(**inputs, **settings)
     if printed:
