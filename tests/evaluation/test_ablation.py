@@ -128,6 +128,12 @@ def test_what_cannot_be_judged_is_refused(rows_of, picture):
         image_ablation(None, None, two, metric="Size")
 
 
+def test_the_same_answer_in_another_unicode_form_is_the_same(rows_of, picture):
+    dataset = rows_of([("?", "caf\u00e9", [picture])] * 2)
+    answers = dict.fromkeys(("true", "blank", "noise"), ["caf\u00e9"] * 2) | {"shuffled": ["cafe\u0301", "tea"]}
+    assert ablation_of_answers(answers, dataset).same == 0.5
+
+
 CODES = dict(zip(COLORS, CATEGORIES, strict=True))  # words that the tiny base can say, for what it has to learn
 
 

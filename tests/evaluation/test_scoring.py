@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from vlmhelpers.evaluation.browser import browse
 from vlmhelpers.evaluation.metrics import METRICS
 from vlmhelpers.evaluation.scoring import evaluate, parse_fields, parsed, price_error, says_all, word_shift
 from vlmhelpers.evaluation.statistics import share
@@ -53,6 +54,28 @@ def test_json_that_is_cut_off_or_no_object_has_no_fields(text):
 
 def test_fields_may_hold_lists():
     assert parse_fields('Product: hat, Sizes: ["S", "M"]') == {"Product": "hat", "Sizes": '["S", "M"]'}
+
+
+def test_answers_are_compared_in_one_unicode_form(rows_of):
+    composed, apart = "caf\u00e9, \ud55c", "cafe\u0301, \u1112\u1161\u11ab"
+    expected = [composed, f"Drink: {composed}", f'{{"caf\u00e9": "{composed}", "all": ["{composed}"]}}']
+    spelled = '{"cafe\\u0301": "cafe\\u0301, \\u1112\\u1161\\u11ab", "all": ["cafe\u0301, \u1112\u1161\u11ab"]}'
+    given = [apart, f"<think>e\u0301</think>Drink: {apart}", spelled]
+    dataset = rows_of([("?", text, []) for text in expected])
+    found = evaluate(given, dataset, "all", says_all)
+    assert found.hits == (True, True, False)
+    assert found.values["ANLS"][:2] == (1, 1)
+    for name, hits in {"Drink": (True, None), "caf\u00e9": (None, True), "all": (None, True)}.items():
+        assert found.values[name][1:] == hits
+    assert found.values["judge"] == (True, True, True)
+    for name in METRICS:
+        one, other = (evaluate([text] * 2, rows_of([("?", composed, [])] * 2), name) for text in (composed, apart))
+        assert one.scores[name] == other.scores[name]
+    assert word_shift([composed], [apart]) == [("caf\u00e9", 1, 1), ("\ud55c", 1, 1)]
+    assert (
+        browse(dataset, given=given).kinds["right"] == [0, 1]
+        and "<mark" not in browse(dataset.select([0]), a=[apart])._repr_html_()
+    )
 
 
 @pytest.mark.parametrize("right, n", [(0, 200), (200, 200), (190, 200), (1, 2)])

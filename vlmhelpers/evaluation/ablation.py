@@ -16,7 +16,7 @@ from vlmhelpers.common.display import html_table
 from vlmhelpers.data.schema import count_images
 from vlmhelpers.evaluation.comparison import Comparison, compare
 from vlmhelpers.evaluation.metrics import METRICS
-from vlmhelpers.evaluation.scoring import EXACT, Evaluation, check_length, evaluate, references_of
+from vlmhelpers.evaluation.scoring import EXACT, Evaluation, check_length, evaluate, references_of, without_reasoning
 from vlmhelpers.evaluation.statistics import Score
 from vlmhelpers.inference.generation import generate
 
@@ -146,7 +146,8 @@ def ablation_of_answers(answers: dict[str, list[str]], dataset: Dataset, metric:
     evaluations = {name: _evaluate(texts, dataset, metric) for name, texts in answers.items()}
     others = {name: found for name, found in evaluations.items() if name != "true"}
     pairs = {k: compare(found, evaluations["true"], metric=metric, names=(k, "true")) for k, found in others.items()}
-    same = float(np.mean(np.array(answers["true"]) == np.array(answers["shuffled"])))
+    true, shuffled = (without_reasoning(answers[name]) for name in ("true", "shuffled"))
+    same = float(np.mean([answer == other for answer, other in zip(true, shuffled, strict=True)]))
     return ImageAblation(evaluations, answers, pairs, _chance(dataset, metric), same, metric)
 
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from vlmhelpers.common.display import html_table, thumbnail, with_widget
 from vlmhelpers.data.schema import last_question
 from vlmhelpers.evaluation.comparison import Comparison
-from vlmhelpers.evaluation.scoring import check_length, references_of, without_reasoning
+from vlmhelpers.evaluation.scoring import check_length, nfc, references_of, without_reasoning
 
 _PER_PAGE, _IMAGES, _CHARACTERS = 4, 3, 4000  # rows of a page of the panel; images of a row; of a text
 _STATIC_ROWS, _STATIC_CHARACTERS, _STATIC_BYTES = 3, 400, 50_000  # of each kind; of a text; of all
@@ -37,7 +37,7 @@ class Browser:
         self.dataset, self.names = dataset, list(answers)
         expected = references_of(dataset)
         prompts = map(last_question, dataset.with_format(None)["messages"])
-        self.texts = list(zip(prompts, expected, *answers.values(), strict=True))
+        self.texts = list(zip(prompts, expected, *(map(nfc, texts) for texts in answers.values()), strict=True))
         hits = [[a == e for a, e in zip(without_reasoning(texts), expected, strict=True)] for texts in answers.values()]
         first, last = np.array(hits[0], dtype=bool), np.array(hits[-1], dtype=bool)
         kinds = {"all": last | True, "wrong": ~last, "right": last}
@@ -50,7 +50,7 @@ class Browser:
 
     def shown(self) -> list[int]:
         """The indices of the rows of the chosen kind that hold the search text."""
-        return [i for i in self.kinds[self.kind] if self.search.lower() in "\n".join(self.texts[i]).lower()]
+        return [i for i in self.kinds[self.kind] if nfc(self.search).lower() in "\n".join(self.texts[i]).lower()]
 
     @cached_property
     def panel(self):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -25,11 +26,14 @@ _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _JSON = re.compile(r'[{\[]\s*["{\[]')  # where an object, or a list of objects, texts or lists, may begin
 _DECODER = json.JSONDecoder(parse_float=lambda digits: int(n) if (n := float(digits)).is_integer() else n)
 
+nfc = partial(unicodedata.normalize, "NFC")  # the form in which texts are compared: é is one sign, not e and an accent
+
 
 def parse_fields(text: str) -> dict[str, str]:
     """The fields of an answer by name: of `"Product: hat, Price: $20"`, or of the first JSON object in the text.
 
     A list of objects has no fields. Values of JSON that are no strings become JSON text with sorted keys: 20.0 is "20".
+    Names and values are in Unicode's form NFC.
     """
     start = _JSON.search(text)
     try:
@@ -37,9 +41,10 @@ def parse_fields(text: str) -> dict[str, str]:
     except (ValueError, RecursionError):  # cut off: the fields of an inner object are not meant
         fields = None
     if not isinstance(fields, dict):
-        return dict(_FIELD.findall(text))
+        return dict(_FIELD.findall(nfc(text)))
     as_text = partial(json.dumps, sort_keys=True, ensure_ascii=False)
-    return {name: value if isinstance(value, str) else as_text(value) for name, value in fields.items()}
+    texts = ((name, value if isinstance(value, str) else as_text(value)) for name, value in fields.items())
+    return {nfc(name): nfc(value) for name, value in texts}
 
 
 def field_numbers(texts: list[str], field: str) -> list[float | None]:
@@ -49,8 +54,8 @@ def field_numbers(texts: list[str], field: str) -> list[float | None]:
 
 
 def without_reasoning(answers: Iterable[str]) -> list[str]:
-    """What follows the reasoning in each answer, stripped."""
-    return [split_thinking(answer)[1] for answer in answers]
+    """What follows the reasoning in each answer, stripped, in Unicode's form NFC."""
+    return [nfc(split_thinking(answer)[1]) for answer in answers]
 
 
 def references_of(dataset: Dataset) -> list[str]:
@@ -141,8 +146,8 @@ def _judged(judge, row, index, answer, reference):
 
 def says_all(prompt: str, images: list, expected: str, answer: str) -> bool:
     """A judge without a model: whether `answer` holds all values of the expected fields (or its text) in any case."""
-    values = parse_fields(expected).values() or [expected]
-    return all(value.lower() in answer.lower() for value in values)
+    values = parse_fields(expected).values() or [nfc(expected)]
+    return all(value.lower() in nfc(answer).lower() for value in values)
 
 
 def parsed(answers: list[str], dataset: Dataset) -> Score:
@@ -175,7 +180,7 @@ def word_shift(before: list[str], after: list[str], top: int = 10) -> list[tuple
     """The `top` words whose use changed most, as (word in lower case, share of answers with it before, after)."""
     if len(before) != len(after) or not before:
         raise ValueError(f"{len(before)} and {len(after)} answers: compare answers to the same prompts, at least one")
-    words = ([set(re.findall(r"[^\W\d_]+", text.lower())) for text in texts] for texts in (before, after))
+    words = ([set(re.findall(r"[^\W\d_]+", nfc(text).lower())) for text in texts] for texts in (before, after))
     then, now = (Counter(chain.from_iterable(of_answers)) for of_answers in words)
     shifts = [(word, then[word] / len(before), now[word] / len(after)) for word in then | now]
     return sorted(shifts, key=lambda shift: (-abs(shift[2] - shift[1]), shift[0]))[:top]
