@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 import traceback
+from dataclasses import replace
 from types import SimpleNamespace
 
 import psutil
@@ -15,7 +16,8 @@ from peft import LoraConfig
 from quick_adapter import sample_rows, train_adapter
 from safetensors.torch import load_file, save_file
 
-from vlmhelpers.export import adapters, probing
+from vlmhelpers.batches.collator import VisionCollator
+from vlmhelpers.export import adapters, probing, verification
 from vlmhelpers.export.adapters import merge, save_adapter
 from vlmhelpers.export.hub import merged_card
 from vlmhelpers.export.verification import check_export
@@ -208,6 +210,38 @@ def test_the_last_lines_of_a_failed_process_are_shown(merged, tmp_path, monkeypa
     monkeypatch.setattr(sys, "executable", str(python))
     with pytest.raises(RuntimeError, match="in a fresh process: two\nthree\nRuntimeError: out of memory"):
         probing.probe_in_fresh_process(merged[0], merged[2], 2, [])
+
+
+@pytest.mark.slow
+def test_probabilities_of_any_answer_are_those_of_one_pass_over_it(rows_of):
+    """Also of an empty one, and of one that no chat template takes back."""
+    model, processor = load_model(tiny_model("qwen2.5-vl"), bits=16)
+    dataset, end = sample_rows(rows_of).select(range(2)), model.generation_config.eos_token_id
+    end = end[0] if isinstance(end, list) else end
+    twice = [*processor.tokenizer("</think> a </think>", add_special_tokens=False)["input_ids"], end]
+    found = probing.probe(model, processor, dataset, 3, [[end], twice])
+    assert [len(likely) for likely in found.probabilities] == [1, len(twice)] and all(map(len, found.tokens))
+    for row, answer, likely in zip(dataset, ([end], twice), found.probabilities, strict=True):
+        batch = VisionCollator(processor).prompts([row])
+        length, answer = batch["input_ids"].shape[1], torch.tensor([answer])
+        for name, more in {
+            "input_ids": answer,
+            "attention_mask": answer * 0 + 1,
+            "mm_token_type_ids": answer * 0,
+        }.items():
+            batch[name] = torch.cat([batch[name], more], dim=1)
+        with torch.no_grad():
+            whole = model(**batch).logits[0, length - 1 : -1].softmax(-1).gather(1, answer.T)[:, 0]
+        torch.testing.assert_close(torch.tensor(likely), whole, rtol=1e-3, atol=1e-5)
+
+
+def test_answers_are_compared_by_their_tokens():
+    one = probing.Probe(["ab"], [[1, 2]], [[0.9, 0.9]], ["x"], {})
+    base = probing.Probe(["c"], [[3]], [[0.1, 0.1]], ["x"], {})
+    assert not verification._problems(one, one, base, [0], 1.0, 0.05)
+    other = replace(one, tokens=[[7]])
+    (problem,) = verification._problems(other, one, base, [0], 1.0, 0.05)
+    assert problem.endswith("row 0: 'ab' instead of 'ab', written with other tokens")
 
 
 @pytest.mark.slow

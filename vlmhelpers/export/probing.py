@@ -12,14 +12,13 @@ import torch
 from datasets import Dataset, load_from_disk
 from transformers import PreTrainedModel, ProcessorMixin
 
-from vlmhelpers.batches.chat_template import IGNORED
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.common.digests import tensors_digest
 from vlmhelpers.common.environment import quiet
 from vlmhelpers.common.files import temporary_folder
 from vlmhelpers.common.processes import run_python
-from vlmhelpers.data.schema import FEATURES, assistant
-from vlmhelpers.inference.generation import generate
+from vlmhelpers.data.schema import FEATURES
+from vlmhelpers.inference.generation import decoding
 from vlmhelpers.models.backends import eval_mode
 from vlmhelpers.models.loading import load_model
 
@@ -29,8 +28,9 @@ class Probe:
     """What is compared of two models, per row."""
 
     answers: list[str]
+    tokens: list[list[int]]  # of the answers, with the end token: one text can be written with other tokens
     probabilities: list[list[float]]  # of the tokens of the reference answers
-    inputs: list[str]  # digests of the processor's tensors, without and with the reference answers
+    inputs: list[str]  # digests of what the processor makes of the prompts
     settings: dict[str, str]  # of the image processor
 
     def distance(self, other: "Probe") -> float:
@@ -50,27 +50,38 @@ def probe(
     processor: ProcessorMixin,
     rows: Dataset,
     max_new_tokens: int,
-    references: list | None = None,
+    references: list[list[int]] | None = None,
 ) -> Probe:
-    """The `Probe` of a model. `references`: the answers whose tokens get probabilities, by default the model's."""
-    answers = generate(model, processor, rows, batch_size=1, max_new_tokens=max_new_tokens, progress=False)
-    collator, probabilities, inputs = VisionCollator(processor, train_on="last"), [], []
+    """The `Probe` of a model. `references`: the tokens that get probabilities, by default those of its answers."""
+    collator, tokens, probabilities, inputs = VisionCollator(processor), [], [], []
     with eval_mode(model), torch.inference_mode():
-        for row, reference in zip(rows, references or answers, strict=True):
-            *turns, last = row["messages"]
-            turns += [last] * (last["role"] != "assistant")
-            prompt, batch = collator.prompts([row]), collator([row | {"messages": [*turns, assistant(reference)]}])
-            inputs.append(tensors_digest([*prompt.items(), *batch.items()]))
-            batch = batch.to(model.device)
-            labels = batch.pop("labels")[0, 1:]
-            trained = labels != IGNORED
-            of_tokens = model(**batch).logits[0, :-1][trained].float().softmax(-1)
-            probabilities.append(of_tokens.gather(1, labels[trained][:, None])[:, 0].tolist())
+        for i, row in enumerate(rows):
+            prompt = collator.prompts([row])
+            inputs.append(tensors_digest(prompt.items()))
+            prompt = prompt.to(model.device)
+            answer, likely = _answer(model, processor, prompt, max_new_tokens)
+            if references:
+                likely = _answer(model, processor, prompt, len(references[i]), references[i])[1]
+            tokens.append(answer)
+            probabilities.append(likely)
+    answers = [text.strip() for text in processor.batch_decode(tokens, skip_special_tokens=True)]
     settings = {name: str(value) for name, value in processor.image_processor.to_dict().items()}
-    return Probe(answers, probabilities, inputs, settings)
+    return Probe(answers, tokens, probabilities, inputs, settings)
 
 
-def probe_in_fresh_process(folder: Path, rows: Dataset, max_new_tokens: int, references: list[str]) -> Probe:
+def _answer(model, processor, prompt, max_new_tokens, forced=None):
+    """(the tokens of the greedy answer, or those of `forced`; the probability of each)."""
+    start = prompt["input_ids"].shape[1]
+    settings = decoding(processor, {"max_new_tokens": max_new_tokens})
+    if forced is not None:
+        settings["prefix_allowed_tokens_fn"] = lambda _, ids: [forced[len(ids) - start]]
+    found = model.generate(**prompt, **settings, output_logits=True, return_dict_in_generate=True)
+    tokens = found.sequences[0, start:].tolist()
+    pairs = zip(tokens, found.logits, strict=True)
+    return tokens, [logits[0].float().softmax(-1)[token].item() for token, logits in pairs]
+
+
+def probe_in_fresh_process(folder: Path, rows: Dataset, max_new_tokens: int, references: list[list[int]]) -> Probe:
     """`probe` of the model in `folder`, by a Python of its own without the hub. Raises RuntimeError when that fails."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     with temporary_folder() as scratch:

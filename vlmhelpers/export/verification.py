@@ -25,6 +25,7 @@ class ExportCheck:
     rows: Sequence[int]  # indices in the dataset
     prompts: Sequence[str]
     answers: dict[str, Sequence[str]]  # per row, of "export", "adapter", "base" and, if asked for, "adapter in 4 bits"
+    tokens: dict[str, Sequence]  # of the same answers, by which they are compared
     distance: float  # mean difference of export and adapter in the probabilities of the adapter's tokens (0..1)
     base_distance: float  # the same of base and adapter
     problems: Sequence[str]  # what is wrong, as sentences
@@ -45,10 +46,10 @@ class ExportCheck:
     @property
     def agreement(self) -> Score:
         """Of rows that export and adapter answer alike."""
-        return share(_same(self.answers["export"], self.answers["adapter"]))
+        return share(_same(self.tokens["export"], self.tokens["adapter"]))
 
     def __repr__(self):
-        counts = {name: sum(_same(self.answers["export"], other)) for name, other in self.answers.items()}
+        counts = {name: sum(_same(self.tokens["export"], other)) for name, other in self.tokens.items()}
         alike = [f"as the {name} on {n} of {len(self.rows)} rows" for name, n in counts.items() if name != "export"]
         text = (
             f"{'ok' if self.ok else 'NOT ok'}: the export answers {', '.join(alike)}\nanswers alike: {self.agreement}\n"
@@ -88,24 +89,26 @@ def check_export(
     model, processor = _load(adapter, base, 16)
     of_adapter = probe(model, processor, chosen, max_new_tokens)
     with model.disable_adapter():
-        of_base = probe(model, processor, chosen, max_new_tokens, of_adapter.answers)
+        of_base = probe(model, processor, chosen, max_new_tokens, of_adapter.tokens)
     del model
     clear_device_cache(garbage_collection=True)
-    answers = {"export": ["-"] * len(indices), "adapter": of_adapter.answers, "base": of_base.answers}
+    probes = {"adapter": of_adapter, "base": of_base}
     if four_bit:
-        answers["adapter in 4 bits"] = probe(*_load(adapter, base, 4), chosen, max_new_tokens).answers
+        probes["adapter in 4 bits"] = probe(*_load(adapter, base, 4), chosen, max_new_tokens)
     clear_device_cache(garbage_collection=True)  # what a cache keeps, another process cannot have
     problems, distance = [f"{exported} lacks {name}" for name in missing_files(exported)], 1.0
     if not problems:
         try:
-            export = probe_in_fresh_process(Path(exported).resolve(), chosen, max_new_tokens, of_adapter.answers)
+            export = probe_in_fresh_process(Path(exported).resolve(), chosen, max_new_tokens, of_adapter.tokens)
         except RuntimeError as error:
             problems = [str(error)]
         else:
             problems = _problems(export, of_adapter, of_base, indices, min_agreement, max_distance)
-            answers["export"], distance = export.answers, export.distance(of_adapter)
+            probes["export"], distance = export, export.distance(of_adapter)
     prompts = list(map(last_question, chosen["messages"]))
-    return ExportCheck(indices, prompts, answers, distance, of_base.distance(of_adapter), problems)
+    answers = {"export": ["-"] * len(indices)} | {name: found.answers for name, found in probes.items()}
+    tokens = {"export": [None] * len(indices)} | {name: found.tokens for name, found in probes.items()}
+    return ExportCheck(indices, prompts, answers, tokens, distance, of_base.distance(of_adapter), problems)
 
 
 def _spread(rows, total):
@@ -122,7 +125,7 @@ def _load(adapter, base, bits):
 
 
 def _problems(export, adapter, base, indices, min_agreement, max_distance):
-    problems, same = [], _same(export.answers, adapter.answers)
+    problems, same = [], _same(export.tokens, adapter.tokens)
     if export.inputs != adapter.inputs:
         row = indices[_same(export.inputs, adapter.inputs).index(False)]
         changed = ", ".join(changed_settings(export.settings, adapter.settings))
@@ -131,11 +134,13 @@ def _problems(export, adapter, base, indices, min_agreement, max_distance):
     if sum(same) < min_agreement * len(same):
         first = same.index(False)
         instead = f"{export.answers[first]!r} instead of {adapter.answers[first]!r}"
+        if export.answers[first] == adapter.answers[first]:
+            instead += ", written with other tokens"
         count = f"{same.count(False)} of {len(same)} answers are not the adapter's"
         problems.append(f"{count}, such as row {indices[first]}: {instead}")
-    if adapter.answers == base.answers:
+    if adapter.tokens == base.tokens:
         problems.append("adapter and base answer all these rows alike, which proves nothing: choose other rows")
-    elif export.answers == base.answers:
+    elif export.tokens == base.tokens:
         problems.append("every answer is the base's, so the export has lost the adapter: merge it again")
     if (distance := export.distance(adapter)) > max_distance:
         away = f"{distance:.4f} from the adapter's on average, more than {max_distance}"
