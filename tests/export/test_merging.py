@@ -24,7 +24,7 @@ from vlmhelpers.export.verification import check_export
 from vlmhelpers.families import FAMILIES, tiny_model
 from vlmhelpers.inference.generation import generate
 from vlmhelpers.models.backends import add_lora
-from vlmhelpers.models.loading import load_model
+from vlmhelpers.models.loading import load_model, load_processor
 
 
 @pytest.fixture(scope="module")
@@ -287,6 +287,23 @@ def test_tied_embeddings_stay_tied(targets, fits, tied, tmp_path):
     out, _ = load_model(merge(adapter, tmp_path / "merged", base=base), bits=16)
     assert "lm_head.weight" not in load_file(tmp_path / "merged" / "model.safetensors")
     assert out.get_input_embeddings().weight is out.get_output_embeddings().weight
+
+
+def test_a_tokenizer_that_is_larger_than_the_embeddings_is_refused(adapter_of, tmp_path):
+    adapter = shutil.copytree(adapter_of("qwen2.5-vl")[0], tmp_path / "adapter")
+    processor = load_processor(adapter)
+    processor.tokenizer.add_tokens([f"<part{i}>" for i in range(200)])
+    processor.save_pretrained(adapter)
+    with pytest.raises(
+        ValueError, match=r"'<part\d+>', for which the model has no embedding .*resize_token_embeddings"
+    ):
+        merge(adapter, tmp_path / "merged")
+    base, _ = load_model(tiny_model("qwen2.5-vl"), bits=16)
+    base.resize_token_embeddings(len(processor.tokenizer))
+    base.save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    whole, _ = load_model(merge(adapter, tmp_path / "merged", base=tmp_path / "base"), bits=16)
+    assert whole.get_input_embeddings().num_embeddings == len(processor.tokenizer)
 
 
 @pytest.mark.parametrize("change", ["rename", "drop", "other base"])

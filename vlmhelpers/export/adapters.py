@@ -152,13 +152,15 @@ def merge(
     `base` (a folder, hub id or family; None: the adapter's) is loaded in `dtype` on the CPU, never quantized; adapters
     trained over 4 bits can answer otherwise on 16: see `check_export(..., four_bit=True)`. Where memory is short, a
     base stored in `dtype` is merged layer by layer into files, which takes room for it on the disk twice; for another
-    one MemoryError is raised. Raises FileNotFoundError for what cannot be read, ValueError for an adapter that does not
-    fit its base, FileExistsError for an `out` that is not empty, OSError where the disk is too small. The write is
-    atomic.
+    one MemoryError is raised. Raises FileNotFoundError for what cannot be read, ValueError for an adapter or a
+    tokenizer that does not fit its base, FileExistsError for an `out` that is not empty, OSError where the disk is too
+    small. The write is atomic.
     """
     with name_full_disk(out), atomic_folder(out) as folder:
         base = find_base(adapter, base)
         model, is_short = _load_base(base, dtype)
+        processor = load_processor(adapter, base)
+        loading.check_vocabulary(processor, model)
         needed, free = model.get_memory_footprint() * 1.05 * (1 + is_short), shutil.disk_usage(folder).free
         if needed > free:
             sizes = f"{needed / 2**30:.1f} GiB and its disk has {free / 2**30:.1f} GiB left"
@@ -179,7 +181,6 @@ def merge(
         except (ValueError, NotImplementedError) as error:
             raise ValueError(f"{adapter} cannot be merged ({error}): serve it unmerged, or train another") from error
         whole.save_pretrained(folder, max_shard_size=max_shard_size)
-        processor = load_processor(adapter, base)
         loading.save_processor(processor, folder)
         processor.image_processor.save_pretrained(folder)
         if missing := missing_files(folder):

@@ -134,6 +134,16 @@ def _runs_on_unsloth(backend, processor):
     return family.unsloth
 
 
+def check_vocabulary(processor: ProcessorMixin, model: PreTrainedModel) -> None:
+    """Raises ValueError where the tokenizer has tokens for which the model has no embedding."""
+    vocabulary, rows = processor.tokenizer.get_vocab(), model.get_input_embeddings().weight.shape[0]
+    if more := sorted((token for token, index in vocabulary.items() if index >= rows), key=vocabulary.get):
+        number = 1 + max(vocabulary.values())
+        what = f"the tokenizer has {len(more)} tokens, such as {more[0]!r}, for which the model has no embedding"
+        remedy = f"call model.resize_token_embeddings({number}), and save that as the base to train"
+        raise ValueError(f"{what} ({rows:,} rows, {number:,} needed): {remedy}")
+
+
 def set_max_pixels(processor: ProcessorMixin, max_pixels: int) -> None:
     """Caps the pixels of an image after resizing, or its tiles. Raises ValueError where a family has no such cap."""
     family_of(processor).set_max_pixels(processor.image_processor, max_pixels)
