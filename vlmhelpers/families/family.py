@@ -33,6 +33,8 @@ class Family:
     caches_features: its tower computes each image by itself; it has `feature_tower`, `split_...`, `join_features`.
     not_sampled: why the trainers of TRL that sample answers cannot train it; "" where they pass its images on.
     unsloth: Unsloth has it. gguf_architectures: what llama.cpp's converter has of it.
+    not_by_vllm, not_by_ollama: why they do not serve its models from a folder; "" where they do, or nobody knows.
+    not_in_onnx: why it cannot be exported to ONNX; "" where its methods below say how.
     loading_import: the import that makes it known to transformers.
     licenses: (part of a model's id, metadata for a card of the hub, a sentence), the first that fits.
     same_shape: parts of ids, and the published names that have the same shape.
@@ -56,6 +58,9 @@ class Family:
     not_sampled: str = ""
     unsloth: bool = True
     gguf_architectures: tuple[str, ...] = ()
+    not_by_vllm: str = ""
+    not_by_ollama: str = ""
+    not_in_onnx: str = "how its parts are cut and joined is not known here"
     loading_import: str = ""
     licenses: tuple[tuple[str, dict, str], ...] = ()
     same_shape: dict[str, str] = field(default_factory=dict)

@@ -79,3 +79,6 @@ PHI_3_VISION = Phi3Vision(
         "max_pixels": (48**2, "num_crops=1: one tile and the overview"),
     },
 )
+    not_in_onnx="",
+    not_by_vllm="it reads this model with the code of its publisher, which is not in the folder, and without adapters",
+    not_by_ollama="its converter does not have Phi3V",
