@@ -156,12 +156,29 @@ def test_vllm_gets_a_rank_that_it_takes(rank, served, tmp_path):
         ([LANGUAGE, VISION], {}, "1 of its tensors are outside the language model"),
         ([LANGUAGE], {"use_dora": True}, "DoRA"),
         ([LANGUAGE], {"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ([LANGUAGE], {"trainable_token_indices": [3, 5]}, "trainable_token_indices"),
         ([LANGUAGE], {"r": 8, "rank_pattern": {"q_proj": 1024}}, "rank 1024"),
     ],
 )
 def test_what_vllm_does_not_take_is_to_be_merged(names, config, reason, tmp_path):
     with pytest.raises(ValueError, match=f"{reason}.*Merge it"):
         vllm_command("base", write_adapter(tmp_path / "adapter", *names, **config))
+
+
+@pytest.mark.parametrize(
+    "family, reason", [("llama-3.2-vision", "after version 0.10.2"), ("phi-3-vision", "publisher")]
+)
+def test_families_that_vllm_does_not_have_are_named(family, reason, tmp_path):
+    adapter = write_adapter(tmp_path / "adapter", LANGUAGE)
+    for options in ({"base_model": family, "adapter": adapter}, {"merged": tiny_model(family)}):
+        with pytest.raises(ValueError, match=f"vLLM does not serve this model: .*{reason}.*with transformers"):
+            vllm_command(**options)
+
+
+def test_ollama_gets_no_folder_that_it_cannot_convert():
+    with pytest.raises(ValueError, match="Ollama does not serve this model: its converter does not have Phi3V"):
+        ollama_modelfile(tiny_model("phi-3-vision"))
+    assert ollama_modelfile(tiny_model("llama-3.2-vision")).startswith("FROM ")
 
 
 def test_vllm_serves_a_merged_model_without_lora():

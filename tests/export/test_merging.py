@@ -13,6 +13,7 @@ import psutil
 import pytest
 import torch
 from peft import LoraConfig
+from phi3_vision_parts import publish
 from quick_adapter import sample_rows, train_adapter
 from safetensors.torch import load_file, save_file
 
@@ -79,6 +80,19 @@ def test_merged_weights_answer_as_the_adapter(family, adapter_of, tmp_path):
         assert (out / name).is_file(), name
     assert "quantization_config" not in json.loads((out / "config.json").read_text())
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_code_that_is_not_in_the_folder_is_not_named_there(tmp_path):
+    (tmp_path / "base").mkdir()
+    publish(tmp_path / "base")
+    assert "auto_map" in (tmp_path / "base/config.json").read_text()
+    model, processor = load_model(tmp_path / "base", bits=16)
+    model = add_lora(model, LoraConfig(r=2, target_modules=["qkv_proj"]))
+    adapter = save_adapter(model, processor, tmp_path / "adapter")
+    merged = merge(adapter, tmp_path / "merged", base=tmp_path / "base")
+    files = [file for folder in (adapter, merged) for file in folder.glob("*.json")]
+    assert len(files) > 8 and not [file for file in files if '"auto_map"' in file.read_text()]
+    load_model(merged, bits=16)
 
 
 @pytest.mark.slow

@@ -68,9 +68,23 @@ def export_run(settings: Merging) -> Exported:
         return _export_gguf(settings, folder, run, out)
     check, notes = _make_whole(settings, folder, run, out)
     merged = out if _is_adapter(folder) else folder
-    modelfile = merged.with_name(f"{merged.name}.{MODELFILE}")  # not in the folder, which may be pushed
-    modelfile.write_text(ollama_modelfile(merged), encoding="utf-8")
-    return Exported(str(merged), form, [vllm_command(merged=merged), _ollama(modelfile)], check, notes)
+    commands, notes = [], list(notes)
+    for make in (_vllm_of_merged, _ollama_of_merged):
+        try:
+            commands.append(make(merged))
+        except ValueError as error:  # a family that it does not have
+            notes.append(str(error))
+    return Exported(str(merged), form, commands, check, notes)
+
+
+def _vllm_of_merged(folder):
+    return vllm_command(merged=folder)
+
+
+def _ollama_of_merged(folder):
+    modelfile = folder.with_name(f"{folder.name}.{MODELFILE}")  # not in the folder, which may be pushed
+    modelfile.write_text(ollama_modelfile(folder), encoding="utf-8")
+    return _ollama(modelfile)
 
 
 def _is_adapter(folder):

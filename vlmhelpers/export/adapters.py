@@ -181,8 +181,7 @@ def merge(
         except (ValueError, NotImplementedError) as error:
             raise ValueError(f"{adapter} cannot be merged ({error}): serve it unmerged, or train another") from error
         whole.save_pretrained(folder, max_shard_size=max_shard_size)
-        loading.save_processor(processor, folder)
-        processor.image_processor.save_pretrained(folder)
+        loading.save_processor(processor, folder, beside_model=True)
         if missing := missing_files(folder):
             raise RuntimeError(f"the merged model would lack {', '.join(missing)}, which {base} does not have either")
         card = merged_card(adapter, read_adapter_config(adapter)["base_model_name_or_path"] or base)

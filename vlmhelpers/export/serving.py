@@ -103,9 +103,10 @@ def ollama_modelfile(
     """The text of a Modelfile, from which `ollama create NAME -f Modelfile` makes a model.
 
     `model`: a GGUF file with its `mmproj`, or, safer (ollama/ollama issue 14575), the folder of a merged model. Raises
-    FileNotFoundError or, without `mmproj`, ValueError.
+    FileNotFoundError and, without `mmproj` and for a family that Ollama does not convert, ValueError.
     """
     model = Path(model)
+    _refuse("Ollama", family_of(model).not_by_ollama if model.is_dir() else "")
     if model.is_file() and mmproj is None:
         raise ValueError(f"{model} alone sees no images: pass the mmproj file that to_gguf made, too")
     sources = [model, Path(mmproj)] if mmproj else [model]
@@ -143,11 +144,12 @@ def vllm_command(
     """The shell command that serves a base with an adapter, or a merged model, through vLLM's OpenAI interface.
 
     `images`: how many a prompt may have. `name`: what requests call the tuned model. Raises ValueError for an adapter
-    that vLLM ignores or rejects: tensors outside the language model, DoRA, trained biases, whole layers, ranks > 512;
-    also for names and paths that no command can hold.
+    that vLLM ignores or rejects: tensors outside the language model, DoRA, trained biases, whole layers, single
+    trained tokens, ranks > 512; for a family that it does not have; for names and paths that no command can hold.
     """
     if (merged is None) == (adapter is None) or (adapter is not None and base_model is None):
         raise ValueError("pass base_model and adapter, or merged alone")
+    _refuse("vLLM", family_of(merged or base_model).not_by_vllm)
     if merged is not None:
         command = ["vllm", "serve", _value(merged), "--served-model-name", _value(name)]
     else:
@@ -157,6 +159,11 @@ def vllm_command(
         command = ["vllm", "serve", _value(base_model), "--enable-lora", "--lora-modules", module]
         command += ["--max-lora-rank", str(_served_rank(adapter, base_model))]
     return shlex.join([*command, "--limit-mm-per-prompt", json.dumps({"image": images}), "--port", str(port)])
+
+
+def _refuse(program, reason):
+    if reason:
+        raise ValueError(f"{program} does not serve this model: {reason}. Serve it with transformers")
 
 
 def _value(value):
@@ -178,6 +185,7 @@ def _served_rank(adapter, base):
         "it uses DoRA": config.get("use_dora"),
         "it has trained biases": config.get("bias", "none") != "none",
         "it replaces whole layers (modules_to_save)": config.get("modules_to_save"),
+        "it trains single tokens (trainable_token_indices)": config.get("trainable_token_indices"),
         f"its rank {rank} is more than {RANKS[-1]}": rank > RANKS[-1],
     }
     if found := [reason for reason, holds in reasons.items() if holds]:

@@ -1,5 +1,6 @@
 """Choosing and loading a vision-language model: the real one where it can run, elsewhere a tiny one of its family."""
 
+import json
 import os
 from pathlib import Path
 
@@ -96,12 +97,26 @@ def load_processor(name: str | Path) -> ProcessorMixin:
     return processor
 
 
-def save_processor(processor: ProcessorMixin, folder: str | Path) -> None:
-    """Writes a processor's files, which then do not say how the last batch was padded and cut."""
+def save_processor(processor: ProcessorMixin, folder: str | Path, beside_model: bool = False) -> None:
+    """Writes a processor's files, which then do not say how the last batch was padded and cut.
+
+    `beside_model`: `folder` has the whole model, so preprocessor_config.json is written, too, for tools that do not
+    know processor_config.json. No file in it names code of its publisher any more, which is not in the folder.
+    """
     if backend := getattr(processor.tokenizer, "backend_tokenizer", None):
         backend.no_padding()
         backend.no_truncation()
     processor.save_pretrained(folder)
+    if beside_model:
+        processor.image_processor.save_pretrained(folder)
+    for file in Path(folder).glob("*config.json"):
+        if '"auto_map"' in (text := file.read_text(encoding="utf-8")):
+            content = json.loads(text, object_hook=_without_code)
+            file.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def _without_code(entries):
+    return {name: value for name, value in entries.items() if name != "auto_map"}
 
 
 def load_weights(name: str | Path, **options: object) -> PreTrainedModel:
