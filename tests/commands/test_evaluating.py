@@ -40,8 +40,10 @@ def test_a_run_is_compared_with_its_base_by_its_held_out_rows(run):
     saved = json.loads((run / "evaluation" / "evaluation.json").read_text())
     assert saved["scores"]["tuned"]["exact match"]["value"] == 1 and saved["rows"] == 6
     assert saved["differences"]["tuned minus base"]["value"] == 1 and saved["verdict"] == result.ablation.verdict
+    assert str(result.speeds["tuned"]).endswith(" together on cpu") and str(result.speeds["base"]) in str(result)
+    assert result._repr_html_().count(" tokens/s, an answer in ") == 3
     again = EvaluationResult.read(run)
-    assert again.answers == result.answers and again.comparison == result.comparison
+    assert again.answers == result.answers and again.comparison == result.comparison and again.speeds == result.speeds
     assert repr(again.evaluations) == repr(result.evaluations)
 
 
@@ -50,8 +52,8 @@ def test_what_is_answered_is_not_answered_again_but_by_other_settings(run):
     assert list(first.answers) == ["tuned"] and first.comparison is None
     tuned = load_tuned(run)
     with mock.patch.object(tuned.model, "generate", wraps=tuned.model.generate) as asked:
-        evaluate_run(Evaluating(model=str(run), rows=4, base=False), tuned=tuned)
-        assert asked.call_count == 0
+        again = evaluate_run(Evaluating(model=str(run), rows=4, base=False), tuned=tuned)
+        assert asked.call_count == 0 and again.speeds == first.speeds != {}
         shorter = evaluate_run(Evaluating(model=str(run), rows=4, base=False, max_new_tokens=1), tuned=tuned)
     assert asked.call_count == 1 and shorter.answers != first.answers
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from datasets import Dataset
@@ -27,6 +27,7 @@ from vlmhelpers.evaluation.scoring import Evaluation, evaluate
 from vlmhelpers.evaluation.statistics import Score
 from vlmhelpers.inference.answer_log import OtherAnswers
 from vlmhelpers.inference.generation import generate
+from vlmhelpers.inference.speed import Speed
 from vlmhelpers.training.run import load_held_out
 
 FOLDER, SCORES = "evaluation", "evaluation.json"
@@ -45,6 +46,7 @@ class EvaluationResult:
     comparison: Comparison | None  # of base and tuned; None where one of them did not answer
     ablation: ImageAblation | None = None
     notes: list[str] = field(default_factory=list)  # what could not be done, and why
+    speeds: dict[str, Speed] = field(default_factory=dict)  # of those that were timed
 
     @classmethod
     def read(cls, run: str | Path) -> "EvaluationResult":
@@ -59,7 +61,8 @@ class EvaluationResult:
         if changed or values["rows"] > len(rows):
             raise ValueError(f"{folder} is of other rows, or of other weights than now: evaluate the run again")
         rows = rows.select(range(values["rows"]))
-        return cls.of_answers(str(folder), rows, values["answers"], _metrics(values["metrics"]))
+        found = cls.of_answers(str(folder), rows, values["answers"], _metrics(values["metrics"]))
+        return replace(found, speeds=values["speeds"])
 
     @classmethod
     def of_answers(cls, folder: str, rows: Dataset, answers: dict[str, list[str]], metrics: str | list[str] = ()):
@@ -67,7 +70,8 @@ class EvaluationResult:
         evaluations = {name: evaluate(given, rows, metrics) for name, given in answers.items()}
         both = {"base", "tuned"} <= evaluations.keys()
         comparison = compare(*map(evaluations.get, ("base", "tuned", "prompted"))) if both else None
-        return cls(folder, rows, answers, evaluations, comparison)
+        speeds = {name: speed for name, given in answers.items() if (speed := getattr(given, "speed", None))}
+        return cls(folder, rows, answers, evaluations, comparison, speeds=speeds)
 
     @property
     def browser(self) -> Browser:
@@ -76,6 +80,7 @@ class EvaluationResult:
 
     def __repr__(self):
         lines = [f"{name}, {len(self.dataset)} rows:\n{found}" for name, found in self.evaluations.items()]
+        lines += ["\n".join(f"{name}: {speed}" for name, speed in self.speeds.items())] * bool(self.speeds)
         lines += [str(part) for part in (self.comparison, self.ablation) if part is not None]
         return printable("\n\n".join([*lines, *self.notes, f"answers and scores -> {self.folder}"]))
 
@@ -83,6 +88,7 @@ class EvaluationResult:
         names = dict.fromkeys(name for found in self.evaluations.values() for name in found.scores)
         cells = [[found.scores.get(name, "") for found in self.evaluations.values()] for name in names]
         rows = [(name, *scores) for name, scores in zip(names, cells, strict=True)]
+        rows += [("speed", *(self.speeds.get(name, "") for name in self.evaluations))] * bool(self.speeds)
         parts = [html_table(("score", *self.evaluations), rows)]
         parts += [part._repr_html_() for part in (self.comparison, self.ablation) if part is not None]
         return Markup().join([*parts, *(Markup("<p>{}</p>").format(printable(note)) for note in self.notes)])
@@ -192,6 +198,7 @@ def _save(settings, tuned, result):
     if result.ablation is not None:
         values["ablation"] = {name: _numbers(score) for name, score in result.ablation.scores.items()}
         values["verdict"] = result.ablation.verdict
+    values["speeds"] = {name: asdict(speed) for name, speed in result.speeds.items()}
     values["answers"] = result.answers
     with atomic_file(Path(result.folder) / SCORES, encoding="utf-8") as file:
         json.dump(values, file, indent=1)
@@ -204,7 +211,7 @@ def _read_scores(file):
         counts = {len(answers) for answers in values["answers"].values()}
         is_whole = {"dataset", "weights", "metrics"} <= values.keys() and isinstance(values["metrics"], str | None)
         if is_whole and counts == {values["rows"]}:
-            return values
+            return values | {"speeds": {name: Speed(**speed) for name, speed in values.get("speeds", {}).items()}}
     raise ValueError(f"{file} holds no scores, or those of another version: evaluate the run again")
 
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -24,6 +25,25 @@ def on_main(function: Callable[[], T]) -> T:
     if error is not None:
         raise error
     return value
+
+
+def process_share() -> tuple[int, int]:
+    """(the number of this process from 0, how many there are); the first call joins them."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return 0, 1
+    import torch
+    from accelerate import PartialState
+
+    # The others may be slower by hours; where one dies, the launcher ends them all.
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7))
+    return state.process_index, state.num_processes
+
+
+def gather(value: T, processes: int) -> list[T]:
+    """The values of all processes, in their order; all have to call it, and wait here for each other."""
+    from accelerate.utils import gather_object
+
+    return gather_object([value]) if processes > 1 else [value]
 
 
 def only_main_prints() -> contextlib.AbstractContextManager:

@@ -1,7 +1,9 @@
 """Answers in a JSONL file that grows while they come: a line of settings, then one for each answer."""
 
+import glob
 import json
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,10 +20,14 @@ from vlmhelpers.models.identity import model_identity, processor_identity
 
 
 class Answer(NamedTuple):
-    """One answer, stripped, and whether it was cut off at `max_new_tokens`."""
+    """One answer, stripped, and how it came; the last four are None in files of earlier versions."""
 
     text: str
-    cut: bool
+    cut: bool  # off, at `max_new_tokens`
+    tokens: int | None = None  # new ones, with the one that ends it
+    seconds: float | None = None  # that its batch took
+    together: int | None = None  # rows of its batch
+    device: str | None = None
 
 
 class OtherAnswers(ValueError):
@@ -31,38 +37,17 @@ class OtherAnswers(ValueError):
 class AnswerLog:
     """The file at `path` for the results of `answer_settings` and `row_keys`; an incomplete last line is dropped.
 
-    `answers`: those in it for the same row at the same index; damaged lines are left out. Raises OtherAnswers for
-    a file of other settings, ValueError for one of another kind.
+    Of several processes each writes a file of its own, by its number `part`, and reads those of all. `answers`: those
+    in them for the same row at the same index; damaged lines are left out. Raises OtherAnswers for a file of other
+    settings, ValueError for one of another kind.
     """
 
-    def __init__(self, path: str | Path, settings: dict, rows: list[tuple[str, str]]):
-        self.path, self.rows, self.answers = Path(path), rows, {}
-        head = _line({"settings": settings})
-        content = self.path.read_bytes() if self.path.exists() else b""
-        if head.startswith(content):  # nothing is there, or not all of the first line
-            with atomic_file(self.path, "wb") as file:
-                file.write(head)
-            return
-        complete = content[: content.rfind(b"\n") + 1]
-        first, *lines = complete.splitlines(keepends=True) or [content]
-        if changed := changed_settings(self._settings(first), json.loads(head)["settings"]):
-            remedy = "Pass another file as save_to, or delete this one to answer all rows anew"
-            raise OtherAnswers(f"{self.path} holds answers with another {', '.join(changed)} than now. {remedy}")
-        sound = [(line, found) for line in lines if (found := _answer_of(line))]
-        if len(sound) < len(lines):
-            print(f"{self.path}: {len(lines) - len(sound)} lines are damaged, and their rows are answered again")
-        if len(sound) < len(lines) or complete != content:
-            with atomic_file(self.path, "wb") as file:
-                file.writelines([first, *(line for line, _ in sound)])
-        found = dict(found for _, found in sound)
+    def __init__(self, path: str | Path, settings: dict, rows: list[tuple[str, str]], part: int = 0):
+        self.path, self.rows = log_file(path, part), rows
+        head, found = _line({"settings": settings}), {}
+        for file in sorted({self.path, *log_files(path)}):
+            found |= _read(file, head, repair=file == self.path)
         self.answers = {i: found[i, key] for i, (key, _) in enumerate(rows) if (i, key) in found}
-
-    def _settings(self, line):
-        try:
-            return dict(json.loads(line)["settings"])
-        except (ValueError, TypeError, KeyError, RecursionError):
-            message = f"{self.path} is no file of answers that generate has written. Pass another file as save_to"
-            raise ValueError(message) from None
 
     def append(self, answers: dict[int, Answer]) -> None:
         """Writes answers, by the row's index, to the disk."""
@@ -70,9 +55,49 @@ class AnswerLog:
             for i, answer in answers.items():
                 key, prompt = self.rows[i]
                 values = {"row": i, "prompt": prompt, "answer": answer.text, "cut": answer.cut, "key": key}
+                values |= dict(zip(Answer._fields[2:], answer[2:], strict=True))
                 file.write(_line(values | {"digest": digest(*values.values())}))
             file.flush()
             os.fsync(file.fileno())
+
+
+def log_file(path: str | Path, part: int = 0) -> Path:
+    """The file that a process writes for `path`."""
+    return Path(f"{path}.{part}" if part else path)
+
+
+def log_files(path: str | Path) -> list[Path]:
+    """Those that processes have written for `path`."""
+    path = Path(path)
+    named = re.compile(re.escape(path.name) + r"(\.\d+)?").fullmatch
+    return [file for file in path.parent.glob(f"{glob.escape(path.name)}*") if named(file.name)]
+
+
+def _read(file, head, repair):
+    """{(row, key): Answer} of a file that begins with `head`; its own process repairs it."""
+    content = file.read_bytes() if file.exists() else b""
+    # At the beginning nothing is there, or not all of the first line.
+    complete = head if head.startswith(content) else content[: content.rfind(b"\n") + 1]
+    first, *lines = complete.splitlines(keepends=True) or [content]
+    if changed := changed_settings(_settings(file, first), _settings(file, head)):
+        remedy = "Pass another file as save_to, or delete this one to answer all rows anew"
+        raise OtherAnswers(f"{file} holds answers with another {', '.join(changed)} than now. {remedy}")
+    sound = [(line, found) for line in lines if (found := _answer_of(line))]
+    whole = b"".join([first, *(line for line, _ in sound)])
+    if repair and len(sound) < len(lines):
+        print(f"{file}: {len(lines) - len(sound)} lines are damaged, and their rows are answered again")
+    if repair and whole != content:
+        with atomic_file(file, "wb") as repaired:
+            repaired.write(whole)
+    return dict(found for _, found in sound)
+
+
+def _settings(file, line):
+    try:
+        return dict(json.loads(line)["settings"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        message = f"{file} is no file of answers that generate has written. Pass another file as save_to"
+        raise ValueError(message) from None
 
 
 def _line(value):
@@ -84,10 +109,10 @@ def _answer_of(line):
     """((row, key), Answer) of a line, or None where it is not as it was written."""
     try:
         *values, written = json.loads(line).values()
-        index, _, text, cut, key = values
+        index, _, text, cut, key, *how = values
+        return ((index, key), Answer(text, cut, *how)) if written == digest(*values) else None
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None
-    return ((index, key), Answer(text, cut)) if written == digest(*values) else None
 
 
 def row_keys(dataset: Dataset) -> list[tuple[str, str]]:

@@ -2,27 +2,28 @@
 
 import io
 import math
+import time
 from collections.abc import Callable, Container, Iterable
-from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from datasets import Dataset
 from PIL import Image
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.generation.streamers import BaseStreamer
 
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.common.display import in_notebook
-from vlmhelpers.common.files import one_process
 from vlmhelpers.common.images import open_image
 from vlmhelpers.common.printable import printable
 from vlmhelpers.data.rows import plain_rows, stream_plain_rows
 from vlmhelpers.data.schema import count_images, message_text, user
 from vlmhelpers.families import family_of
-from vlmhelpers.inference.answer_log import Answer, AnswerLog, answer_settings, row_keys
+from vlmhelpers.inference.answer_log import Answer, answer_settings
+from vlmhelpers.inference.resumable import answer_rows
+from vlmhelpers.inference.speed import Answers
 from vlmhelpers.models.backends import eval_mode
 
 # Set whatever generation_config.json says: the repetition_penalty=1.05 of Qwen2.5's instruct models punishes the words
@@ -38,36 +39,30 @@ def generate(
     max_new_tokens: int = 64,
     progress: bool | Callable[[int, int], object] = True,
     save_to: str | Path | None = None,
+    split: bool = False,
     **options: object,
-) -> list[str]:
+) -> Answers:
     """Answers to every row's prompt (all but its last assistant turn), in row order, their reasoning included.
 
-    Greedy unless `do_sample=True` is in `options`, which are further arguments of `model.generate`. Where memory runs
-    out, the batch is halved. `progress`: whether there is a bar, or a function of how many rows are answered, and of
-    how many there are. `save_to`: a JSONL file of the answers so far, from which the same call goes on. Raises
-    ValueError where it is of another model or options, BlockingIOError where another process writes it, RuntimeError
-    where memory does not suffice for one row.
+    A list of texts, with the `speed` at which they came. Greedy unless `do_sample=True` is in `options`, which are
+    further arguments of `model.generate`. Where memory runs out, the batch is halved. `progress`: whether there is a
+    bar, or a function of how many rows are answered, and of how many there are. `save_to`: a JSONL file of the answers
+    so far, from which the same call goes on. `split`: whether processes that `accelerate launch` has started share the
+    rows; each has to call it, writes a file of its own, whose name ends in its number but for the first, and gets all
+    answers. Raises ValueError where `save_to` is of another model or options, BlockingIOError where another process
+    writes it, RuntimeError where memory does not suffice for one row.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: at least one row has to be in a batch")
     settings = {"max_new_tokens": max_new_tokens} | options
-    with one_process(save_to, "generate") if save_to else nullcontext():
-        log = AnswerLog(save_to, answer_settings(model, processor, settings), row_keys(dataset)) if save_to else None
-        answers = dict(log.answers) if log else {}
-        tell = progress if callable(progress) else lambda done, total: None
-        bar = tqdm(total=len(dataset), initial=len(answers), desc="answers", disable=progress is not True)
-        tell(len(answers), len(dataset))
-        with eval_mode(model), torch.inference_mode(), bar:
-            for found in _batches(model, processor, dataset, set(answers), batch_size, settings):
-                if log:
-                    log.append(found)
-                answers |= found
-                bar.update(len(found))
-                tell(len(answers), len(dataset))
-    if cut := sum(answer.cut for answer in answers.values()):
-        limit = f"{cut} of {len(answers)} answers were cut off at max_new_tokens={max_new_tokens}"
-        print(f"{limit}: raise it, or look whether the model repeats itself")
-    return [answers[i].text for i in range(len(dataset))]
+
+    def batches(done, share):
+        kinds = [rows[share] for rows in longest_first(dataset, processor, done)]
+        with eval_mode(model), torch.inference_mode():
+            yield from _batches(model, processor, dataset, kinds, batch_size, settings)
+
+    made_by = partial(answer_settings, model, processor, settings)
+    return answer_rows(dataset, batches, made_by, max_new_tokens, progress, save_to, split)
 
 
 def decoding(processor: ProcessorMixin, settings: dict) -> dict[str, object]:
@@ -76,9 +71,9 @@ def decoding(processor: ProcessorMixin, settings: dict) -> dict[str, object]:
     return {"use_cache": True, "pad_token_id": processor.tokenizer.pad_token_id} | plain | settings
 
 
-def _batches(model, processor, dataset, done, batch_size, settings):
+def _batches(model, processor, dataset, kinds, batch_size, settings):
     collator = VisionCollator(processor)
-    for rows in longest_first(dataset, processor, done):
+    for rows in kinds:
         while batch := rows[:batch_size]:
             found = _try(model, collator, dataset, batch, settings)
             if found is None:  # what the failed batch held is free only now
@@ -93,8 +88,11 @@ def _batches(model, processor, dataset, done, batch_size, settings):
 def _try(model, collator, dataset, batch, settings):
     """The answers to the rows at the indices of `batch`, or None where memory does not suffice for several rows."""
     try:
+        start = time.perf_counter()
         inputs = collator.prompts([dataset[i] for i in batch]).to(model.device)
-        return _answer(model, collator.processor, inputs, settings)
+        found = _answer(model, collator, inputs, settings)
+        how = round(time.perf_counter() - start, 4), len(batch), _device_name(model.device)
+        return [Answer(*answer, *how) for answer in found]
     except (RuntimeError, MemoryError) as error:
         if not (isinstance(error, (torch.OutOfMemoryError, MemoryError)) or should_reduce_batch_size(error)):
             raise
@@ -106,13 +104,21 @@ def _try(model, collator, dataset, batch, settings):
         return None
 
 
-def _answer(model, processor, inputs, settings):
+def _answer(model, collator, inputs, settings):
+    """(text, whether it was cut off, new tokens) of each row."""
+    processor = collator.processor
     tokens = model.generate(**inputs, **decoding(processor, settings))[:, inputs["input_ids"].shape[1] :]
     ends = settings.get("eos_token_id", model.generation_config.eos_token_id)
-    ends = {processor.tokenizer.pad_token_id, *(ends if isinstance(ends, (list, tuple)) else [ends])}
-    at_limit = tokens.shape[1] >= settings["max_new_tokens"]
-    pairs = zip(processor.batch_decode(tokens, skip_special_tokens=True), tokens[:, -1].tolist(), strict=True)
-    return [Answer(text.strip(), at_limit and last not in ends) for text, last in pairs]
+    ends = [processor.tokenizer.pad_token_id, *(ends if isinstance(ends, (list, tuple)) else [ends])]
+    goes_on = ~torch.isin(tokens, torch.tensor([end for end in ends if end is not None], device=tokens.device))
+    counts = (goes_on.cumprod(dim=1).sum(dim=1) + 1).clamp(max=tokens.shape[1])
+    cut = goes_on[:, -1] & (tokens.shape[1] >= settings["max_new_tokens"])
+    texts = map(collator.template.answer, tokens.tolist())
+    return list(zip(texts, cut.tolist(), counts.tolist(), strict=True))
+
+
+def _device_name(device):
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def longest_first(dataset: Dataset, processor: ProcessorMixin, done: Container[int]) -> list[list[int]]:
@@ -172,16 +178,17 @@ def stream_conversation(
     """
     images = [image if isinstance(image, Image.Image) else open_image(image) for image in images]
     row = {"messages": messages, "images": images}
-    inputs = VisionCollator(processor).prompts([row]).to(model.device)
+    collator = VisionCollator(processor)
+    inputs = collator.prompts([row]).to(model.device)
     printed = write is None and not in_notebook()
     write = write or (_print_piece if printed else _grow_output())
-    streamer = _Pieces(processor.tokenizer, write)
+    streamer = _Pieces(collator.template.decode, write)
     settings = decoding(processor, {"max_new_tokens": max_new_tokens, "streamer": streamer} | options)
     with eval_mode(model), torch.inference_mode():
         model.generate(**inputs, **settings)
     if printed:
         print()
-    return streamer.text()
+    return collator.template.answer(streamer.tokens)
 
 
 def _print_piece(piece):
@@ -204,18 +211,15 @@ def _grow_output():
 class _Pieces(BaseStreamer):
     """Hands on the text of all tokens decoded together: TextStreamer, anew after a line break, can lose an indent."""
 
-    def __init__(self, tokenizer, write):
-        self.tokenizer, self.write, self.tokens, self.written = tokenizer, write, None, ""
+    def __init__(self, decode, write):
+        self.decode, self.write, self.tokens, self.written = decode, write, None, ""
 
     def put(self, tokens):
         self.tokens = [] if self.tokens is None else self.tokens + tokens.tolist()  # the prompt comes first
-        if not self.text().endswith("\ufffd"):  # a character of which only some bytes are there
+        if not self.decode(self.tokens).endswith("\ufffd"):  # a character of which only some bytes are there
             self.end()
 
     def end(self):
-        if piece := self.text()[len(self.written) :]:
+        if piece := self.decode(self.tokens)[len(self.written) :]:
             self.write(piece)
             self.written += piece
-
-    def text(self):
-        return self.tokenizer.decode(self.tokens, skip_special_tokens=True).strip()
