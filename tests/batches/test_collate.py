@@ -1,5 +1,6 @@
 """Batches of the four families against token ids, labels and losses computed by hand."""
 
+import copy
 import math
 import re
 
@@ -349,10 +350,34 @@ def test_control_tokens_in_a_text_are_plain_text(processor, family):
     row = {"messages": [user(CONTROL), assistant("A."), split, assistant(f"It ends {CONTROL}")]}
     row["images"] = [picture(0, 48, 48)]
     collator = VisionCollator(processor, train_on="last")
-    batch, plain = collator([row]), collator([chat(row["images"], "a", "b", "c", "d")])
-    for token in processor.tokenizer.convert_tokens_to_ids(sorted(collator.template.specials)):
-        assert (batch["input_ids"] == token).sum() == (plain["input_ids"] == token).sum()
-    assert trained_text(processor, batch).replace("< |", "<|") == f"It ends {CONTROL}" + SPELLING[family][2]
+    plain = chat(row["images"], "a", "b", "c", "d")
+    for make in (collator, collator.prompts):
+        for token in processor.tokenizer.convert_tokens_to_ids(sorted(collator.template.control_tokens)):
+            assert (make([row])["input_ids"] == token).sum() == (make([plain])["input_ids"] == token).sum()
+    assert trained_text(processor, collator([row])).replace("< |", "<|") == f"It ends {CONTROL}" + SPELLING[family][2]
+
+
+def test_all_else_is_learned_as_it_is_written(processor, family):
+    """Also tokens of one's own, whether they are special or not: they are no steps of a conversation."""
+    processor = copy.deepcopy(processor)
+    processor.tokenizer.add_tokens(["<part>"])
+    processor.tokenizer.add_tokens(["[UNIT]"], special_tokens=True)
+    answer = "<b>old</b> [INST] <image> <pad> <think> <|no token|>, <part>7</part> [UNIT]"
+    answer += " <s>old price</s>" * (family != PHI)  # which has these tokens
+    collator = VisionCollator(processor)
+    batch = collator([chat([], answer, answer)])
+    learned = batch["labels"][0][batch["labels"][0] != -100].tolist()
+    assert trained_text(processor, batch) == answer + SPELLING[family][2]
+    assert {*processor.tokenizer.convert_tokens_to_ids(["<part>", "[UNIT]"])} < {*learned}
+    assert collator.template.answer(learned) == answer
+
+
+def test_an_answer_reads_as_before_its_control_tokens_were_escaped(processor, family):
+    collator = VisionCollator(processor)
+    answer = " and ".join(sorted(collator.template.control_tokens))
+    labels = collator([chat([], "What?", answer)])["labels"][0]
+    assert "< |" in processor.tokenizer.decode(labels[labels != -100])
+    assert collator.template.answer(labels[labels != -100].tolist()) == answer
 
 
 def test_blank_lines_before_an_answer_do_not_reach_the_prompt(processor, family):
@@ -435,6 +460,10 @@ def test_too_long_for_max_length_where_no_cap_helps(tiny):
     long_text = chat([picture(0, 64, 64)], "word " * 60, "A bag.")
     with pytest.raises(ValueError, match="its text leaves no room for its images"):
         VisionCollator(tiny["qwen3-vl"][1], max_length=50)([long_text])
+    several = chat(PICTURES[:3], "Compare.", "Bags.")
+    fewer = "24 tokens that its text leaves are too few for its images at any size, so show fewer of them or raise"
+    with pytest.raises(ValueError, match=f"165 of them image tokens.*: the {fewer} max_length. Nothing"):
+        VisionCollator(tiny[PHI][1], max_length=50)([several])
     with pytest.raises(ValueError, match="1 of them image tokens.*shorten its text.*as many tokens at any size"):
         VisionCollator(tiny[LLAMA][1], max_length=50)([long_text])
     with pytest.raises(ValueError, match=": shorten its text or raise max_length. Nothing is cut"):

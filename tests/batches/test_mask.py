@@ -5,11 +5,14 @@ import re
 
 import pytest
 from tiny_families import FAMILIES, build
+from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.batches.mask import show_mask
 from vlmhelpers.batches.preference import PreferenceCollator
 from vlmhelpers.data.schema import make_pair, make_row, user
+from vlmhelpers.families.phi3_vision import Phi3VProcessor
 from vlmhelpers.samples.drawing import sample_products
 
 PICTURES = [picture for _, picture in sample_products(5, "mask", size=96)]
@@ -62,6 +65,33 @@ def test_html_is_escaped_with_visible_blanks_and_whole_characters(collators):
     assert "<b>" not in markup
     assert 'What·<b>is</b>⏎\n→this·&·"that"?·é🙂<|im_end|>' in visible(markup)
     assert "é 🙂" in str(shown) and "\ufffd" not in markup + str(shown)
+
+
+def metaspace_tokenizer():
+    """As Llama 2's: a blank before every piece of text, and single bytes for what no word has."""
+    first = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "<|image|>", "<|end|>"]
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    ends = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(ends)
+    tokenizer.train_from_iterator(["What is this ? A red bag ."], trainers.BpeTrainer(special_tokens=first))
+    tokenizer.add_special_tokens(["<s>", "<|image|>", "<|end|>", "<|user|>", "<|assistant|>"])
+    names = {"bos_token": "<s>", "eos_token": "<|end|>", "pad_token": "<|end|>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "metaspace"])
+def test_what_is_shown_is_the_decoded_text(collators, family):
+    collator = collators.get(family)
+    if collator is None:
+        collator = VisionCollator(Phi3VProcessor(build("phi-3-vision")[1].image_processor, metaspace_tokenizer()))
+    tokenizer, image = collator.processor.tokenizer, collator.processor.image_token
+    ids = collator([ROW])["input_ids"][0]
+    text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    shown = visible(show_mask(collator, ROW)._repr_html_()).partition(" image")[2]
+    shown = re.sub("image × ([0-9]+)", lambda found: image * int(found[1]), shown)
+    shown = shown.replace("⏎\n", "\n").replace("→", "\t").replace("·", " ")
+    assert shown == text and "What <b>" in text and "A red bag." in text
 
 
 def test_html_is_small_and_shows_the_first_pictures(collators):

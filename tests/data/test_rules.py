@@ -1,6 +1,7 @@
 """What makes a row unusable: the same for validation, the command line and the collator, in the same words."""
 
 import io
+import re
 
 import pytest
 from datasets import Dataset, Features
@@ -88,6 +89,7 @@ OF_A_READER = {
     "a reader's problem": (make_row("What?", "A bag.") | {"problem": "empty text\nwrite the question"}, "empty text")
 }
 BAD_ROWS = BAD_MESSAGES | BAD_IMAGES | OF_A_READER
+NO_TOKENS = re.compile("(?!)")
 
 
 def dataset_of(*rows):
@@ -103,10 +105,10 @@ def test_validation_and_the_collator_refuse_a_bad_row_alike(name):
     assert record["row"] == 2 and record["reason"].startswith(reason) and record["remedy"]
     assert report.counts["kept"] == 1 and len(report.dataset) == 1
     with pytest.raises(ValueError) as refused:
-        to_train(bad | {"row": 17}, 3, specials=())
+        to_train(bad | {"row": 17}, 3, control=NO_TOKENS)
     assert str(refused.value).startswith(f"row 17: {record['reason']}. Remedy: {record['remedy']}")
     with pytest.raises(ValueError, match=r"^row 4 of the batch \('.*'\): "):
-        to_train(bad, 3, specials=())
+        to_train(bad, 3, control=NO_TOKENS)
 
 
 @pytest.mark.parametrize("name", BAD_MESSAGES)
@@ -123,17 +125,17 @@ def test_a_prompt_has_the_same_rules_but_for_its_answer(name):
     bad, reason = BAD_ROWS[name]
     with_question = bad["messages"] and any(message["role"] == "user" for message in bad["messages"])
     if with_question and reason.startswith(("no answer", "empty answer")):
-        assert to_answer(bad, 0, specials=()).messages[-1]["role"] == "user"
+        assert to_answer(bad, 0, control=NO_TOKENS).messages[-1]["role"] == "user"
     elif with_question and bad["messages"][-1]["role"] != "assistant":
         with pytest.raises(ValueError, match="Remedy: "):
-            to_answer(bad, 0, specials=())
+            to_answer(bad, 0, control=NO_TOKENS)
 
 
 def test_a_sound_row_has_no_problem():
     system = turn("system", text_part("Be brief."))
     for sound in (make_row("Why?", "So."), row(system, user("What?", 1), assistant("A bag."), images=[png()])):
         assert row_problems(sound) == [] and check_dataset(dataset_of(sound)).counts["kept"] == 1
-        assert to_train(sound, 0, specials=()).messages[-1] == sound["messages"][-1]
+        assert to_train(sound, 0, control=NO_TOKENS).messages[-1] == sound["messages"][-1]
 
 
 SYSTEM = turn("system", text_part("Be brief."))

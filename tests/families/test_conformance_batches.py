@@ -137,16 +137,17 @@ def test_a_prompt_is_the_beginning_of_the_row_in_training(base, rows):
 
 
 def test_control_tokens_in_a_text_stay_text(base, images):
-    specials = sorted(base.collator.template.specials)
+    specials = sorted(base.collator.template.control_tokens)
     written = " ".join(["<|image_1|>", *specials])
     split = user("", images=1)
     split["content"] += [text_part(piece) for special in specials for piece in (special[:3], special[3:])]
     row = {"messages": [user(written), assistant("A."), split, assistant(written)], "images": images[:1]}
     plain = {"messages": [user("a"), assistant("b"), user("c", images=1), assistant("d")], "images": images[:1]}
     collator = VisionCollator(base.processor, train_on="last")
-    ids, expected = (collator([one])["input_ids"] for one in (row, plain))
-    for special, token in zip(specials, base.processor.tokenizer.convert_tokens_to_ids(specials), strict=True):
-        assert (ids == token).sum() == (expected == token).sum(), special
+    for make in (collator, collator.prompts):
+        ids, expected = (make([one])["input_ids"] for one in (row, plain))
+        for special, token in zip(specials, base.processor.tokenizer.convert_tokens_to_ids(specials), strict=True):
+            assert (ids == token).sum() == (expected == token).sum(), special
     labels = collator([row])["labels"][0]
     learned = base.processor.tokenizer.decode(labels[labels != IGNORED][:-1])
     assert learned.replace(" ", "") == written.replace(" ", "")

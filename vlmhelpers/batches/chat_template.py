@@ -38,9 +38,12 @@ class ChatTemplate:
     def __init__(self, processor):
         self.processor = processor
         self.tokenizer = tokenizer = processor.tokenizer
-        added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-        self.specials = added | set(tokenizer.all_special_tokens)
-        self._image = re.compile(family_of(processor).image_pattern(processor))
+        self.control_tokens, image = _control_tokens(processor), family_of(processor).image_pattern(processor)
+        longest_first = sorted(self.control_tokens, key=len, reverse=True)  # as the tokenizer finds them
+        self.control = re.compile("|".join([image, *map(re.escape, longest_first)]))
+        self._escaped = re.compile("|".join(re.escape(f"{token[0]} {token[1:]}") for token in longest_first))
+        self.control_ids = {*tokenizer.convert_tokens_to_ids(longest_first)}
+        self._image = re.compile(image)
         self._not_text = {processor.image_token_id, tokenizer.bos_token_id} - {tokenizer.eos_token_id}
         self._known = {}  # piece of text -> its tokens: prompts repeat from row to row, and everything in every epoch
 
@@ -97,15 +100,24 @@ class ChatTemplate:
         header = prompt.removeprefix(self.text(messages[:turn]))
         start = head.rfind(header) + len(header)
         found = header in head and text.startswith(head[:start])
-        return start if found and not any(token in head[start:] for token in self.specials) else None
+        return start if found and not any(token in head[start:] for token in self.control_tokens) else None
 
     def _end_of_turn(self, tail):
         """Length of the end token at the start of `tail`, with the whitespace before it."""
         blank = len(tail) - len(tail.lstrip())
-        ends = [token for token in self.specials if tail.startswith(token, blank)]
+        ends = [token for token in self.control_tokens if tail.startswith(token, blank)]
         if not ends:
             raise ValueError("the chat template writes no end token after an answer: no way to learn to stop")
         return blank + max(map(len, ends))
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of generated tokens without those that steer the conversation; tokens of one's own stay."""
+        ids = [token for token in ids if token not in self.control_ids]
+        return self.tokenizer.decode(ids, skip_special_tokens=False).strip()
+
+    def answer(self, ids: list[int]) -> str:
+        """As `decode`, with what was escaped before it was learned as it was written."""
+        return self._escaped.sub(lambda token: token[0][0] + token[0][2:], self.decode(ids))
 
     def tokens(self, text: str) -> list[tuple[int, int]]:
         """(id, first character) of every token of `text`, without images and tokens that begin a sequence."""
@@ -145,6 +157,23 @@ class ChatTemplate:
             if any(start <= first < end for start, end in spans):
                 labels[index] = token
         return labels
+
+
+def _control_tokens(processor):
+    """The added tokens that steer a conversation, and are no words of it; all others are learned.
+
+    They are special, and named (`eos_token`), written by the chat template or the processor, or of the form `<|...|>`;
+    other special ones somebody added for his own answers. One that swallows the blanks beside it, such as Phi-3's
+    `</s>`, is no word of a text, either.
+    """
+    names = processor.tokenizer.special_tokens_map.values()
+    written = " ".join(str(text) for text in (*names, *vars(processor).values()) if isinstance(text, str | dict))
+    steers = re.compile(r"<\|.*\|>").fullmatch
+    return {*names} | {
+        token.content
+        for token in processor.tokenizer.added_tokens_decoder.values()
+        if token.lstrip or token.rstrip or token.special and (token.content in written or steers(token.content))
+    }
 
 
 def _lost(answer, written):

@@ -28,9 +28,10 @@ class VisionCollator:
 
     An answer is learned after the very prompt that the model gets for it, whole and once. Where a chat template shows
     earlier answers otherwise, as for thinking models, the row raises ValueError unless `train_on="last"` (see
-    `one_answer_per_row`). Control tokens in a row's text are escaped, images repaired, blank lines before an answer
-    dropped. Columns besides `messages`, `images`, `row` and `problem` are ignored; `remove_unused_columns=False` keeps
-    the row's number for errors.
+    `one_answer_per_row`). The model's control tokens in a row's text are escaped; tokens that you add yourself are
+    learned, but for special ones in the form `<|name|>`. Images are repaired, blank lines before an answer dropped.
+    Columns besides `messages`, `images`, `row` and `problem` are ignored; `remove_unused_columns=False` keeps the row's
+    number for errors.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class VisionCollator:
 
         Raises ValueError, with the row's name and a remedy, for a row that cannot be trained on.
         """
-        conversations = [to_train(row, index, self.template.specials) for index, row in enumerate(rows)]
+        conversations = [to_train(row, index, self.template.control) for index, row in enumerate(rows)]
         written = []
         for conversation in conversations:
             with naming(conversation.name):
@@ -77,7 +78,7 @@ class VisionCollator:
 
     def prompts(self, rows: Sequence[dict]) -> BatchFeature:
         """The batch to answer n rows, without labels and their last assistant turn, if any; padded on the left."""
-        conversations = [to_answer(row, index, self.template.specials) for index, row in enumerate(rows)]
+        conversations = [to_answer(row, index, self.template.control) for index, row in enumerate(rows)]
         texts = []
         for conversation in conversations:
             with naming(conversation.name):
@@ -121,8 +122,11 @@ class VisionCollator:
         if not self.family.has_pixel_cap:
             return "shorten its text or raise max_length; an image of this family takes as many tokens at any size"
         cap = self.family.largest_cap(image_processor, images, room)
-        if cap is None:
+        if cap is None and room <= 0:
             return "its text leaves no room for its images, so shorten it or raise max_length"
+        if cap is None:
+            few = f"the {room} tokens that its text leaves are too few for its images at any size"
+            return f"{few}, so {'show fewer of them' if len(images) > 1 else 'shorten the text'} or raise max_length"
         return f"load_model(..., max_pixels={cap}) makes it fit"
 
 

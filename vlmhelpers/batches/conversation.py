@@ -1,7 +1,7 @@
 """One row, checked and made ready for the chat template; errors begin with the row's name."""
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from typing import NamedTuple
@@ -22,18 +22,18 @@ class Conversation(NamedTuple):
     images: list[Image.Image]
 
 
-def to_train(row: dict, index: int, specials: Collection[str]) -> Conversation:
-    """The whole row. `index` counts from 0 in the batch; `specials` are control tokens of the tokenizer, to escape.
+def to_train(row: dict, index: int, control: re.Pattern) -> Conversation:
+    """The whole row. `index` counts from 0 in the batch; `control` finds what has to be escaped in texts.
 
     Raises ValueError, with the row's name, the reason and a remedy, for what rules.row_problems finds.
     """
-    return _conversation(row, row["messages"], index, specials, row_problems)
+    return _conversation(row, row["messages"], index, control, row_problems)
 
 
-def to_answer(row: dict, index: int, specials: Collection[str]) -> Conversation:
+def to_answer(row: dict, index: int, control: re.Pattern) -> Conversation:
     """The row without its last assistant turn; a row may also end with its user turn. Otherwise as `to_train`."""
     messages = row["messages"][:-1] if row["messages"][-1]["role"] == "assistant" else row["messages"]
-    return _conversation(row, messages, index, specials, prompt_problems)
+    return _conversation(row, messages, index, control, prompt_problems)
 
 
 @contextmanager
@@ -45,14 +45,14 @@ def naming(name: str) -> Iterator[None]:
         raise ValueError(f"{name}: {error}") from error
 
 
-def _conversation(row, messages, index, specials, find_problems):
+def _conversation(row, messages, index, control, find_problems):
     name, images = _name(row, index), as_images(row.get("images") or [])
     with naming(name):
         if problems := find_problems({**row, "messages": messages, "images": images}):
             reason, remedy = merge_problems(problems)
             raise ValueError(f"{reason}. Remedy: {remedy}, or run check_dataset and leave out the rows that it rejects")
         images = [repair(open_image(image) if isinstance(image, dict) else image) for image in images]
-        return Conversation(name, [_clean(message, specials) for message in messages], images)
+        return Conversation(name, [clean(message, control) for message in messages], images)
 
 
 def _name(row, index):
@@ -64,24 +64,24 @@ def _name(row, index):
     return f"row {index + 1} of the batch ({start[:40]!r})"
 
 
-def _clean(message, specials):
-    """The message with its control tokens escaped, also those spread over neighboring text parts.
+def clean(message: dict, control: re.Pattern) -> dict:
+    """The message as a chat template takes it, its control tokens escaped, also those over neighboring text parts.
 
     An answer loses the blank lines before it: a tokenizer joins them with the line break that ends a prompt.
     A system turn becomes a string: Llama 3.2 Vision's chat template takes nothing else there.
     """
     role, parts = message["role"], []
     if role != "user":
-        text = _text(message["content"], specials)
+        text = _text(message["content"], control)
         return {"role": role, "content": text if role == "system" else [text_part(without_blank_lines(text))]}
     for is_image, group in groupby(message["content"], key=lambda part: part["type"] == "image"):
         group = list(group)
-        parts += [{"type": "image"}] * len(group) if is_image else [text_part(_text(group, specials))]
+        parts += [{"type": "image"}] * len(group) if is_image else [text_part(_text(group, control))]
     return {"role": role, "content": parts}
 
 
-def _text(parts, specials):
-    return escape_control_tokens("".join(part["text"] for part in parts), specials)
+def _text(parts, control):
+    return escape_control_tokens("".join(part["text"] for part in parts), control)
 
 
 def without_blank_lines(text: str) -> str:

@@ -1,5 +1,6 @@
 """The label mask of a row: its tokens in color, trained, ignored, or standing for an image."""
 
+from functools import partial
 from itertools import groupby
 
 from markupsafe import Markup, escape
@@ -71,11 +72,15 @@ def _span(kind, texts):
 
 
 def _readable(ids, tokenizer):
-    """The text of each token, its blanks visible; tokens that are parts of one character are put together."""
-    texts, waiting = [], []
+    """The text of each token, its blanks visible; tokens that are parts of one character are put together.
+
+    Each is decoded after another token: at the start of a text, tokenizers like Llama 2's leave out a blank.
+    """
+    before, texts, waiting = [tokenizer.eos_token_id], [], []
+    decode = partial(tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     for count, token in enumerate(ids, 1):
         waiting.append(token)
-        text = tokenizer.decode(waiting, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text = decode(before + waiting).removeprefix(decode(before))
         if not text.endswith("\ufffd") or count == len(ids):
             texts.append(text.replace(" ", "·").replace("\t", "→").replace("\r", "␍").replace("\n", "⏎"))
             waiting = []

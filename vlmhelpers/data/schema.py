@@ -21,8 +21,9 @@ KINDS = {"messages": FEATURES, "pairs": PAIR_FEATURES, "rated": RATED_FEATURES, 
 
 ROLES = ("system", "user", "assistant")
 
-# The shapes in which model families write their control tokens: <|eot_id|>, <s>, </s>, <image>, [INST].
-_CONTROL_TOKEN = re.compile(r"<\|[^<>|\s]+\|>|</?s>|<image>|<pad>|<unk>|\[/?INST\]")
+# The shapes in which model families write their control tokens: <|eot_id|>, <s>, </s>, <image>, [INST]. Which of them
+# a model has, only its tokenizer knows.
+_OF_SOME_MODEL = re.compile(r"<\|[^<>|\s]+\|>|</?s>|<image>|<pad>|<unk>|\[/?INST\]")
 
 
 def text_part(text: str | None) -> dict:
@@ -121,14 +122,14 @@ def count_images(messages: list[dict]) -> int:
     return sum(part["type"] == "image" for message in messages for part in message["content"])
 
 
-def find_control_tokens(text: str, extra: Iterable[str] = ()) -> list[str]:
-    """What a tokenizer could take for a control token, in order of appearance; `extra`: one's own special tokens."""
-    tokens = _CONTROL_TOKEN.findall(text) + [t for t in extra if t in text and not _CONTROL_TOKEN.fullmatch(t)]
-    return sorted(set(tokens), key=text.index)
+def find_control_tokens(text: str) -> list[str]:
+    """What the tokenizer of some model takes for a control token, in order of appearance."""
+    return list(dict.fromkeys(_OF_SOME_MODEL.findall(text)))
 
 
-def escape_control_tokens(text: str, extra: Iterable[str] = ()) -> str:
-    """`text` with a space inside each control token, so that it is none: `<|image|>` becomes `< |image|>`."""
-    for token in find_control_tokens(text, extra):
-        text = text.replace(token, f"{token[0]} {token[1:]}")
-    return text
+def escape_control_tokens(text: str, control: re.Pattern) -> str:
+    """`text` with a space inside each control token, so that it is none: `<|image|>` becomes `< |image|>`.
+
+    control: what the model's own tokenizer and processor take for one (`ChatTemplate.control`); all else stays.
+    """
+    return control.sub(lambda token: f"{token[0][0]} {token[0][1:]}", text)

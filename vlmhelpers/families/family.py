@@ -117,8 +117,8 @@ class Family:
     # Image tokens and the cap on pixels
 
     def image_pattern(self, processor) -> str:
-        """A regular expression for what the chat template writes for an image."""
-        return rf"{re.escape(processor.image_token)}|<\|image_\d+\|>"
+        """A regular expression for what the processor takes for an image in a text."""
+        return re.escape(processor.image_token)
 
     def size_reader(self, image_processor):
         """A stand-in for `image_processor` that only counts image tokens; None where that takes a blank image."""

@@ -23,6 +23,9 @@ class Phi3Vision(Family):
 
     size_reader = _Tokens
 
+    def image_pattern(self, processor):
+        return rf"<\|image_\d+\|>|{super().image_pattern(processor)}"
+
     def set_max_pixels(self, image_processor, max_pixels):
         """`num_crops` becomes as many tiles as `max_pixels` can fill. Raises ValueError for less than one."""
         tile = _tile_pixels(image_processor)

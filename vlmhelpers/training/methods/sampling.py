@@ -33,9 +33,8 @@ def generation_kwargs(processor: ProcessorMixin) -> dict[str, list[int]]:
 
     A policy that is driven far from its base samples even image tokens, for which a batch has no features: it stops.
     """
-    tokens = processor.tokenizer.added_tokens_decoder.items()
     end = sampling_processor(processor).tokenizer.eos_token_id
-    return {"suppress_tokens": [number for number, token in tokens if token.special and number != end]}
+    return {"suppress_tokens": sorted(ChatTemplate(processor).control_ids - {end})}
 
 
 def sampled_prompts(dataset: Dataset, processor: ProcessorMixin) -> Dataset:
@@ -44,12 +43,12 @@ def sampled_prompts(dataset: Dataset, processor: ProcessorMixin) -> Dataset:
     Images are repaired and control tokens in texts escaped, as `VisionCollator` does it, so that a prompt is the same
     in training and in answering.
     """
-    specials = ChatTemplate(processor).specials
+    control = ChatTemplate(processor).control
 
     def prepare(columns):
         rows = rows_of(columns)
         for index, row in enumerate(rows):
-            ready = to_answer(row | {"messages": row["prompt"]}, index, specials)
+            ready = to_answer(row | {"messages": row["prompt"]}, index, control)
             row |= {"prompt": _with_text(ready.messages), "images": ready.images}
         return {name: [row[name] for row in rows] for name in columns}
 
