@@ -19,6 +19,7 @@ from vlmhelpers.estimation.dry_run import dry_run, dry_run_of_answering, make_ba
 from vlmhelpers.estimation.memory import (
     GIB,
     GPUS,
+    Memory,
     as_duration,
     estimate_memory,
     estimate_time,
@@ -346,10 +347,42 @@ def test_the_guides_number_for_4_bits_is_near():
     assert small < large < full
 
 
+def memory_of(**parts):
+    names = ("weights", "constants", "trained", "kept", "logits", "temporary", "flops")
+    return Memory("", **dict.fromkeys(names, 0) | parts)
+
+
 def test_gpus_have_room_for_cuda_and_something_to_spare():
-    assert smallest_gpu(10 * GIB) == "T4 16 GB"
-    assert smallest_gpu(int(15.5e9)) == "L4 24 GB"
-    assert smallest_gpu(200 * GIB) == "none of these"
+    assert smallest_gpu(memory_of(weights=10 * GIB)) == "T4 16 GB"
+    assert smallest_gpu(memory_of(weights=int(15.5e9))) == "L4 24 GB"
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ({"weights": 140 * GIB}, "2 x A100 80 GB with FSDP"),
+        ({"weights": 40 * GIB, "trained": 100 * GIB}, "2 x A100 80 GB with FSDP"),
+        ({"weights": 140 * GIB, "gathered": 10 * GIB}, "2 x H200 141 GB with FSDP"),
+        ({"weights": 140 * GIB, "constants": 10 * GIB}, "2 x H200 141 GB with FSDP"),
+        ({"weights": 140 * GIB, "kept": 50 * GIB, "copies": 49 * GIB}, "2 x A100 80 GB with FSDP"),
+        ({"weights": 1500 * GIB}, "12 x H200 141 GB with FSDP"),
+        ({"kept": 140 * GIB}, "more than 64 of any GPU"),  # a batch is not spread
+    ],
+)
+def test_what_no_gpu_holds_is_spread_over_the_fewest(parts, expected):
+    assert smallest_gpu(memory_of(**parts)) == expected
+
+
+@pytest.mark.slow
+def test_of_weights_that_are_spread_a_gpu_gathers_two_layers_and_what_is_outside_of_them(batch_of_four):
+    whole = batch_of_four(bits=16, full=True)
+    model = make_meta_model(find_config(tiny_model("qwen2.5-vl")), bits=16, full=True).model
+    layers = [sum(p.nbytes for p in one.parameters()) for one in (*model.language_model.layers, *model.visual.blocks)]
+    rest = whole.weights - sum(layers) - sum(buffer.nbytes for buffer in model.buffers())
+    assert whole.gathered == rest + 2 * max(layers)
+    matrices = [module.weight for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    assert sum(matrix.nbytes for matrix in matrices) / 2 <= whole.copies <= whole.kept
+    assert whole.on_each(1) == whole.total > whole.on_each(2) > whole.on_each(3)
 
 
 def test_time_is_a_range_that_shrinks_with_the_gpu():

@@ -73,7 +73,8 @@ class Plan(Shown):
         found = []
         if self.fits is False:
             peak, room = f"{_gib(self.peak)}", f"{self.gpu.name} has {self.gpu.gib:.1f}"
-            found.append(f"a step takes {peak}, estimated, and {room}; it would fit on {smallest_gpu(self.peak)}")
+            others = smallest_gpu(self.flight.memory["longest row"])
+            found.append(f"a step takes {peak}, estimated, and {room}; it would fit on {others}")
         if self.flight and self.flight.too_long:
             rows, longest = self.flight.too_long, max(count.total for count in self.flight.counts)
             cap = f"max_pixels={self.flight.cap} or " if self.flight.cap else ""

@@ -152,9 +152,10 @@ def dry_run(model: nn.Module, batch: dict[str, torch.Tensor], half: torch.dtype 
     """Bytes that one step of TRL's trainer takes at its peak beside weights, gradients and AdamW's states.
 
     "kept" is kept for the backward pass, "logits" are those, the loss and their gradients, "temporary" a recomputed
-    layer, a dequantized matrix, the vision tower at work. "flops" are the operations of all matrix products, two for a
-    multiplication and an addition. `model` and `batch` are on the meta device, but integers are real: lengths and
-    indices are read from them. The model keeps gradients and a hook. `half` is autocast's dtype, None for none.
+    layer, a dequantized matrix, the vision tower at work; "copies", a part of "kept", are autocast's. "flops" are the
+    operations of all matrix products, two for a multiplication and an addition. `model` and `batch` are on the meta
+    device, but integers are real: lengths and indices are read from them. The model keeps gradients and a hook. `half`
+    is autocast's dtype, None for none.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:  # gradients of the steps before, as in accumulation
@@ -164,16 +165,18 @@ def dry_run(model: nn.Module, batch: dict[str, torch.Tensor], half: torch.dtype 
         tracker.enter(tensor)
     model.get_output_embeddings().register_forward_pre_hook(tracker.at_head)
     with tracker:
-        with _autocast(half, keeps=True) if half else nullcontext():
+        with _autocast(half, keeps=True) if half else nullcontext({}) as copies:
             output = model(**batch, use_cache=False)
+            copied = sum(copy.nbytes for copy in copies.values())
+            del copies  # which would live on
         output.logits.float()  # accelerate's copy, for TRL's metrics
         loss = output.loss
         del output
         with _autocast(half) if half else nullcontext():  # for layers that are computed again
             loss.backward()
     peak = tracker.at_peak
-    temporary = peak["forward"] + peak["backward"]
-    return {"kept": peak["kept"], "logits": peak["logits"], "temporary": temporary, "flops": tracker.flops}
+    found = {"kept": peak["kept"], "logits": peak["logits"], "temporary": peak["forward"] + peak["backward"]}
+    return found | {"flops": tracker.flops, "copies": min(copied, peak["kept"])}
 
 
 def dry_run_of_answering(model: nn.Module, batch: dict[str, torch.Tensor]) -> int:
@@ -267,8 +270,8 @@ def _autocast(half, keeps=False):
     """Autocast for the meta device, which has none: the float32 inputs of matrix products become `half`.
 
     A norm of mixed types computes in float32. keeps: copies of trained weights stay until the end, as in a forward
-    pass. peft asks whether autocast is on, without naming a device, and then leaves the inputs of 4-bit layers as they
-    are.
+    pass; they are given. peft asks whether autocast is on, without naming a device, and then leaves the inputs of 4-bit
+    layers as they are.
     """
     copies, is_enabled = {}, torch.is_autocast_enabled
 
@@ -295,7 +298,7 @@ def _autocast(half, keeps=False):
     with ExitStack() as held:
         for one in patches:
             held.enter_context(one)
-        yield
+        yield copies
 
 
 def _casting(function, cast):

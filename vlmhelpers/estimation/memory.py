@@ -56,9 +56,16 @@ def this_gpu() -> Gpu | None:
     return Gpu(found.name, found.total_memory / GIB)
 
 
-def smallest_gpu(peak: int) -> str:
-    """The name of the first of `GPUS` that `peak` bytes fit on, or "none of these"."""
-    return next((gpu.name for gpu in GPUS if gpu.fits(peak)), "none of these")
+def number_needed(memory: "Memory", gpu: Gpu) -> int | None:
+    """How many of a GPU a step takes, with FSDP where it is more than one; None for more than 64."""
+    return next((number for number in range(1, 65) if gpu.fits(memory.on_each(number))), None)
+
+
+def smallest_gpu(memory: "Memory") -> str:
+    """The first of `GPUS` that a step fits on; where none does, the fewest of one kind: "2 x H200 141 GB with FSDP"."""
+    numbers = {gpu.name: number for gpu in GPUS if (number := number_needed(memory, gpu))}
+    name = min(numbers, key=numbers.get, default="more than 64 of any GPU")
+    return f"{numbers[name]} x {name} with FSDP" if numbers.get(name, 1) > 1 else name
 
 
 class Shown:
@@ -84,6 +91,19 @@ class Memory(Shown):
     logits: int
     temporary: int
     flops: int
+    copies: int = 0  # in 16 bits, of float32 weights: a part of what is kept
+    gathered: int = 0  # weights that a GPU holds whole while it computes, if they are spread over several
+
+    def on_each(self, gpus: int) -> int:
+        """The peak in bytes on each of several GPUs, each with a batch of its own: arithmetic, not measured.
+
+        FSDP spreads weights, gradients and states evenly (Zhao et al. 2023, arXiv:2304.11277) and computes in 16 bits,
+        without autocast's copies. It gathers what is needed at the time, at most `gathered`.
+        """
+        if gpus == 1:
+            return self.total
+        whole = self.constants + self.kept - self.copies + self.logits + self.temporary + self.gathered
+        return whole + (self.weights + self.trained) // gpus
 
     @property
     def total(self) -> int:
@@ -147,6 +167,7 @@ def estimate_memory(
         weights=_size(model.parameters()) + _size(model.buffers()) - adapters + second,
         constants=sum(getattr(module, "constants", 0) for module in model.modules()),
         trained=3 * trained + adapters,
+        gathered=_gathered(model),
         **step,
     )
 
@@ -163,6 +184,13 @@ def estimate_answering(
     constants = sum(getattr(module, "constants", 0) for module in model.modules())
     batch = make_batch(config, tokens, image_tokens, batch_size)
     return _size(model.parameters()) + _size(model.buffers()) + constants + dry_run_of_answering(model, batch)
+
+
+def _gathered(model):
+    """Bytes of all weights outside the layers that FSDP wraps, and of two layers: one at work, the next on its way."""
+    wrapped = [module for module in model.modules() if type(module).__name__ in (model._no_split_modules or ())]
+    sizes = [_size(layer.parameters()) for layer in wrapped]
+    return _size(model.parameters()) - sum(sizes) + 2 * max(sizes, default=0)
 
 
 def _size(tensors):
@@ -190,7 +218,7 @@ def as_duration(seconds: float) -> str:
 def memory_table(
     model_ids: Iterable[str] = PUBLISHED, tokens: int = 1024, image_tokens: int = 768, batch_size: int = 1
 ) -> pd.DataFrame:
-    """GPU memory in GB (10^9 bytes) of three ways to train each model, the smallest GPU, and what the guide says.
+    """GPU memory in GB (10^9 bytes) of three ways to train each model, the GPU or GPUs, and what the guide says.
 
     The peaks are those of `estimate_memory` with logits everywhere. The guide's numbers for full fine-tuning are 2 to 4
     bytes per parameter, as much as weights, or weights and gradients, take in 16 bits; AdamW's states are not in them,
@@ -200,8 +228,8 @@ def memory_table(
     for model_id in tqdm(model_ids, desc="dry runs", unit=" models", delay=1):
         name = model_id.rpartition("/")[2].removesuffix("-Instruct")
         guide = family_of(model_id).guide_gigabytes.get(name, ("", ""))
-        peaks = {way: estimate_memory(model_id, *row, **options).total for way, options in _WAYS.items()}
+        needs = {way: estimate_memory(model_id, *row, **options) for way, options in _WAYS.items()}
         rows[name] = dict(zip(("4-bit in the guide", "full in the guide"), guide, strict=True))
-        rows[name] |= {way: f"{peak / 1e9:.1f}" for way, peak in peaks.items()}
-        rows[name] |= {f"{way} fits on": smallest_gpu(peak) for way, peak in peaks.items()}
+        rows[name] |= {way: f"{found.total / 1e9:.1f}" for way, found in needs.items()}
+        rows[name] |= {f"{way} fits on": smallest_gpu(found) for way, found in needs.items()}
     return pd.DataFrame.from_dict(rows, orient="index")

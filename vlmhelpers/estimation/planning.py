@@ -20,7 +20,16 @@ from vlmhelpers.batches.chat_template import IGNORED
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.common.chart import Chart
 from vlmhelpers.common.images import repair
-from vlmhelpers.estimation.memory import GPUS, NOTE, Memory, Shown, as_duration, estimate_memory, estimate_time
+from vlmhelpers.estimation.memory import (
+    GPUS,
+    NOTE,
+    Memory,
+    Shown,
+    as_duration,
+    estimate_memory,
+    estimate_time,
+    number_needed,
+)
 from vlmhelpers.evaluation.statistics import Score, share
 from vlmhelpers.families import family_of, find_config
 from vlmhelpers.families.family import ImageProcessorStandIn, SizedImage
@@ -222,11 +231,12 @@ class Preflight(Shown):
 
     @property
     def gpus(self) -> pd.DataFrame:
-        """For each of `GPUS`, whether the step fits, and the time of an epoch by `estimate_time`."""
+        """For each of `GPUS`, whether the step fits or how many it takes, and an epoch by `estimate_time` on one."""
         times = estimate_time(self.flops)
         table = pd.DataFrame(index=list(times))
         for name, memory in self.memory.items():
-            table[name] = ["fits" if gpu.fits(memory.total) else "no" for gpu in GPUS]
+            numbers = (number_needed(memory, gpu) for gpu in GPUS)
+            table[name] = [{1: "fits", None: "no"}.get(number, f"{number} with FSDP") for number in numbers]
         table["epoch (not measured)"] = [" to ".join(map(as_duration, bounds)) for bounds in times.values()]
         return table
 

@@ -14,6 +14,7 @@ from transformers import ProcessorMixin
 from vlmhelpers.estimation.memory import (
     GIB,
     Gpu,
+    Memory,
     Shown,
     estimate_answering,
     estimate_memory,
@@ -237,17 +238,18 @@ def _by_memory(values, counts, processor, logits, train_on, per_step, why, optio
             return found | _batch(values, per_step, why, 1, reason)
         options["labeled_tokens"] = min(max(labeled, 1), tokens - 1) if logits == "labeled" else None
         most = max(1, per_step // (values.gradient_accumulation_steps or 1))
-        bits, batch, peak = fit_training(
+        bits, batch, memory = fit_training(
             values.model_id, row, values.gpu, most, values.bits, values.batch_size, lora_r=values.lora_r, **options
         )
         if batch or values.batch_size:
-            size = f"{values.batch_size or batch} of the longest row, {tokens:,} tokens: {peak / GIB:.1f} GiB"
+            size = f"{values.batch_size or batch} of the longest row, {tokens:,} tokens: {memory.total / GIB:.1f} GiB"
             reason = f"{size} of {values.gpu.gib:.1f}, estimated"
             if not batch:
                 print(f"batch_size={values.batch_size} is your choice, and may not fit: {reason}")
             found = _found(values, after, max_length, cap, bits, row)
             return found | _batch(values, per_step, why, batch, reason)
-    size = f"a row of {tokens:,} tokens takes {peak / GIB:.1f} GiB of {values.gpu.gib:.1f}; for {smallest_gpu(peak)}"
+    room = f"{memory.total / GIB:.1f} GiB of {values.gpu.gib:.1f}; for {smallest_gpu(memory)}"
+    size = f"a row of {tokens:,} tokens takes {room}"
     remedy = "Choose a smaller model, bits=4 or a smaller max_pixels, or shorten the text of the longest rows"
     raise ValueError(f"{values.model_id} does not fit on {values.gpu.name}: {size}. {remedy}")
 
@@ -270,22 +272,23 @@ def fit_training(
     bits: int | None = None,
     batch_size: int | None = None,
     **options: object,
-) -> tuple[int, int, int]:
-    """(bits, rows in a batch, peak in bytes) with which rows like `row` (tokens, image tokens) train on `gpu`.
+) -> tuple[int, int, Memory]:
+    """(bits, rows in a batch, their memory) with which rows like `row` (tokens, image tokens) train on `gpu`.
 
     `bits`: None takes 16 where they leave room for a batch, as they are faster and nearer to what is served. A batch
-    has at most `most` rows, or just `batch_size`; none where it does not fit: the peak is then that of `batch_size`, or
-    of one row. `options`: those of `estimate_memory`.
+    has at most `most` rows, or just `batch_size`; none where it does not fit: the memory is then that of `batch_size`,
+    or of one row. `options`: those of `estimate_memory`.
     """
     for chosen in (bits,) if bits else (16, 4):
-        needs = cache(lambda rows, b=chosen: estimate_memory(model_id, *row, rows, bits=b, **options).total)
+        memory = cache(lambda rows, b=chosen: estimate_memory(model_id, *row, rows, bits=b, **options))
+        needs = cache(lambda rows, of=memory: of(rows).total)
         if batch_size:
             rows, enough = batch_size * gpu.fits(_RESERVE * needs(batch_size)), 1
         else:
             rows, enough = _largest(needs, most, gpu), min(4, most) if chosen == 16 and not bits else 1
         if rows >= enough:
-            return chosen, rows, needs(rows)
-    return chosen, 0, needs(batch_size or 1)
+            return chosen, rows, memory(rows)
+    return chosen, 0, memory(batch_size or 1)
 
 
 def fit_answering(model_id: str | Path, row: tuple[int, int], gpu: Gpu, bits: int, lora_r: int = 16) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 import gc
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -140,8 +140,8 @@ def method_costs(*model_ids: str | Path, tokens: int = 1024, image_tokens: int =
             key = (sequences, *options)
             if key not in estimates:
                 estimates[key] = estimate_memory(model_id, tokens, image_tokens, sequences, **options)
-            found = estimates[key]
-            peak = found.total + (models - 1) * (found.weights + found.constants)
-            peak += found.trained if name.startswith("PPO") else 0
-            rows[name] |= {f"{short}, GiB": f"{peak / GIB:.1f}", f"{short} fits on": smallest_gpu(peak)}
+            one, adapters = estimates[key], 2 if name.startswith("PPO") else 1
+            all_models = {"weights": models * one.weights, "constants": models * one.constants}
+            found = replace(one, trained=adapters * one.trained, **all_models)
+            rows[name] |= {f"{short}, GiB": f"{found.total / GIB:.1f}", f"{short} fits on": smallest_gpu(found)}
     return pd.DataFrame.from_dict(rows, orient="index")
