@@ -44,5 +44,5 @@ def test_a_table_of_60_rows_with_other_columns(execute_cells, tmp_path):
     assert "Price: $" in json.dumps(notebook)
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").is_file()
     verdicts = list(records["claims"].values())
-    assert verdicts.count("met") == 5
-    assert sum(verdict.startswith("not asked of this model") for verdict in verdicts) == len(verdicts) - 5
+    assert verdicts.count("met") == 6
+    assert sum(verdict.startswith("not asked of this model") for verdict in verdicts) == len(verdicts) - 6
