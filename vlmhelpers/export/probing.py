@@ -64,7 +64,7 @@ def probe(
                 likely = _answer(model, processor, prompt, len(references[i]), references[i])[1]
             tokens.append(answer)
             probabilities.append(likely)
-    answers = [text.strip() for text in processor.batch_decode(tokens, skip_special_tokens=True)]
+    answers = list(map(collator.template.answer, tokens))
     settings = {name: str(value) for name, value in processor.image_processor.to_dict().items()}
     return Probe(answers, tokens, probabilities, inputs, settings)
 
