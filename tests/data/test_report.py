@@ -114,9 +114,10 @@ def test_rows_without_a_source_are_saved_as_a_csv_for_the_reader(tmp_path):
 def test_plain_text(broken):
     lines = repr(broken[1]).splitlines()
     assert lines[0] == "6 rows read: 1 kept, 5 rejected; 0 repaired, 0 to look at"
-    assert lines[1] == "Rejected:"
-    assert lines[2].startswith("  row 2  missing file: ") and lines[2].endswith("gone.png")
-    assert lines[3] == "         -> put the file there or correct the path"
+    assert [line.partition(":")[0] for line in lines[1:4]] == ["Images", "Beside the usual advice", "Questions"]
+    assert lines[4] == "Rejected:"
+    assert lines[5].startswith("  row 2  missing file: ") and lines[5].endswith("gone.png")
+    assert lines[6] == "         -> put the file there or correct the path"
     assert str(broken[1]) == repr(broken[1])
 
 

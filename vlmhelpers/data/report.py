@@ -73,6 +73,7 @@ class Report:
         dataset), `image` (its path), `reason`, `remedy`, `fields` (the source's columns).
     repaired, warnings: the same for kept rows; a row can have several.
     notes: sentences on the kept pairs, rated rows or prompts as a whole, such as labels that are all the same.
+    quality: sentences on what images and questions are like, beside the usual advice.
     counts: `read`, `kept`, `rejected`, `repaired` and `warned` rows, `by_reason` (kind -> rejected rows) and
         `by_split` (split -> read, kept, rejected). Always kept + rejected == read.
     """
@@ -83,6 +84,7 @@ class Report:
         rejected: dict[tuple[str, int], Finding],
         repaired: Iterable[Finding] = (),
         warnings: Iterable[Finding] = (),
+        quality: Iterable[str] = (),
     ):
         self.splits = splits
         self.rejected = _records(splits, rejected.values())
@@ -96,7 +98,7 @@ class Report:
             sound = rows.select(np.delete(np.arange(len(rows)), left_out) if left_out else range(len(rows)))
             kept[name] = sound.remove_columns([name for name in ("problem", "note") if name in rows.column_names])
         self.dataset = kept[""] if list(kept) == [""] else DatasetDict(kept)
-        self.notes = notes_on(kept.values())
+        self.notes, self.quality = notes_on(kept.values()), list(quality)
         read = {name: (len(rows), len(kept[name])) for name, rows in splits.items()}
         by_split = {name: {"read": n, "kept": k, "rejected": n - k} for name, (n, k) in read.items()}
         self.counts = {key: sum(n[key] for n in by_split.values()) for key in ("read", "kept", "rejected")}
@@ -128,9 +130,8 @@ class Report:
             table.writerows(rows)
 
     def __repr__(self):
-        return "\n".join(
-            [one_line(self._summary()), *self.notes, *(_text_of(*section) for section in self._sections())]
-        )
+        sections = (_text_of(*section) for section in self._sections())
+        return "\n".join([one_line(self._summary()), *self.notes, *self.quality, *sections])
 
     def _repr_html_(self):
         found = [(title, record) for title, _, records in self._sections() for record in records]
@@ -140,7 +141,7 @@ class Report:
         lines = [kept[i : i + _PER_LINE] for i in range(0, len(kept), _PER_LINE)]
         page = Markup("<div><p><b>{}</b></p>{}{}{}{}</div>").format(
             self._summary(),
-            Markup("").join(map(Markup("<p>{}</p>").format, self.notes)),
+            Markup("").join(map(Markup("<p>{}</p>").format, [*self.notes, *self.quality])),
             html_table(["", "row", "image", "reason", "remedy"], rows) if found else "",
             Markup("<p>{}</p>").format(more) if len(rows) < len(found) else "",
             Markup("<p>{}</p>{}").format(_title("Kept"), html_table([], lines)) if kept else "",

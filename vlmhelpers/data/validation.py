@@ -6,10 +6,11 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from datasets import Dataset, Image, List
 from tqdm.auto import tqdm
 
-from vlmhelpers.common.images import MAX_PIXELS, UnusableImage, image_identity, inspect_image, strict_pillow
+from vlmhelpers.common.images import MAX_PIXELS, ImageFacts, UnusableImage, image_identity, inspect_image, strict_pillow
 from vlmhelpers.common.printable import printable
 from vlmhelpers.data.checked_images import CheckedImages, temporary_database
 from vlmhelpers.data.duplicates import DuplicateFinder
+from vlmhelpers.data.quality import Quality
 from vlmhelpers.data.report import Finding, Report
 from vlmhelpers.data.rows import ENCODED_ROWS_PER_BATCH
 from vlmhelpers.data.rules import merge_problems, row_problems
@@ -51,7 +52,8 @@ def check_dataset(
                 bar.update(len(chunk))
         bar.set_description("comparing images", refresh=False)
         validation.compare_rows(near_duplicates, reject_leaks)
-    return Report(splits, validation.rejected, validation.repaired, validation.warnings)
+        quality = validation.quality.lines()
+    return Report(splits, validation.rejected, validation.repaired, validation.warnings, quality)
 
 
 def _as_splits(dataset):
@@ -84,7 +86,8 @@ def _check_columns(split, rows):
 class _Validation:
     def __init__(self, splits, max_pixels, database):
         self.max_pixels = max_pixels
-        self.images, self.duplicates = CheckedImages(database), DuplicateFinder(splits, database)
+        self.images, self.quality = CheckedImages(database), Quality(database)
+        self.duplicates = DuplicateFinder(splits, database)
         self.rejected, self.repaired, self.warnings = {}, [], []  # (split, index) -> Finding; Findings
 
     def check_rows(self, split: str, start: int, rows: list[dict], pool: Executor) -> None:
@@ -93,8 +96,10 @@ class _Validation:
         images = {key: image for pairs in identified for key, image in pairs if key}
         checked = self.images.find(images)
         new = {key: image for key, image in images.items() if key not in checked}
-        for key, facts in zip(new, pool.map(self._inspect, new.values()), strict=True):
+        for (key, image), facts in zip(new.items(), pool.map(self._inspect, new.values()), strict=True):
             checked[key] = self.images.add(key, facts)
+            if isinstance(facts, ImageFacts):
+                self.quality.add_image(facts, image)
         for index, (row, pairs) in enumerate(zip(rows, identified, strict=True), start):
             of_row = [checked[key] for key, _ in pairs if key]
             if problems := row_problems(row) + _image_problems(of_row):
@@ -102,6 +107,7 @@ class _Validation:
             else:
                 numbers = [image.number for image in of_row]
                 self.duplicates.add(split, index, row.get("row") or index + 1, *_question_and_answer(row), numbers)
+                self.quality.add_question(row["prompt"] if "prompt" in row else row["messages"][:-1])
                 self.repaired += [Finding(split, index, repair, "") for repair in _repairs(row, of_row)]
 
     def _inspect(self, image):
