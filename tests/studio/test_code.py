@@ -52,6 +52,7 @@ VARIANTS = {
     "freeze": {"weights": "freeze", "last_layers": 2},
     "validated": {"validation_rows": 2, "test_rows": 2, "eval_steps": 3},
     "best": {"validation_rows": 2, "early_stopping_patience": 2, "load_best_model_at_end": True, "sample_answers": 3},
+    "streamed": {"streaming": True, "dataset": "shards/*.parquet", "max_steps": 5},
     "sampled": {"test_rows": 2, "sample_answers": 3, "chat_template": "folder/other.jinja"},
     "odd": {"dataset": ODD, "output_dir": ODD, "model_id": ODD, "text_field": ODD}
     | {"image_root": ODD, "image_field": ODD, "response_field": ODD, "chat_template": f"{ODD}.jinja"},

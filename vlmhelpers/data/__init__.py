@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "readers.jsonl_reader": ["read_alpaca", "read_jsonl", "write_jsonl"],
         "readers.preference_reader": ["read_preferences", "read_prompts", "read_rated"],
         "readers.products_reader": ["read_products"],
+        "readers.streaming": ["read_stream"],
         "schema": [
             "FEATURES",
             "PAIR_FEATURES",

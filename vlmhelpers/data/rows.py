@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import pyarrow as pa
-from datasets import Dataset, Features, Value
+from datasets import Dataset, Features, IterableDataset, Value
 from tqdm.auto import tqdm
 
 from vlmhelpers.common.files import name_full_disk, temporary_folder
@@ -88,6 +88,13 @@ def store_rows(rows: Iterable[dict], features: Features) -> Dataset:
 @functools.cache
 def _scratch():
     return temporary_folder()
+
+
+def first_rows(dataset: Dataset | IterableDataset, number: int) -> Dataset:
+    """The first rows, or all where there are fewer; those of a stream are stored as store_rows does it."""
+    if isinstance(dataset, Dataset):
+        return dataset.select(range(min(number, len(dataset))))
+    return store_rows(dataset.decode(False).take(number), dataset.decode(True).features)
 
 
 def plain_rows(dataset: Dataset, indices: Sequence[int]) -> list[dict]:

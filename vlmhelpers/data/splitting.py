@@ -5,11 +5,11 @@ from array import array
 from collections.abc import Callable, Iterable
 
 import numpy as np
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, IterableDataset
 
 from vlmhelpers.common.digests import digest
 from vlmhelpers.common.images import image_identity
-from vlmhelpers.data.rows import stream_plain_rows
+from vlmhelpers.data.rows import first_rows, stream_plain_rows
 from vlmhelpers.data.schema import all_images, conversations, message_text
 
 
@@ -44,6 +44,19 @@ def split(
         in_test[min(shuffled, key=sizes.__getitem__)] = True
     sides = {"train": ~in_test[groups], "test": in_test[groups]}
     return DatasetDict({side: dataset.select(np.flatnonzero(rows)) for side, rows in sides.items()})
+
+
+def hold_out(stream: IterableDataset, rows: int) -> tuple[Dataset, IterableDataset]:
+    """The first rows of a stream of read_stream, and an endless stream of the others: it begins again where it ends.
+
+    The others share no image, or question without images, with the first. Raises ValueError where there are none.
+    """
+    held = first_rows(stream, rows)
+    known = {key for row in stream_plain_rows(held, held.column_names, "holding out") for key in _content(row)}
+    others = stream.filter(lambda row: known.isdisjoint(_content(row)))
+    if not len(first_rows(others, 1)):
+        raise ValueError(f"the stream has no sound row besides the {len(held)} that are held out: choose fewer of them")
+    return held, others.repeat(None)
 
 
 def _rows_wanted(test_size, rows):

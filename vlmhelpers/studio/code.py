@@ -23,8 +23,11 @@ def cells(config: RunConfig) -> list[str]:
     """The notebook cells that do by hand what `vlm.train(config)` does on one process, on a CPU to the last bit.
 
     They run in order in a fresh kernel. Each is formatted and has at most 25 lines. Which reader they call, and how a
-    teacher or a reward model is loaded, depends on the files that are there.
+    teacher or a reward model is loaded, depends on the files that are there. A stream is trained by `vlm.train` itself.
     """
+    if config.streaming:
+        first, _, call = write_cells("stream.jinja", {"settings": _changed(config, *vars(config))})
+        return [first, call]  # which need no other imports
     return write_cells("run.jinja", _names(config))
 
 

@@ -5,7 +5,8 @@ import os
 import shutil
 from pathlib import Path
 
-from transformers import Trainer, TrainerState
+from datasets import IterableDataset
+from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer_utils import sort_checkpoints
 
 from vlmhelpers.common.distributed import on_main
@@ -15,6 +16,7 @@ from vlmhelpers.training.identity import changes_between, refuse_changes, run_id
 
 STAMP = "complete.json"  # written last into a checkpoint: the run's identity and each file's digest
 ASIDE = "damaged-"  # before the name of a checkpoint that cannot be used
+_STREAM = "_vlmhelpers_stream"
 _IDENTITY = "_vlmhelpers_identity"  # on a trainer
 
 
@@ -26,6 +28,8 @@ def resume_from(trainer: Trainer, accept_changes: bool = False) -> str | None:
     aside, and the one before is taken. The run ends as an undisturbed one does, to the last bit; where the model writes
     the answers that it learns from, only if it samples anew after the checkpoint (PPO does it every
     steps_per_generation * num_iterations batches): those that it had not used up are not kept, and others are sampled.
+    A `datasets.IterableDataset` is read again from its beginning, up to the row that comes next; make one that is
+    shorter than the training endless, with `repeat(None)`.
 
     Raises ValueError, with what has changed, where the checkpoint is of another run, unless `accept_changes`;
     RuntimeError without one for a model that is partly trained.
@@ -35,7 +39,22 @@ def resume_from(trainer: Trainer, accept_changes: bool = False) -> str | None:
         setattr(trainer, _IDENTITY, on_main(lambda: run_identity(trainer)))
     if not guarded:
         _guard(trainer)
-    return on_main(lambda: _newest_whole(trainer, accept_changes))
+    checkpoint = on_main(lambda: _newest_whole(trainer, accept_changes))
+    if checkpoint and isinstance(trainer.train_dataset, IterableDataset):
+        _go_on_in_stream(trainer, checkpoint)
+    return checkpoint
+
+
+def _go_on_in_stream(trainer, checkpoint):
+    """Lets the stream begin behind the rows that were trained on: transformers would make batches of them first."""
+    args, stream = trainer.args, trainer.__dict__.setdefault(_STREAM, trainer.train_dataset)
+    trainer.train_dataset = stream.skip(_step_of(checkpoint) * rows_per_step(args))
+    args.ignore_data_skip = True
+
+
+def rows_per_step(args: TrainingArguments) -> int:
+    """The rows of an optimizer step, on all processes."""
+    return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
 def _newest_whole(trainer, accept_changes):

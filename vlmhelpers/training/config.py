@@ -59,6 +59,9 @@ class RunConfig(Settings):
     text_field: str = Field("text", min_length=1, description="the dataset's field of questions")
     image_field: str = Field("image", min_length=1, description="the dataset's field of image paths")
     response_field: str = Field("response", min_length=1, description="the dataset's field of answers")
+    streaming: bool = Field(
+        False, description="dataset is a pattern of shards, read row by row while it trains; needs max_steps"
+    )
     test_rows: int = Field(0, ge=0, description="rows held out of the training")
     validation_rows: int = Field(0, ge=0, description="rows whose loss is shown beside that of the training")
     max_length: int | None = Field(None, ge=1, description=f"tokens; a longer row is an error, not cut; {_SUITABLE}")
@@ -240,6 +243,8 @@ def _contradictions(config: RunConfig) -> Iterator[str]:
     """Why settings do not go together, a sentence each."""
     if config.max_steps == 0:
         yield "max_steps is 0: a number of steps, or -1 to train by epochs"
+    if config.streaming:
+        yield from _of_streams(config)
     if not (config.language or config.vision):
         yield "language and vision are both false: nothing would be trained"
     if config.vision and config.cache == "features":
@@ -251,6 +256,15 @@ def _contradictions(config: RunConfig) -> Iterator[str]:
     yield from _of_weights(config)
     if config.backend == "unsloth":
         yield from (f"backend is 'unsloth', which has no {what}: choose 'auto'" for what in _not_of_unsloth(config))
+
+
+def _of_streams(config):
+    if (config.max_steps or 0) < 1:
+        yield "streaming is true, and what is streamed has no known number of rows, so no epochs: choose max_steps"
+    if config.cache != "none":
+        yield f"cache is {config.cache!r}, and streaming is true: what may come but once is not kept; choose 'none'"
+    if config.method != "sft":
+        yield f"streaming is true, and method is {config.method!r}: only 'sft' trains on a stream"
 
 
 def _of_held_out_rows(config):

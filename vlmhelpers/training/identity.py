@@ -8,14 +8,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
 from vlmhelpers.common.digests import changed_settings, digest, tensors_digest
 from vlmhelpers.common.environment import data_dir
 from vlmhelpers.common.file_digests import file_digest
 from vlmhelpers.common.images import image_identity
 from vlmhelpers.common.version import VERSION
-from vlmhelpers.data.rows import READER_FEATURES, stream_plain_rows
+from vlmhelpers.data.rows import READER_FEATURES, first_rows, stream_plain_rows
 from vlmhelpers.data.schema import KINDS, REJECTED_IMAGES, kind_of
 from vlmhelpers.models.identity import model_identity, processor_identity
 from vlmhelpers.training.config import RunConfig
@@ -36,6 +36,7 @@ _OF_FILES = "dataset output_dir image_root text_field image_field response_field
 _OF_BEST = ("early_stopping_patience", "load_best_model_at_end", "steps between validations", "metric")
 _OF_BEST += ("validation data", "validation images")
 _OTHER_MODELS = ("reward_model", "teacher")  # settings that name a model besides the one that is trained
+_HEAD = 100  # rows by which a stream is known
 _OF_MODELS = (".safetensors", ".json", ".jinja", ".model", ".txt", ".bin")  # endings of what transformers reads
 
 
@@ -95,8 +96,13 @@ def changes_between(before: dict, now: dict) -> list[str]:
     return [name for name in changed_settings(before, now) if name in now or name not in _OF_BEST]
 
 
-def rows_identity(dataset: Dataset) -> dict[str, str]:
-    """Digests of all texts and of all images of rows; of a kind's, its own columns count, of prompts' all."""
+def rows_identity(dataset: Dataset | IterableDataset) -> dict[str, str]:
+    """Digests of all texts and of all images of rows; of a kind's, its own columns count, of prompts' all.
+
+    Of a stream those of its first rows.
+    """
+    if isinstance(dataset, IterableDataset) and dataset.features:
+        return {name: f"a stream of {text}" for name, text in rows_identity(first_rows(dataset, _HEAD)).items()}
     if not isinstance(dataset, Dataset):
         return {"training data": type(dataset).__name__}
     texts, images = [], []
@@ -140,7 +146,7 @@ def versions(*libraries: str) -> dict[str, str]:
     return found
 
 
-def inputs_identity(config: RunConfig, dataset: Dataset) -> dict:
+def inputs_identity(config: RunConfig, dataset: Dataset | IterableDataset) -> dict:
     """What can be told of a run's identity without loading a model, as JSON values by name; `dataset`: all its rows."""
     found = {name: value for name, value in config.deciding.items() if name not in _OF_FILES}
     found["number of processes"] = int(os.environ.get("WORLD_SIZE", 1))

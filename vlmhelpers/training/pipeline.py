@@ -8,16 +8,17 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, IterableDataset, concatenate_datasets
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainingArguments, set_seed
 
+from vlmhelpers.batches.chat_template import ChatTemplate
 from vlmhelpers.common.distributed import is_sharded, on_main
 from vlmhelpers.common.environment import compute_dtype
 from vlmhelpers.data.report import Report
-from vlmhelpers.data.rows import store_rows, stream_plain_rows
+from vlmhelpers.data.rows import first_rows, store_rows, stream_plain_rows
 from vlmhelpers.data.schema import FEATURES, KINDS, REJECTED_IMAGES, conversations, images_of, kind_of, message_text
-from vlmhelpers.data.splitting import split
+from vlmhelpers.data.splitting import hold_out, split
 from vlmhelpers.data.validation import check_dataset
 from vlmhelpers.estimation.memory import Gpu, this_gpu
 from vlmhelpers.estimation.suggestion import Values, suggest
@@ -36,6 +37,7 @@ from vlmhelpers.training.rewards import parse_rewards
 
 ADAPTER_CONFIG = "adapter_config.json"
 _UPDATES = 2  # of PPO, in one pass over a rollout batch
+_MEASURED = 100  # rows of a stream
 _LARGEST_TEMPLATE = 1_000_000  # bytes; those of published models take some thousand
 
 
@@ -105,18 +107,25 @@ def _as_arguments(config):
 class Rows:
     """The rows of a run: `parts` are "train" and, where they are asked for, "test" and "validation".
 
-    The report is that of the main process.
+    The report is that of the main process; a stream has none.
     """
 
-    parts: dict[str, Dataset]
+    parts: dict[str, Dataset | IterableDataset]
     counts: dict[str, int]
     report: Report | None
 
 
-def load_rows(config: RunConfig, dataset: Dataset) -> Rows:
-    """The sound ones of all rows, split. Writes nothing but, where there is none, why: that raises ValueError."""
+def load_rows(
+    config: RunConfig, dataset: Dataset | IterableDataset, processor: ProcessorMixin | None = None
+) -> Rows:
+    """The sound ones of all rows, split. Writes nothing but, where there is none, why: that raises ValueError.
+
+    `processor`: rows that its chat template refuses are not sound. Of a stream the first rows are held out.
+    """
+    if config.streaming:
+        return _load_stream(config, dataset)
     reports = []
-    rejected = on_main(lambda: _rejected(dataset, config, reports))
+    rejected = on_main(lambda: _rejected(dataset, config, reports, processor))
     kept = dataset.select([index for index in range(len(dataset)) if index not in rejected])
     _refuse_too_few(config, len(kept))
     parts = dict(split(kept, config.test_rows, seed=config.seed)) if config.test_rows else {"train": kept}
@@ -127,6 +136,14 @@ def load_rows(config: RunConfig, dataset: Dataset) -> Rows:
     return Rows(parts, counts | {"test": len(parts.get("test", ()))}, *reports or [None])
 
 
+def _load_stream(config, stream):
+    held, others = hold_out(stream, config.test_rows + config.validation_rows)
+    sides = {"test": range(len(held))[: config.test_rows], "validation": range(len(held))[config.test_rows :]}
+    parts = {"train": others} | {name: held.select(rows) for name, rows in sides.items() if rows}
+    counts = dict.fromkeys(("read", "rejected", "trained"), 0)  # known when it is trained
+    return Rows(parts, counts | {"test": config.test_rows}, None)
+
+
 def _refuse_too_few(config, rows):
     held = {name: number for name in ("test_rows", "validation_rows") if (number := getattr(config, name))}
     if sum(held.values()) >= rows:
@@ -134,8 +151,8 @@ def _refuse_too_few(config, rows):
         raise ValueError(f"{config.dataset} has {rows} sound rows, and {named} leave none to train on: choose fewer")
 
 
-def _rejected(dataset, config, reports):
-    report = check_dataset(dataset)
+def _rejected(dataset, config, reports, processor):
+    report = check_dataset(dataset, more_rules=processor and ChatTemplate(processor).problems)
     reports.append(report)
     if not report.counts["kept"]:
         file = Path(config.output_dir) / REJECTED
@@ -179,14 +196,14 @@ def fill_from(config: RunConfig, values: Values) -> RunConfig:
 
 
 def measured_rows(parts: dict[str, Dataset]) -> Dataset:
-    """The rows of training and validation, of any kind, as rows of messages that have to fit."""
+    """The rows of training and validation, of any kind, as rows of messages that have to fit; of a stream the first."""
     return concatenate_datasets([_longest_sides(parts[name]) for name in ("train", "validation") if name in parts])
 
 
 def _longest_sides(dataset):
     """Rows of any kind as rows of messages, each with its longest conversation, which has to fit."""
     if (kind := kind_of(dataset.column_names)) == "messages":
-        return dataset
+        return first_rows(dataset, _MEASURED) if isinstance(dataset, IterableDataset) else dataset
     names = [name for name in (*KINDS[kind], *REJECTED_IMAGES) if name in dataset.column_names]
     return store_rows(map(_longest_side, stream_plain_rows(dataset, names, "measuring rows")), FEATURES)
 
@@ -242,8 +259,8 @@ def make_trainer(config: RunConfig, model_id: str, parts: dict[str, Dataset]) ->
         _choose_weights(config, model)
     # DDP has to search for adapters outside a step: those that only images reach, a vision encoder's unused layers, and
     # PPO's critic.
-    images = parts["train"].with_format("arrow")["images"].to_pylist()
-    arguments["ddp_find_unused_parameters"] = config.vision or config.method == "ppo" or not all(images)
+    all_have_images = not config.streaming and all(parts["train"].with_format("arrow")["images"].to_pylist())
+    arguments["ddp_find_unused_parameters"] = config.vision or config.method == "ppo" or not all_have_images
     trainer = import_module(f"vlmhelpers.training.methods.{method.module}").make_trainer(
         Parts(
             config,
@@ -251,7 +268,7 @@ def make_trainer(config: RunConfig, model_id: str, parts: dict[str, Dataset]) ->
             model,
             processor,
             _lora(config, model) if config.trains_adapters else None,
-            parts["train"],
+            parts["train"].shuffle(config.seed) if config.streaming else parts["train"],  # in a buffer of 1,000 rows
             parts.get("validation"),
             _loader(config, model_id),
         )

@@ -24,7 +24,7 @@ from vlmhelpers.training.methods.catalog import METHODS
 from vlmhelpers.training.progress import Stopped, make_reporter, reported, say
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
+    from datasets import Dataset, DatasetDict, IterableDataset
 
 
 _OF_ADAPTERS = ("README.md", "adapter_config.json", "training_args.bin", "reward_scale.json")
@@ -97,8 +97,8 @@ def train(config: RunConfig, accept_changes: bool = False) -> RunResult:
         if not alone and (finished := on_main(lambda: _find_finished(config, accept_changes))):
             return finished
         dataset = read_rows(config)
-        rows = pipeline.load_rows(config, dataset)
         model_id = choose_model(config.model_id)
+        rows = pipeline.load_rows(config, dataset, pipeline.fresh_processor(config, model_id))
         config = pipeline.fill_in(config, model_id, rows.parts)
         trainer = pipeline.make_trainer(config, model_id, rows.parts)
         checkpoint = checkpoints.resume_from(trainer, accept_changes)
@@ -110,6 +110,8 @@ def train(config: RunConfig, accept_changes: bool = False) -> RunResult:
         with _start_of(config, trainer) as start:
             seconds = _learn(config, trainer, checkpoint)
             with name_full_disk(Path(config.output_dir)):
+                if config.streaming:
+                    _count_stream(config, trainer, dataset, rows)
                 _save_trained(config, trainer, pipeline.fresh_processor(config, model_id), start)
                 return _save(config, trainer, seconds, rows, made_of)
 
@@ -142,8 +144,12 @@ def _alone(folder):
         yield
 
 
-def read_rows(config: RunConfig) -> "Dataset":
-    """All rows of the run's file, in whatever form they are, of the kind that its method takes."""
+def read_rows(config: RunConfig) -> "Dataset | IterableDataset":
+    """All rows of the run's file, in whatever form they are, of the kind that its method takes, or their stream."""
+    if config.streaming:
+        from vlmhelpers.data.readers.streaming import read_stream
+
+        return read_stream(config.dataset, config.image_root, **config.named_fields)
     from vlmhelpers.data.readers import recognition
 
     return recognition.read_rows(config.dataset, METHODS[config.method].rows, config.image_root, **config.named_fields)
@@ -272,9 +278,7 @@ def _save_trained(config, trainer, processor, start):
                 shutil.rmtree(file.parent)
             if start:
                 _save_for_untouched_base(trainer, temporary, start)
-            save_processor(processor, temporary)
-            if not config.trains_adapters:  # tools that do not know processor_config.json read this one
-                processor.image_processor.save_pretrained(temporary)
+            save_processor(processor, temporary, beside_model=not config.trains_adapters)
             shutil.rmtree(folder / other, ignore_errors=True)  # of a run with other settings
         trainer.accelerator.wait_for_everyone()
 
@@ -324,11 +328,29 @@ def _save_rejected(file, rows):
         file.unlink(missing_ok=True)
 
 
-def save_held_out(test: "Dataset", train: "Dataset", output_dir: str | os.PathLike) -> None:
+def _count_stream(config, trainer, stream, rows):
+    """Adds to the counts of a stream what was read of it, and writes what was left out."""
+    from accelerate.utils import gather_object
+
+    from vlmhelpers.data.readers.streaming import save_left_out
+    from vlmhelpers.training.checkpoints import rows_per_step
+
+    left_out = dict(gather_object(list(stream.left_out.items())))
+    trained, held = trainer.state.global_step * rows_per_step(trainer.args), config.test_rows + config.validation_rows
+    rows.counts.update({"read": held + trained + len(left_out), "rejected": len(left_out), "trained": trained})
+    file = Path(config.output_dir) / REJECTED
+    if left_out and trainer.is_world_process_zero():
+        save_left_out(left_out, file)
+        print(f"{len(left_out)} rows of the stream are left out: see {file}")
+
+
+def save_held_out(test: "Dataset", train: "Dataset | IterableDataset", output_dir: str | os.PathLike) -> None:
     """Writes the held-out rows, and the first 8 of `train` as examples for prompts, with their images."""
     from datasets import DatasetDict
 
-    rows = DatasetDict(test=test, examples=train.select(range(min(8, len(train)))))
+    from vlmhelpers.data.rows import first_rows
+
+    rows = DatasetDict(test=test, examples=first_rows(train, 8))
     with atomic_folder(Path(output_dir) / HELD_OUT, replace=True) as temporary:
         rows.save_to_disk(temporary, num_shards=dict.fromkeys(rows, 1))  # else rejected rows' images are sized, too
 

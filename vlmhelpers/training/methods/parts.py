@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from peft import LoraConfig
 from transformers import PreTrainedModel, ProcessorMixin, Trainer, set_seed
 from trl.models.utils import _ForwardRedirection
@@ -19,7 +19,7 @@ class Parts:
     model: PreTrainedModel
     processor: ProcessorMixin
     lora: LoraConfig | None
-    train: Dataset
+    train: Dataset | IterableDataset
     validation: Dataset | None
     load_base: Callable[[str], tuple[PreTrainedModel, ProcessorMixin]]  # another model, by its id or folder
 
