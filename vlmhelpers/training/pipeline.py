@@ -115,9 +115,7 @@ class Rows:
     report: Report | None
 
 
-def load_rows(
-    config: RunConfig, dataset: Dataset | IterableDataset, processor: ProcessorMixin | None = None
-) -> Rows:
+def load_rows(config: RunConfig, dataset: Dataset | IterableDataset, processor: ProcessorMixin | None = None) -> Rows:
     """The sound ones of all rows, split. Writes nothing but, where there is none, why: that raises ValueError.
 
     `processor`: rows that its chat template refuses are not sound. Of a stream the first rows are held out.
