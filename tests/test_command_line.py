@@ -667,6 +667,13 @@ def test_the_help_says_how_to_train_on_several_gpus(capsys):
     assert end.value.code == 0 and "accelerate launch --num_processes 2 -m vlmhelpers train" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", ["generate", "evaluate"])
+def test_the_help_says_how_to_answer_on_several_gpus(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert f"accelerate launch --num_processes 2 -m vlmhelpers {command}" in capsys.readouterr().out
+
+
 def test_the_help_lists_every_setting_with_its_type_default_and_meaning(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
@@ -686,7 +693,8 @@ def test_the_help_of_a_step_has_every_setting(command, capsys):
     printed = " ".join(capsys.readouterr().out.split())
     assert end.value.code == 0
     for name, setting in STEPS[command].described().items():
-        named = f"--{name.replace('_', '-')}" if not setting.is_required or name == "output" else name.upper()
+        named = name.upper() if setting.is_required else f"--{name.replace('_', '-')}"
+        named = "DATASET" if (command, name) == ("generate", "dataset") else named
         assert named in printed and " ".join(setting.description.split()) in printed
 
 
@@ -700,6 +708,9 @@ def test_the_help_of_a_step_has_every_setting(command, capsys):
         (["merge", "run", "--dtype", "int8"], "dtype is 'int8': it should be 'bfloat16'"),
         (["export", "run", "--form", "onnx"], "form is 'onnx': it should be 'merged', 'gguf' or 'adapter'"),
         (["chat", "gone"], "there is no folder gone: name a run's"),
+        (["generate", "gone"], "gone is no run's, so there are no held-out rows: name a dataset"),
+        (["generate", "run", "s.jsonl", "--prompt", "What?"], "a dataset has its own: give either"),
+        (["generate", "run", "--image", "a.png"], "a prompt asks about images"),
         (["push", "gone", "me/x"], "there is no folder gone: export the run first"),
         (["preflight", "gone.yaml"], "gone.yaml"),
     ],
@@ -722,19 +733,24 @@ def test_preflight_says_what_a_run_takes_and_whether_it_can_be_trained(run, sett
 @pytest.mark.slow
 def test_a_model_answers_a_file_and_a_conversation(run, settings, tmp_path, monkeypatch):
     settings()
-    assert run("generate", "qwen2.5-vl", "s.jsonl", "-o", "a.jsonl", "--rows", "2")[1].endswith(
-        "drawn images. It shows how the method works, not how good a real model is.\n2 answers -> a.jsonl\n"
-    )
-    lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
-    answers = {line["row"]: line["answer"] for line in lines[1:]}
-    image = "images/s-0001.png"
-    question = lines[1]["prompt"] if lines[1]["row"] == 0 else lines[2]["prompt"]
-    code, printed, errors = run("chat", "qwen2.5-vl", "--prompt", question, "--image", image)
-    assert code == 0 and printed == f"{answers[0]}\n" and any("the tiny base" in line for line in errors)
+    code, printed, errors = run("generate", "qwen2.5-vl", "s.jsonl", "-o", "a.jsonl", "--rows", "2")
+    assert (code, printed) == (0, "2 answers -> a.jsonl\n") and " tokens/s, an answer in " in errors[-1]
+    assert any("the tiny base" in line for line in errors)
+    lines = (tmp_path / "a.jsonl").read_text().splitlines()
+    first, second = map(json.loads, lines)
+    rows = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    assert [first, second] == [
+        {"prompt": row["text"], "images": [str(tmp_path / row["image"])], "answer": answer, "expected": row["response"]}
+        for row, answer in zip(rows, (first["answer"], second["answer"]), strict=False)
+    ]
+    assert run("generate", "qwen2.5-vl", "s.jsonl", "--rows", "2")[1].splitlines() == lines
+    image, question = rows[0]["image"], rows[0]["text"]
+    code, printed, _ = run("generate", "qwen2.5-vl", "--image", image, "--prompt", question, "--max-new-tokens", "64")
+    assert code == 0 and json.loads(printed) == first | {"expected": None}
     said = ["/image gone.png", f"/image {image}", "", question, "/system Be brief.", "/clear", question, "/quit", "No."]
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(said)))
     code, printed, errors = run("chat", "qwen2.5-vl")
-    assert code == 0 and answers[0] in printed and any("gone.png" in line for line in errors)
+    assert code == 0 and first["answer"] in printed and any("gone.png" in line for line in errors)
     monkeypatch.setattr(sys, "stdin", io.StringIO(question))  # which ends
     assert run("chat", "qwen2.5-vl", "--base")[0] == 0
 
@@ -750,8 +766,9 @@ def test_an_export_that_answers_otherwise_is_exit_code_1(run, monkeypatch):
 
 def test_an_image_that_cannot_be_opened_is_refused_before_the_model_is_loaded(run, monkeypatch):
     monkeypatch.setattr("vlmhelpers.commands.load_tuned", None, raising=False)
-    for more in ([], ["--prompt", "What?"]):
-        code, _, errors = run("chat", "qwen2.5-vl", "--image", "gone.png", *more)
+    monkeypatch.setattr("vlmhelpers.commands.generating.use_tuned", None)
+    for command in (["chat"], ["generate", "--prompt", "What?"]):
+        code, _, errors = run(*command, "qwen2.5-vl", "--image", "gone.png")
         assert code == 2 and "gone.png" in errors[-1]
 
 

@@ -108,7 +108,7 @@ def test_only_rows_without_an_answer_are_answered_by_a_guess(run, tmp_path):
     tuned, rows = load_tuned(run), load_held_out(run)["test"]
     settings = Evaluating(model=str(run))
     asked = rows.map(lambda row: {"messages": row["messages"][:-1]})
-    assert batch_options(settings, tuned, asked) == {"max_new_tokens": 256, "batch_size": 16}
+    assert batch_options(settings, tuned, asked) == {"max_new_tokens": 256, "batch_size": 16, "split": True}
     assert batch_options(settings, tuned, rows)["max_new_tokens"] == 32
     with mock.patch.object(type(tuned.values), "fit_answers", side_effect=ValueError("no memory is known")):
         with pytest.raises(ValueError, match="no memory is known"):

@@ -5,6 +5,7 @@
 
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 from multiprocessing.connection import wait
@@ -16,7 +17,9 @@ from accelerate.utils import DistributedType
 from accelerate.utils.launch import prepare_multi_gpu_env
 from interrupted_run import DieAfter
 
+from vlmhelpers.cli import main
 from vlmhelpers.common.distributed import on_main
+from vlmhelpers.inference.answer_log import AnswerLog
 from vlmhelpers.training import callbacks, pipeline
 from vlmhelpers.training.run import train
 
@@ -75,6 +78,22 @@ def check_on_main(folder):
         on_main(lambda: 1 / (rank - 0))
     except ZeroDivisionError:
         (folder / str(rank)).touch()
+
+
+def run_command(folder, arguments, dies_after=None):
+    """Runs a command in a folder; the last process is killed (SIGKILL) when it has saved answers that many times."""
+    os.chdir(folder)
+    if dies_after and int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1:
+        append, saved = AnswerLog.append, []
+
+        def append_and_die(log, answers):
+            append(log, answers)
+            saved.append(answers)
+            if len(saved) == dies_after:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        AnswerLog.append = append_and_die
+    sys.exit(main(arguments))
 
 
 def train_and_die(config):

@@ -25,6 +25,7 @@ def test_a_batch_counts_once_for_the_rate_and_for_each_of_its_answers_for_the_la
     assert Answers(batches) == ["a", "b", "c"] and Answers(batches).speed == found
 
 
+@pytest.mark.slow
 def test_new_tokens_are_counted_without_padding(rows_of, tmp_path):
     model, processor = load_model(tiny_model("qwen3-vl"), bits=16)
     dataset = rows_of([("Write 3 as a word.", "", []), ("Tell me a story.", "", [])])

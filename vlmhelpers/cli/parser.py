@@ -20,7 +20,7 @@ _COMMANDS = {
     "status": "say in a line what each run is doing",
     "stop": "let runs save a checkpoint and end; `resume` goes on from there",
     "resume": "go on in the background, one after the other, with runs that were stopped, or were lost",
-    "generate": "write a model's answers to the rows of a file, and go on after an interruption",
+    "generate": "let a model answer a prompt about images, or the rows of a file; lines of JSON come out",
     "evaluate": "let a run and its base answer held-out rows, and compare their scores",
     "chat": "talk to a tuned model or its base, also about images",
     "merge": "merge a run's adapter into its base, and check that the whole model answers as the adapter",
@@ -44,6 +44,7 @@ _TAKES = {  # command -> its arguments; a converter's are those of its reader
     "status": "runs",
     "stop": "runs, --now",
     "resume": "runs, --accept-changes",
+    "generate": "dataset, --image",
     "chat": "--image",
     "studio": "folder, --port, --language, --no-browser",
 }
@@ -74,7 +75,8 @@ _ARGUMENTS = {  # for argparse's add_argument; the names of fields are not liste
     "runs": {"metavar": "FOLDER", "nargs": "+", "help": "the output_dir of a run"},
     "--now": {"action": "store_true", "help": "end them at once; what came after the last checkpoint is lost"},
     "--gpu": {"metavar": "NAME", "help": "a GPU that is not here, such as T4 or A100 80 (default: the one here)"},
-    "--image": {"metavar": "FILE", "nargs": "+", "help": "images of the first question"},
+    "--image": {"metavar": "FILE", "nargs": "+", "help": "images of the (first) question"},
+    "dataset": {"nargs": "?", "metavar": "DATASET", "help": Generating.described()["dataset"].description},
     "folder": {"nargs": "?", "metavar": "FOLDER", "help": "the folder of the runs (default: outputs/studio)"},
     "--port": _NUMBER | {"help": "default: 8866, or one near it"},
     "--language": {"metavar": "CODE", "help": "en, zh, de, ru, ko, ja, fr or es (default: as it was left, else en)"},
@@ -90,6 +92,8 @@ STEPS = {  # command -> its settings; those without a default, but for -o --outp
     "push": Pushing,
 }
 _OF_RUNS = ("preflight", "train", "start")  # commands whose help lists the settings of a run
+_LAUNCH = "on several GPUs: accelerate launch --num_processes 2 -m vlmhelpers"
+_ON_SEVERAL = {"generate": f"{_LAUNCH} generate MODEL DATASET", "evaluate": f"{_LAUNCH} evaluate MODEL"}
 _GROUPS = {  # the first setting of each group in `RunConfig` -> what the group is about
     "model_id": "the run",
     "image_root": "the data",
@@ -107,18 +111,19 @@ def make_parser() -> argparse.ArgumentParser:
     texts = {"formatter_class": argparse.RawDescriptionHelpFormatter, "argument_default": argparse.SUPPRESS}
     for name, text in _COMMANDS.items():
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", **texts)
-        command.epilog = _settings_of_runs() if name in _OF_RUNS else None
+        command.epilog = _settings_of_runs() if name in _OF_RUNS else _ON_SEVERAL.get(name)
+        taken = list(filter(None, _TAKES.get(name, "").split(", ")))
         if name in STEPS:
-            _add_settings(command, STEPS[name])
-        for flags in filter(None, _TAKES.get(name, "").split(", ")):
+            _add_settings(command, STEPS[name], taken)
+        for flags in taken:
             command.add_argument(*flags.split(), **_ARGUMENTS.get(flags, {"metavar": "NAME"}))
     return parser
 
 
-def _add_settings(command, kind):
+def _add_settings(command, kind, but):
     for about, names in grouped(kind).items():
         group = command.add_argument_group(about) if about else command
-        for name in names:
+        for name in (name for name in names if name not in but):
             _add_setting(group, kind.described()[name])
 
 
@@ -159,7 +164,7 @@ def _settings_of_runs():
     lines += [_line(name, f"; {', '.join(catalog.methods_with(name))}") for name in own]
     lines.append("\nmethods, and the rows that each takes:")
     lines += [f"  {name}: {method.rows}" for name, method in catalog.METHODS.items()]
-    return "\n".join([*lines, "\non several GPUs: accelerate launch --num_processes 2 -m vlmhelpers train CONFIG"])
+    return "\n".join([*lines, f"\n{_LAUNCH} train CONFIG"])
 
 
 def _line(name, note=""):

@@ -2,12 +2,14 @@
 
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import replace
 
 import vlmhelpers as vlm
 from vlmhelpers import commands
 from vlmhelpers.cli.parser import STEPS, make_settings
 from vlmhelpers.cli.runs import read_config
+from vlmhelpers.common.distributed import only_main_prints
 from vlmhelpers.common.printable import one_line
 
 __all__ = ["chat", "evaluate", "export", "generate", "merge", "preflight", "push"]
@@ -23,18 +25,23 @@ def preflight(config: str | None = None, gpu: str | None = None, **changes: obje
     return bool(plan.problems)
 
 
-def generate(**options: object) -> None:
-    """Writes answers to the rows of a file."""
+def generate(image: Iterable[str] = (), **options: object) -> None:
+    """Prints or writes answers to one prompt, or to rows; whatever else is said goes to stderr."""
     settings = make_settings(STEPS["generate"], options)
-    _prepare(settings.backend)
-    print(commands.generate_answers(settings))
+    with redirect_stdout(sys.stderr), only_main_prints():
+        _prepare(settings.backend)
+        found = commands.generate_answers(settings, images=image)
+        print("\n".join(filter(None, [found.note, str(found.answers.speed or "")])))
+    with only_main_prints():
+        print(found)
 
 
 def evaluate(**options: object) -> None:
     """Prints scores of a tuned model and its base."""
     settings = make_settings(STEPS["evaluate"], options)
-    _prepare(settings.backend)
-    print(commands.evaluate_run(settings))
+    with only_main_prints():
+        _prepare(settings.backend)
+        print(commands.evaluate_run(settings))
 
 
 def merge(**options: object) -> bool:
@@ -62,7 +69,7 @@ def push(**options: object) -> None:
 
 
 def chat(image: Iterable[str] = (), **options: object) -> None:
-    """Answers one prompt, or the lines that come in until they end."""
+    """Answers the lines that come in until they end."""
     from vlmhelpers.common.images import open_image
 
     settings = make_settings(STEPS["chat"], options)
@@ -72,9 +79,6 @@ def chat(image: Iterable[str] = (), **options: object) -> None:
     if tuned.note:
         print(one_line(tuned.note), file=sys.stderr)
     conversation = commands.Conversation(tuned, settings, settings.base)
-    if settings.prompt is not None:
-        conversation.ask(settings.prompt, waiting)
-        return
     print(_HINT, file=sys.stderr)
     for line in _lines():
         try:

@@ -1,5 +1,7 @@
 """How rows are answered: the settings with what fits, and the rows with what they are asked."""
 
+import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,20 +9,28 @@ from datasets import Dataset
 
 from vlmhelpers.commands.settings import Evaluating, Generating
 from vlmhelpers.commands.tuned import Tuned, read_settings
+from vlmhelpers.common.images import open_image
 from vlmhelpers.data.readers.recognition import read_rows, recognize
 from vlmhelpers.data.rows import stream_plain_rows
-from vlmhelpers.data.schema import message_text
+from vlmhelpers.data.schema import FEATURES, message_text, user
 from vlmhelpers.data.turns import to_rows, with_system
 from vlmhelpers.training.run import load_held_out
 
 
-def rows_to_answer(settings: Generating | Evaluating, run: str | Path | None = None) -> Dataset:
-    """The first of the settings' rows, as rows of messages; without a file those that the run has held out.
+def rows_to_answer(
+    settings: Generating | Evaluating, run: str | Path | None = None, images: Iterable[str | Path] = ()
+) -> Dataset:
+    """The first of the settings' rows, as rows of messages: of a prompt after `images`, of a file, or of the run.
 
-    A file that has the fields of the run's own is read by them. Raises ValueError without either, and the errors of
-    the readers.
+    A file that has the fields of the run's own is read by them; without one it is the rows that the run has held out.
+    Raises ValueError without any, UnusableImage, and the errors of the readers.
     """
-    if settings.dataset:
+    images, prompt = list(images), getattr(settings, "prompt", None)
+    if (images and prompt is None) or (prompt is not None and settings.dataset):
+        raise ValueError("a prompt asks about images, and a dataset has its own: give either")
+    if prompt is not None:
+        rows = _row(prompt, images)
+    elif settings.dataset:
         rows = to_rows(read_rows(settings.dataset, image_root=settings.image_root, **_fields(settings.dataset, run)))
     elif run:
         rows = load_held_out(run)["test"]
@@ -30,6 +40,13 @@ def rows_to_answer(settings: Generating | Evaluating, run: str | Path | None = N
         raise ValueError(f"{settings.dataset} has no row: add some")
     rows = rows.select(range(min(settings.rows or len(rows), len(rows))))
     return with_system(rows, settings.system) if settings.system else rows
+
+
+def _row(prompt, images):
+    for path in images:
+        open_image(path)  # before a model is loaded, which takes its time
+    row = {"messages": [user(prompt, len(images))], "images": [os.path.abspath(path) for path in images]}
+    return Dataset.from_list([row], features=FEATURES)
 
 
 def _fields(file, run):
@@ -50,7 +67,7 @@ def batch_options(settings: Generating | Evaluating, tuned: Tuned, rows: Dataset
         found = {"batch_size": values.answer_batch_size, "max_new_tokens": values.max_new_tokens}
         known = {name: getattr(settings, name) for name in found if getattr(settings, name) is not None}
         settings = replace(settings, **found | known)
-    return settings.options | {"batch_size": settings.batch_size}
+    return settings.options | {"batch_size": settings.batch_size, "split": True}
 
 
 def _answered(rows):

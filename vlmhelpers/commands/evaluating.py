@@ -14,6 +14,7 @@ from vlmhelpers.commands.settings import Evaluating
 from vlmhelpers.commands.tuned import Tuned, find_trained, use_tuned
 from vlmhelpers.common.digests import digest
 from vlmhelpers.common.display import html_table
+from vlmhelpers.common.distributed import gather, on_main, process_share
 from vlmhelpers.common.file_digests import file_digest
 from vlmhelpers.common.files import atomic_file
 from vlmhelpers.common.printable import printable
@@ -25,7 +26,7 @@ from vlmhelpers.evaluation.comparison import Comparison, compare
 from vlmhelpers.evaluation.metrics import METRICS
 from vlmhelpers.evaluation.scoring import Evaluation, evaluate
 from vlmhelpers.evaluation.statistics import Score
-from vlmhelpers.inference.answer_log import OtherAnswers
+from vlmhelpers.inference.answer_log import OtherAnswers, log_files
 from vlmhelpers.inference.generation import generate
 from vlmhelpers.inference.speed import Speed
 from vlmhelpers.training.run import load_held_out
@@ -102,7 +103,7 @@ def evaluate_run(
     Answers are saved as they come, so that the same call goes on; those of another model or with other settings are
     replaced. `progress` takes a name, how many rows are answered, and of how many. `tuned`: the model that the settings
     name, where it is loaded. Raises ValueError for an unknown metric, and the errors of `use_tuned`, of the readers and
-    of `generate`.
+    of `generate`. Processes that `accelerate launch` has started share the rows.
     """
     metrics = _metrics(settings.metrics)
     tuned = use_tuned(settings, tuned)
@@ -119,7 +120,7 @@ def evaluate_run(
         result.notes.append(f"No base: {tuned.folder} does not say which model it was made from")
     if settings.ablation:
         result = _ablated(tuned, result, _teller(progress, "ablation"), options)
-    _save(settings, tuned, result)
+    on_main(lambda: _save(settings, tuned, result))
     return result
 
 
@@ -181,7 +182,8 @@ def _answer(loaded, rows, file, progress, options):
     try:
         return generate(*loaded, rows, progress=progress, save_to=file, **options)
     except OtherAnswers:  # of the model before it was trained further, or by other settings
-        file.unlink()
+        gather(None, process_share()[1])  # until all processes have read them
+        on_main(lambda: [other.unlink() for other in log_files(file)])
         return generate(*loaded, rows, progress=progress, save_to=file, **options)
 
 

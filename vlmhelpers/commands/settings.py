@@ -57,8 +57,12 @@ class Generating(Loading, Answering, Rows):
     """Settings of `generate_answers`."""
 
     model: str = Field(min_length=1, description=_MODEL)
-    dataset: str = Field(min_length=1, description=_DATASET)
-    output: str = Field(min_length=1, description="JSONL file of the answers; the same command goes on with it")
+    dataset: str | None = Field(None, description=f"{_DATASET}; none: the run's held-out rows")
+    prompt: str | None = Field(None, description="one question, in place of a dataset")
+    output: str | None = Field(
+        None,
+        description="JSONL file of prompts, images, answers and expected ones; the same command goes on; none: printed",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +86,6 @@ class Chatting(Loading, Answering):
     """Settings of a chat."""
 
     model: str = Field(min_length=1, description=_MODEL)
-    prompt: str | None = Field(None, description="one question; none: a conversation, line by line")
     base: bool = Field(False, description="the untuned model answers instead")
 
 
