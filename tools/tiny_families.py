@@ -45,8 +45,20 @@ _QWEN_SYSTEM = (
 )
 QWEN3_TEMPLATE = _QWEN_TURNS
 QWEN25_TEMPLATE = _QWEN_SYSTEM + _QWEN_TURNS
+# As the published one: no system turn beside an image. Its block with the date before rows without one is left out: the
+# base was pretrained without, and answers worse after it.
+_LLAMA_SYSTEM = """\
+{%- if messages[0].role == 'system' %}{%- set system = messages[0].content | trim %}{%- set messages = messages[1:] %}
+{%- endif %}
+{%- set shown = namespace(images=false) %}
+{%- for message in messages if message.content is not string %}{%- for part in message.content %}
+{%- if part.type == 'image' %}{%- set shown.images = true %}{%- endif %}
+{%- endfor %}{%- endfor %}
+{%- if system and shown.images %}{{- raise_exception('A system turn does not go with images.') }}{%- endif %}
+{%- if system %}{{- '<|start_header_id|>system<|end_header_id|>\\n\\n' + system + '<|eot_id|>' }}{%- endif %}
+"""
 LLAMA_TEMPLATE = (
-    "{{- bos_token }}\n{%- for message in messages %}\n"
+    "{{- bos_token }}\n" + _LLAMA_SYSTEM + "{%- for message in messages %}\n"
     "{{- '<|start_header_id|>' + message.role + '<|end_header_id|>\\n\\n' }}\n"
     + _PARTS.replace("IMAGE", "<|image|>")
     + "{{- '<|eot_id|>' }}\n{%- endfor %}\n"

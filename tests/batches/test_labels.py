@@ -4,10 +4,12 @@ import re
 
 import pytest
 import torch
+from datasets import Dataset
 from tiny_families import build
 
 from vlmhelpers.batches.collator import VisionCollator
-from vlmhelpers.data.schema import assistant, make_row, user
+from vlmhelpers.data.schema import FEATURES, assistant, make_pair, make_prompt, make_rated, make_row, text_part, user
+from vlmhelpers.data.validation import check_dataset
 from vlmhelpers.samples.drawing import sample_products
 
 PICTURES = [picture for _, picture in sample_products(2, "labels", size=96)]
@@ -108,6 +110,36 @@ def test_templates_that_cannot_be_followed_are_refused_with_the_row(with_templat
     tells_early = "{{ messages[1].content[0].text if messages[1:] }}" + TURNS
     with pytest.raises(ValueError, match="^row 5: .*where the answer of turn 2 stands"):
         with_template(tells_early)([row])
+
+
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn.') }}{% endif %}" + TURNS
+ALTERNATING = "{% if messages[1:] and messages[1].role == messages[0].role %}{{ 1 // 0 }}{% endif %}" + TURNS
+
+
+def test_rows_that_a_template_refuses_are_rejected_with_a_remedy(with_template):
+    system = {"role": "system", "content": [text_part("Be brief.")]}
+    sound, twice = make_row("What?", "A bag."), chat("What?", "A bag.")
+    with_system = make_row("Which?", "That.") | {"messages": [system, user("Which?"), assistant("That.")]}
+    twice["messages"].insert(0, user("Hello."))
+    rows = Dataset.from_list([sound, with_system, twice], features=FEATURES)
+    for template, row, begins, remedy in (
+        (NO_SYSTEM, 2, "the chat template refuses the conversation: no system turn", "put the text of its system turn"),
+        (ALTERNATING, 3, "the chat template refuses the conversation: ", "write its turns as the template takes them"),
+    ):
+        collator = with_template(template)
+        (found,) = check_dataset(rows, more_rules=collator.template.problems).rejected
+        assert found["row"] == row and found["reason"].startswith(begins) and found["remedy"].startswith(remedy)
+        with pytest.raises(ValueError, match=f"^row 9: {re.escape(found['reason'])}. Remedy: {remedy}"):
+            collator([rows[row - 1] | {"row": 9}])
+
+
+def test_the_template_sees_the_conversations_of_rows_of_every_kind(with_template):
+    system = {"role": "system", "content": [text_part("Be brief.")]}
+    problems = with_template(NO_SYSTEM).template.problems
+    for row in (make_pair("Q?", "A.", "B."), make_rated("Q?", "A.", True), make_prompt("Q?", None)):
+        assert not problems(row)
+        ((reason, remedy),) = problems(row | {"prompt": [system, *row["prompt"]]})
+        assert "no system turn" in reason and "first user turn" in remedy
 
 
 class NumberedImages(type("Phi3VProcessor", (), {})):  # by whose name its family is known

@@ -40,7 +40,7 @@ REPAIRED = {
     "grey of 16 bits": "gray of mode I;16 scaled to 8 bits",
     "animation": "first of several frames taken",
     "backslash": "backslashes in the image path read as slashes",
-    "control tokens": "control tokens taken as plain text: <|image|> <|eot_id|>",
+    "control tokens": "control tokens of some models, taken as plain text: <|image|> <|eot_id|>",
     "Windows-1252": "bytes that are not UTF-8 read as Windows-1252",
 }
 WARNED = {

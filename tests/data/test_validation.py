@@ -88,7 +88,7 @@ def test_repairs_are_reported_and_kept():
     report = check_dataset(dataset_of(make_row("What?", "It.", [turned]), tokens, row_of(1)))
     assert reasons(report.repaired) == [
         (1, "turned upright (EXIF orientation 6)"),
-        (2, "control tokens taken as plain text: <|image|> <image> <|eot_id|>"),
+        (2, "control tokens of some models, taken as plain text: <|image|> <image> <|eot_id|>"),
     ]
     assert report.counts["kept"] == 3 and report.counts["repaired"] == 2
 

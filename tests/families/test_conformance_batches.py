@@ -156,7 +156,12 @@ def test_control_tokens_in_a_text_stay_text(base, images):
 def test_the_text_of_a_system_turn_reaches_the_model(base, rows):
     system = {"role": "system", "content": [text_part("Answer briefly.")]}
     for row in rows:
-        batch = base.collator.prompts([row | {"messages": [system, *row["messages"]]}])
+        row = row | {"messages": [system, *row["messages"]]}
+        if base.collator.template.problems(row):  # Llama's templates take none beside an image
+            with pytest.raises(ValueError, match="Remedy: put the text of its system turn at the beginning"):
+                base.collator.prompts([row])
+            continue
+        batch = base.collator.prompts([row])
         assert "Answer briefly." in base.processor.tokenizer.decode(batch["input_ids"][0])
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 from texts import known_facts
+from tiny_families import build
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from vlmhelpers.evaluation.ablation import blank_images
@@ -31,6 +32,7 @@ def test_real_classes_and_small_files(tiny):
     assert tuple(name.removesuffix("Fast") for name in names) == CLASSES[family]
     assert 1e6 <= sum(p.numel() for p in model.parameters()) <= 1.6e6
     assert sum(file.stat().st_size for file in tiny_model(family).iterdir()) < 3.5e6
+    assert processor.chat_template == build(family)[1].chat_template
 
 
 @pytest.mark.slow

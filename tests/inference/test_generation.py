@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 
 from vlmhelpers.batches.pixel_cache import precompute
 from vlmhelpers.data.schema import FEATURES, text_part, user
-from vlmhelpers.families import FAMILIES, tiny_model
+from vlmhelpers.families import FAMILIES, family_of, tiny_model
 from vlmhelpers.inference.answer_log import row_keys
 from vlmhelpers.inference.generation import generate, stream_answer, stream_conversation
 from vlmhelpers.models.loading import load_model
@@ -314,7 +314,9 @@ def test_a_conversation_is_answered_after_its_earlier_turns(loaded, rows_of):
     model, processor = loaded
     ((_, image),) = sample_products(1, "talk", 96)
     row = rows_of([("Describe this product.", "Small.", [image])])[0]
-    messages = [{"role": "system", "content": [text_part("Be brief.")]}, *row["messages"], user("Write 3 as a word.")]
+    messages = [*row["messages"], user("Write 3 as a word.")]
+    if family_of(processor).name != "llama-3.2-vision":  # which takes no system turn beside an image
+        messages.insert(0, {"role": "system", "content": [text_part("Be brief.")]})
     asked = Dataset.from_list([{"messages": messages, "images": [image]}], features=FEATURES)
     (expected,) = generate(model, processor, asked, max_new_tokens=16, progress=False)
     pieces = []

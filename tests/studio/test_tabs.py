@@ -113,6 +113,19 @@ def test_rows_are_previewed_with_their_images_and_the_label_mask(make, tmp_path,
         studio.preview()
 
 
+def test_rows_that_the_chosen_models_template_refuses_are_shown(make, tmp_path):
+    write_sample(tmp_path / "rows.jsonl", 3, size=48)
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    turns = [{"from": "human", "value": f"<image>{rows[0]['text']}"}, {"from": "gpt", "value": rows[0]["response"]}]
+    rows[0] = {"conversations": turns, "image": rows[0]["image"], "system": "Be brief."}
+    (tmp_path / "rows.json").write_text(json.dumps([rows[0], rows[0] | {"system": ""}]))
+    studio = make(dataset=tmp_path / "rows.json", test_rows=0, validation_rows=0, model_id="qwen3-vl")
+    assert studio.check().counts["rejected"] == 0
+    studio.set(model_id="llama-3.2-vision")
+    assert "A system turn does not go with images" in studio.check().rejected[0]["reason"]
+    assert "Be brief" not in str(studio.preview())
+
+
 # Run
 
 

@@ -14,9 +14,10 @@ from compare_runs import assert_same, distance, losses, weights
 from peft import PeftModel
 from transformers import AutoProcessor
 
+from vlmhelpers.commands import preflight
 from vlmhelpers.families import tiny_model
 from vlmhelpers.inference.generation import generate
-from vlmhelpers.models.loading import load_model
+from vlmhelpers.models.loading import load_model, load_processor
 from vlmhelpers.training import pipeline as trainer
 from vlmhelpers.training import run as module
 from vlmhelpers.training.config import RunConfig
@@ -112,6 +113,23 @@ def test_rows_that_are_all_held_back_leave_none_to_train_on(sample, config_of, t
     named = " and ".join(f"{name}={number}" for name, number in held.items())
     with pytest.raises(ValueError, match=f"has 48 sound rows, and {named} leave none to train on: choose fewer"):
         load_rows(config, read_rows(config))
+
+
+def test_rows_that_the_chat_template_refuses_are_left_out_before_the_run(sample, config_of, tmp_path):
+    turns = [{"from": "human", "value": "<image>\nWhat is this?"}, {"from": "gpt", "value": "A bag."}]
+    files = sorted((sample.parent / "images").iterdir())
+    rows = [{"conversations": turns, "image": str(file)} for file in files[:3]]
+    rows[1]["system"] = "Be brief."
+    data = tmp_path / "rows.json"
+    data.write_text(json.dumps(rows))
+    model = tiny_model("llama-3.2-vision")
+    config = config_of(tmp_path / "out", dataset=data, image_root=sample.parent, model_id=model)
+    plan, loaded = preflight(config), load_rows(config, read_rows(config), load_processor(model))
+    for report in (plan.report, loaded.report):
+        (record,) = report.rejected
+        assert record["row"] == 2 and "A system turn does not go with images" in record["reason"]
+        assert record["remedy"] == "put the text of its system turn at the beginning of its first user turn"
+    assert loaded.parts["train"]["row"][:] == [1, 3] and plan.rows["rejected"] == 1
 
 
 def test_held_out_rows_keep_their_images_and_give_way_to_those_of_the_next_run(sample, config_of, tmp_path):

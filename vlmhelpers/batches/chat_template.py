@@ -7,9 +7,11 @@ otherwise than the model has to write it, as those for thinking models do with e
 """
 
 import re
+from contextlib import suppress
 
-from vlmhelpers.batches.conversation import without_blank_lines
-from vlmhelpers.data.schema import message_text, text_part
+from vlmhelpers.batches.conversation import clean, without_blank_lines
+from vlmhelpers.data.rules import Problem
+from vlmhelpers.data.schema import conversations, message_text, text_part
 from vlmhelpers.data.turns import THINK_TAGS, split_thinking
 from vlmhelpers.families import family_of
 
@@ -26,6 +28,13 @@ _NO_PROMPT = (
     "the chat template is not made for training, so give the processor another chat_template",
 )
 _MOST_KNOWN = 10_000  # pieces of text
+
+
+class Refused(ValueError):
+    """A conversation that a chat template refuses; `args` are the reason and the remedy."""
+
+    def __str__(self):
+        return ". Remedy: ".join(self.args)
 
 
 class ChatTemplate:
@@ -54,7 +63,25 @@ class ChatTemplate:
         except MemoryError:
             raise
         except Exception as error:  # a template is a program of others, which may also be one for plain strings
-            raise ValueError(f"the chat template refuses the conversation: {error}") from error
+            reason = f"the chat template refuses the conversation: {error}".rstrip(".")
+            raise Refused(reason, self._remedy(messages, prompt)) from error
+
+    def _remedy(self, messages, prompt):
+        others = [message for message in messages if message["role"] != "system"]
+        if len(others) < len(messages):
+            with suppress(Refused):
+                self.text(others, prompt)
+                return "put the text of its system turn at the beginning of its first user turn"
+        return "write its turns as the template takes them, or give the processor another chat_template"
+
+    def problems(self, row: dict) -> list[Problem]:
+        """What the template refuses of a row of any kind without other problems: a rule for `check_dataset`."""
+        try:
+            for messages in conversations(row).values():
+                self.text([clean(message, self.control) for message in messages])
+        except Refused as refused:
+            return [refused.args]
+        return []
 
     def to_train(self, messages, train_on="assistant"):
         """(text, spans): the conversation as text for training, and where the model learns, in characters.

@@ -131,11 +131,12 @@ def preflight(config: RunConfig, gpu: str | None = None) -> Plan:
     but for memory: that is in the plan.
     """
     pipeline.refuse_early(config)
-    loaded = pipeline.load_rows(config, read_rows(config))
+    dataset = read_rows(config)
     card = find_gpu(gpu) if gpu else this_gpu()
     named = gpu and _is_published(config.model_id)
     model_id, which = (config.model_id, config.model_id) if named else resolve_model(config.model_id)
     processor, note = _processor(config, model_id)
+    loaded = pipeline.load_rows(config, dataset, processor)
     rows = pipeline.measured_rows(loaded.parts)
     try:
         values = pipeline.fit_values(config, model_id, rows, card, processor)

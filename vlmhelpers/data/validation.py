@@ -1,6 +1,7 @@
 """Validation: every row and image is checked before training; problems come with their remedies."""
 
 import os
+from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 
 from datasets import Dataset, Image, List
@@ -13,7 +14,7 @@ from vlmhelpers.data.duplicates import DuplicateFinder
 from vlmhelpers.data.quality import Quality
 from vlmhelpers.data.report import Finding, Report
 from vlmhelpers.data.rows import ENCODED_ROWS_PER_BATCH
-from vlmhelpers.data.rules import merge_problems, row_problems
+from vlmhelpers.data.rules import Problem, merge_problems, row_problems
 from vlmhelpers.data.schema import KINDS, all_images, conversations, find_control_tokens, kind_of, message_text
 
 
@@ -23,6 +24,7 @@ def check_dataset(
     max_pixels: int = MAX_PIXELS,
     near_duplicates: bool = True,
     reject_leaks: bool = True,
+    more_rules: Callable[[dict], list[Problem]] | None = None,
     workers: int | None = None,
     progress: bool = True,
 ) -> Report:
@@ -33,7 +35,9 @@ def check_dataset(
     without images) in two of them: the last one, the test, stays honest. `reject_leaks=False` makes leaks warnings.
 
     max_pixels: larger images are rejected by their header. near_duplicates: nearly equal images are a warning within a
-        split, a leak between splits. workers: threads that decode; by default one per processor, 8 at most.
+        split, a leak between splits. more_rules: finds the problems of a row that has none of those, such as
+        `VisionCollator(processor).template.problems`: what the model's chat template refuses. workers: threads that
+        decode; by default one per processor, 8 at most.
     Raises ValueError for a dataset without the columns of a kind of rows, TypeError for what is no dataset, and OSError
     where the machine keeps an image from being read. Memory grows with what is found, not with rows or images, which
     take up to 600 bytes each in the folder for temporary files.
@@ -42,7 +46,7 @@ def check_dataset(
     bar = tqdm(total=sum(map(len, splits.values())), unit=" rows", delay=1, disable=not progress)
     pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
     with temporary_database() as database, strict_pillow(), pool, bar:
-        validation = _Validation(splits, max_pixels, database)
+        validation = _Validation(splits, max_pixels, database, more_rules)
         for split, rows in splits.items():
             bar.set_description(f"checking {split}".strip(), refresh=False)
             index = 0
@@ -84,8 +88,8 @@ def _check_columns(split, rows):
 
 
 class _Validation:
-    def __init__(self, splits, max_pixels, database):
-        self.max_pixels = max_pixels
+    def __init__(self, splits, max_pixels, database, more_rules):
+        self.max_pixels, self.more_rules = max_pixels, more_rules or (lambda row: [])
         self.images, self.quality = CheckedImages(database), Quality(database)
         self.duplicates = DuplicateFinder(splits, database)
         self.rejected, self.repaired, self.warnings = {}, [], []  # (split, index) -> Finding; Findings
@@ -102,7 +106,7 @@ class _Validation:
                 self.quality.add_image(facts, image)
         for index, (row, pairs) in enumerate(zip(rows, identified, strict=True), start):
             of_row = [checked[key] for key, _ in pairs if key]
-            if problems := row_problems(row) + _image_problems(of_row):
+            if problems := (row_problems(row) or self.more_rules(row)) + _image_problems(of_row):
                 self.rejected[split, index] = Finding(split, index, *merge_problems(problems))
             else:
                 numbers = [image.number for image in of_row]
@@ -153,6 +157,7 @@ def _repairs(row, images):
     """What is guessed or changed so that the row can be trained on, each once."""
     messages = [message for turns in conversations(row).values() for message in turns]
     tokens = [token for message in messages for token in find_control_tokens(message_text(message))]
-    repairs = [f"control tokens taken as plain text: {' '.join(dict.fromkeys(tokens))}"] if tokens else []
+    found = f"control tokens of some models, taken as plain text: {' '.join(dict.fromkeys(tokens))}"
+    repairs = [found] if tokens else []
     repairs += [repair for image in images for repair in image.repairs]
     return dict.fromkeys(filter(None, [row.get("note"), *repairs]))

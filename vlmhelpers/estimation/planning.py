@@ -266,7 +266,8 @@ class Preflight(Shown):
         if self.cap is not None:
             yield f"Proposed: load_model(..., max_pixels={self.cap}); the counted rows were counted with it."
         if still := [count.row for count in self.after if count.total > self.max_length]:
-            yield f"Longer at any resolution: {_numbers(still)}; shorten the text, leave them out, or raise max_length"
+            remedy = "shorten the text, show fewer images, leave them out, or raise max_length"
+            yield f"Longer at any resolution: {_numbers(still)}; {remedy}"
 
     def histogram(self) -> Chart:
         """A figure of the rows' lengths, with the cap, too."""

@@ -183,10 +183,9 @@ class Studio:
 
     def check(self) -> "Report":
         """The validation report of all rows."""
-        from vlmhelpers.data import check_dataset
-        from vlmhelpers.studio.preview import read
+        from vlmhelpers.studio.preview import check
 
-        return check_dataset(read(self._of_data(), self.rows_needed))
+        return check(self._of_data(), self.rows_needed)
 
     def _of_data(self):
         """The settings of the data alone: rows can be looked at before all else is right."""

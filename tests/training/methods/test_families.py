@@ -15,7 +15,7 @@ from trl.trainer.utils import use_adapter
 from vlmhelpers.batches import VisionCollator
 from vlmhelpers.data import to_rows
 from vlmhelpers.data.schema import PROMPT_FEATURES, RATED_FEATURES, make_prompt, make_rated, message_text, user
-from vlmhelpers.families import FAMILIES
+from vlmhelpers.families import FAMILIES, family_of
 from vlmhelpers.inference.likelihood import rank_pairs
 from vlmhelpers.models import train_only
 from vlmhelpers.training import RunConfig
@@ -245,7 +245,8 @@ def test_prompts_have_the_tokens_that_they_have_in_answering(processor, picture)
         assert ids_of_trl(sampling_processor(processor), given) == expected["input_ids"][0].tolist()
         assert given["answer"] == row["answer"]
     texts = [message_text(prompts[i]["prompt"][-1]) for i in range(2)]
-    assert texts[0] == f"What is this {special[0]} {special[1:]} here, < |image_1|> or < image>?"
+    numbered = "< |image_1|>" if family_of(processor).name == "phi-3-vision" else "<|image_1|>"
+    assert texts[0] == f"What is this {special[0]} {special[1:]} here, {numbered} or <image>?"
     assert texts[1] == "<tool_call> Compare."
     (upright,), (opaque, _) = prompts[0]["images"], prompts[1]["images"]
     assert upright.size == (40, 96) and upright.mode == opaque.mode == "RGB" and isinstance(upright, Image.Image)
