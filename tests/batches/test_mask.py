@@ -84,7 +84,8 @@ def metaspace_tokenizer():
 def test_what_is_shown_is_the_decoded_text(collators, family):
     collator = collators.get(family)
     if collator is None:
-        collator = VisionCollator(Phi3VProcessor(build("phi-3-vision")[1].image_processor, metaspace_tokenizer()))
+        image_processor = collators["phi-3-vision"].processor.image_processor
+        collator = VisionCollator(Phi3VProcessor(image_processor, metaspace_tokenizer()))
     tokenizer, image = collator.processor.tokenizer, collator.processor.image_token
     ids = collator([ROW])["input_ids"][0]
     text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)

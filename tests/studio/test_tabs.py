@@ -113,6 +113,7 @@ def test_rows_are_previewed_with_their_images_and_the_label_mask(make, tmp_path,
         studio.preview()
 
 
+@pytest.mark.slow
 def test_rows_that_the_chosen_models_template_refuses_are_shown(make, tmp_path):
     write_sample(tmp_path / "rows.jsonl", 3, size=48)
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]

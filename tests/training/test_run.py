@@ -124,12 +124,23 @@ def test_rows_that_the_chat_template_refuses_are_left_out_before_the_run(sample,
     data.write_text(json.dumps(rows))
     model = tiny_model("llama-3.2-vision")
     config = config_of(tmp_path / "out", dataset=data, image_root=sample.parent, model_id=model)
-    plan, loaded = preflight(config), load_rows(config, read_rows(config), load_processor(model))
-    for report in (plan.report, loaded.report):
-        (record,) = report.rejected
-        assert record["row"] == 2 and "A system turn does not go with images" in record["reason"]
-        assert record["remedy"] == "put the text of its system turn at the beginning of its first user turn"
-    assert loaded.parts["train"]["row"][:] == [1, 3] and plan.rows["rejected"] == 1
+    loaded = load_rows(config, read_rows(config), load_processor(model))
+    (record,) = loaded.report.rejected
+    assert record["row"] == 2 and "A system turn does not go with images" in record["reason"]
+    assert record["remedy"] == "put the text of its system turn at the beginning of its first user turn"
+    assert loaded.parts["train"]["row"][:] == [1, 3] and loaded.counts["rejected"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("begin", [train, preflight])
+def test_a_run_and_its_plan_check_rows_by_the_template_of_the_model(config_of, tmp_path, monkeypatch, begin):
+    def load(config, rows, processor):
+        raise ValueError(processor.chat_template)
+
+    monkeypatch.setattr(trainer, "load_rows", load)
+    (tmp_path / "own.jinja").write_text("{{ 'My own' }}")
+    with pytest.raises(ValueError, match="My own"):
+        begin(config_of(tmp_path / "out", chat_template=str(tmp_path / "own.jinja")))
 
 
 def test_held_out_rows_keep_their_images_and_give_way_to_those_of_the_next_run(sample, config_of, tmp_path):
