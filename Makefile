@@ -18,11 +18,13 @@ export TOKENIZERS_PARALLELISM = false
 WORKERS = 2
 PYTEST = HF_HUB_OFFLINE=1 $(VENV) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help notebooks hosted check test chaos lint format lab studio lock repository clean
+.PHONY: help notebooks real hosted check test chaos lint format lab studio lock repository clean
 
 help:
 	@echo "make notebooks  run every notebook on the tiny models and write the outputs back (ONLY=01 for one;"
 	@echo "                ONLY=01 ARGS='-p NAME VALUE' with another parameter, kept under outputs/)"
+	@echo "make real       run them for a few steps with small models that have the published vocabularies, which come"
+	@echo "                from PyPI and npm (ONLY=01 for one)"
 	@echo "make hosted     run them from a clone in an environment like Google Colab's (ONLY=01 for one;"
 	@echo "                PYTHON=/path/to/python3.13): ten minutes, 5 GB the first time"
 	@echo "make check      lint, and run the tests that take less than a second: two minutes"
@@ -39,6 +41,9 @@ help:
 
 notebooks: $(READY)
 	@$(VENV) tools/run_notebooks.py $(foreach number,$(ONLY),--only $(number)) $(ARGS)
+
+real: $(READY)
+	@HF_HUB_OFFLINE=1 $(VENV) tools/run_real.py $(foreach number,$(ONLY),--only $(number))
 
 hosted: $(READY)
 	@$(VENV) tools/run_hosted.py $(foreach number,$(ONLY),--only $(number)) $(HOSTED_PYTHON)

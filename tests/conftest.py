@@ -22,6 +22,8 @@ matplotlib.use("agg")  # no MPLBACKEND: the kernels of notebooks would inherit t
 
 TESTS = Path(__file__).parent
 FIRST = "test_notebook_04.py"  # notebook 05 needs its outputs
+VOCABULARY = "not tried with the real vocabulary"
+NOT_TRIED = {"not tried in a browser": "The panel", VOCABULARY: "The real vocabularies"}  # reasons of skips, titles
 LONG = ("notebooks", "training", "tools", "browser")  # folders with files of a minute and more
 
 
@@ -42,11 +44,28 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Say at the end, beside the other skips, that no browser was there to try the panel in."""
-    reasons = {report.longrepr[2] for report in terminalreporter.stats.get("skipped", ()) if report.longrepr}
-    for reason in sorted(reason for reason in reasons if "not tried in a browser" in reason):
-        terminalreporter.section("The panel", yellow=True)
-        terminalreporter.line(reason.removeprefix("Skipped: "))
+    """Say at the end, beside the other skips, what was not there to try the package with."""
+    for words, title in NOT_TRIED.items():
+        if reasons := sorted(reason for reason in _skipped(terminalreporter) if words in reason):
+            terminalreporter.section(title, yellow=True)
+            for reason in reasons:
+                terminalreporter.line(reason.removeprefix("Skipped: "))
+
+
+def pytest_sessionfinish(session):
+    """Where a variable asks for it (.ci/run), a run without any of the real vocabularies is a failure."""
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if not os.environ.get("VLMHELPERS_NEED_VOCABULARIES") or hasattr(session.config, "workerinput") or not terminal:
+        return
+    passed = any(report.nodeid.startswith("tests/real/") for report in terminal.stats.get("passed", ()))
+    if not passed and any(VOCABULARY in reason for reason in _skipped(terminal)):
+        terminal.line("\nAll tests with the real vocabularies were skipped: PyPI and npm have to be within reach here")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _skipped(terminalreporter):
+    """The reasons of all skips."""
+    return {report.longrepr[2] for report in terminalreporter.stats.get("skipped", ()) if report.longrepr}
 
 
 def _rank(path):

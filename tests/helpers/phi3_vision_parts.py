@@ -56,14 +56,16 @@ def reference_model(attention="eager", **changes):
     return fill(Phi3VForCausalLM(config))
 
 
-def publish(folder):
+def publish(folder, **changes):
     """Writes `folder` as the published repositories are: their keys, names and claims, with small weights.
+
+    `changes`: other values of the configuration.
 
     The tokenizer has few words, but the rules of Llama's: a blank before every piece of text, and control tokens of
     which some swallow what follows them.
     """
     config = {name: value for name, value in REFERENCE["config"].items() if name != "pad_token_id"}
-    config |= {
+    config |= changes | {
         "architectures": ["Phi3VForCausalLM"],
         "auto_map": {
             "AutoConfig": "configuration_phi3_v.Phi3VConfig",

@@ -81,7 +81,7 @@ def _download(source):
         except (OSError, subprocess.SubprocessError) as error:
             said = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip().splitlines()
             why = said[-1] if said else str(error)
-            raise OutOfReach(f"{source.download[-1]} cannot be downloaded by {source.download[0]}: {why}") from error
+            raise OutOfReach(f"{source.download[-1]} cannot be downloaded: {why}") from error
         (package,) = Path(folder).iterdir()
         if package.suffix == ".whl":
             with zipfile.ZipFile(package) as archive:

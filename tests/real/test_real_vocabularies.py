@@ -1,4 +1,4 @@
-"""The tokenizers built from the packages are those of the published models: their hashes and ids are compared."""
+"""The tokenizers of the small models are those of the published models: their hashes and ids are compared."""
 
 import hashlib
 import re
@@ -36,21 +36,21 @@ TEXT = {"<tool_call>", "</think>", "<|file_sep|>", "</s>"}  # of the added token
 
 
 @pytest.mark.parametrize("family", HASHES)
-def test_the_hash_that_llama_cpp_knows(tokenizer_of, family):
-    ids = tokenizer_of(family).encode(CHECKED)
+def test_the_hash_that_llama_cpp_knows(processor_of, family):
+    ids = processor_of(family).tokenizer.encode(CHECKED)
     assert hashlib.sha256(str(ids).encode()).hexdigest() == HASHES[family]
 
 
 @pytest.mark.parametrize("family", BUILDERS)
-def test_the_published_ids(tokenizer_of, family):
-    tokenizer = tokenizer_of(family)
+def test_the_published_ids(processor_of, family):
+    tokenizer = processor_of(family).tokenizer
     assert {token: tokenizer.convert_tokens_to_ids(token) for token in IDS[family]} == IDS[family]
     assert len(tokenizer) == SIZES[family]
     added = tokenizer.added_tokens_decoder
     assert {token: added[i].special for token, i in IDS[family].items()} == {t: t not in TEXT for t in IDS[family]}
 
 
-def test_the_ids_that_the_code_of_phi_3_vision_gave(tokenizer_of):
+def test_the_ids_that_the_code_of_phi_3_vision_gave(processor_of):
     pieces = re.split(r"<\|image_\d+\|>", REFERENCE["prompt"])
-    ids = [token for piece in pieces for token in tokenizer_of("phi-3-vision").encode(piece)]
+    ids = [token for piece in pieces for token in processor_of("phi-3-vision").tokenizer.encode(piece)]
     assert ids == REFERENCE["cases"]["1"]["text_ids"]
