@@ -7,6 +7,9 @@ __getattr__, __dir__, __all__ = lazy.attach(
     submod_attrs={
         "adapters": ["merge", "save_adapter"],
         "hub": ["push"],
+        "onnx": ["to_onnx"],
+        "onnx_check": ["check_onnx"],
+        "onnx_runtime": ["OnnxModel"],
         "serving": ["ollama_modelfile", "to_gguf", "vllm_command"],
         "verification": ["check_export"],
     },

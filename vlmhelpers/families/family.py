@@ -146,6 +146,28 @@ class Family:
         """The processor's batch as the model needs it; `counts` are the images of each row."""
         return batch
 
+    # Parts of an ONNX export. Of `model`, the last two trace the weights, and may change how it computes from then on
+
+    def positions(self, model, batch) -> torch.Tensor:
+        """The positions of the tokens of a processor's batch (n, t): (n, t), or (axes, n, t)."""
+        return (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+
+    def restart_length(self, config) -> int | None:
+        """A number of tokens beyond which the keys of fewer are of no use any more."""
+        return None
+
+    def vision_inputs(self, model, batch) -> dict[str, torch.Tensor]:
+        """What `run_vision` takes, made of the processor's batch: each grows with the images in its first dimension."""
+        raise ValueError(f"{self.name}: {self.not_in_onnx}")
+
+    def run_vision(self, model, **inputs) -> list[torch.Tensor]:
+        """[features for the places of the image tokens, *what the decoder adds there later], (tokens, h) each."""
+        raise ValueError(f"{self.name}: {self.not_in_onnx}")
+
+    def run_decoder(self, model, deep: Sequence[torch.Tensor], **inputs):
+        """The decoder's output. `deep`: what it adds after its first layers, (n, t, h) each."""
+        return model.get_decoder()(**inputs)
+
     # Estimates on the meta device
 
     @property

@@ -64,9 +64,10 @@ LLAMA_3_2_VISION = LlamaVision(
     mixable=False,
     images_in_sequence=False,
     caches_pixels=True,
+    not_in_onnx="its text attends to its images, which are no embeddings between those of the text",
     not_sampled="TRL's trainers that sample do not pass its cross_attention_mask and aspect_ratio_ids on",
-    licenses=(("llama-3.2", *_LICENSE),),
     not_by_vllm="it dropped Mllama after version 0.10.2",
+    licenses=(("llama-3.2", *_LICENSE),),
     values={"max_length": (1024, "tokens of text: images take none of the sequence")},
     tiny_values={
         "learning_rate": (5e-3, "a tiny model needs more: measured"),

@@ -10,12 +10,19 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers.image_utils import make_flat_list_of_images
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.vision_utils import (
+    get_vision_cu_seqlens,
+    get_vision_interpolation_indices_and_weights,
+    get_vision_position_ids,
+    get_vision_window_index,
+)
 
 from vlmhelpers.families.family import Family, ImageProcessorStandIn
 from vlmhelpers.families.values import USUAL
 
 # "flash" in the name is how a vision tower of transformers is asked to hand over all windows at once.
 _WINDOWS = "sdpa_of_windows_like_flash"
+_MASKED = "sdpa_with_a_mask_like_flash"  # the same, for any number of windows in one graph
 # Beside the features themselves, Qwen3-VL hands on those of earlier layers.
 _DEEP = "deepstack_features"
 
@@ -102,6 +109,44 @@ class QwenVL(Family):
         size = (columns * image_processor.patch_size, rows * image_processor.patch_size)
         return image.resize(size, Image.Resampling.BICUBIC), rows * columns // image_processor.merge_size**2
 
+    # Parts of an ONNX export
+
+    not_in_onnx: str = ""
+
+    def positions(self, model, batch):
+        given = {name: batch[name] for name in ("input_ids", "attention_mask", "mm_token_type_ids")}
+        return model.model.get_rope_index(**given, image_grid_thw=batch.get("image_grid_thw"))[0]
+
+    def vision_inputs(self, model, batch):
+        """Pixels, and what follows from the grids of the images, whose loops no exporter can trace."""
+        tower, grid = model.model.visual, batch["image_grid_thw"]
+        merge = tower.spatial_merge_size
+        inputs = {"pixel_values": batch["pixel_values"], "cu_seqlens": get_vision_cu_seqlens(grid)}
+        inputs["position_ids"] = get_vision_position_ids(grid, merge)
+        if hasattr(tower, "window_size"):
+            windows = get_vision_window_index(grid, merge, tower.window_size, tower.patch_size)
+            return inputs | dict(zip(("window_index", "cu_window_seqlens"), windows, strict=True))
+        options = {"mode": tower.interpolation_mode, "align_corners": tower.interpolation_align_corners}
+        options |= {"spatial_merge_size": merge}
+        resampled = get_vision_interpolation_indices_and_weights(grid, tower.num_grid_per_side, **options)
+        return inputs | dict(zip(("interp_indices", "interp_weights"), resampled, strict=True))
+
+    def run_vision(self, model, pixel_values, **inputs):
+        tower = model.model.visual
+        ALL_ATTENTION_FUNCTIONS.register(_MASKED, attend_with_mask)
+        tower.config._attn_implementation = _MASKED
+        # Lengths that this attention does not ask for, and that would have to be read from tensors.
+        output = tower(pixel_values, None, max_seqlen=0, max_window_seqlen=0, **inputs)
+        return [output.pooler_output, *output.get(_DEEP, [])]
+
+    def run_decoder(self, model, deep, **inputs):
+        decoder = model.get_decoder()
+        if not deep:
+            return decoder(**inputs)
+        # In place of an index by a mask, whose number of places depends on values.
+        decoder._deepstack_process = lambda states, mask, more: states + more
+        return decoder(**inputs, deepstack_visual_embeds=deep)
+
     # Estimates on the meta device
 
     def dry_run_inputs(self, config, ids, image_tokens):
@@ -146,6 +191,13 @@ def attend_in_groups(module, query, key, value, attention_mask=None, *, cu_seq_l
         indices.append(index.flatten())
         outputs.append(output.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)[torch.cat(indices).argsort()][None], None
+
+
+def attend_with_mask(module, query, key, value, attention_mask=None, *, cu_seq_lens_q, scaling, **_):
+    """As `attend_in_groups`, with a mask of patches x patches instead of groups, which depend on values."""
+    window = (torch.arange(query.shape[2])[:, None] >= cu_seq_lens_q).sum(1)
+    output = scaled_dot_product_attention(query, key, value, window[:, None] == window, scale=scaling)
+    return output.transpose(1, 2), None
 
 
 _APACHE = ({"license": "apache-2.0"}, "Apache License 2.0")

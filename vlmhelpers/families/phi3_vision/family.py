@@ -42,6 +42,16 @@ class Phi3Vision(Family):
     def as_seen(self, image_processor, image):
         return image_processor.arrange(image), image_processor.count_tokens(*image.size)
 
+    def restart_length(self, config):
+        return config.rope_parameters.get("original_max_position_embeddings")
+
+    def vision_inputs(self, model, batch):
+        tiles, order = model.get_encoder(modality="image").arrange(batch["pixel_values"], batch["image_sizes"])
+        return {"pixel_values": tiles, "order": order}
+
+    def run_vision(self, model, pixel_values, order):
+        return [model.get_encoder(modality="image").project(pixel_values, order)]
+
     def dry_run_inputs(self, config, ids, image_tokens):
         """An image of the most tiles whose tokens, as the image processor counts them, are no more than these."""
         side = config.vision_config.image_size
@@ -72,6 +82,9 @@ PHI_3_VISION = Phi3Vision(
     has_pixel_cap=True,
     caches_pixels=True,
     unsloth=False,
+    not_in_onnx="",
+    not_by_vllm="it reads this model with the code of its publisher, which is not in the folder, and without adapters",
+    not_by_ollama="its converter does not have Phi3V",
     same_shape={"phi-3.5-vision": "phi-3-vision"},
     loading_import="import vlmhelpers.families.phi3_vision  # makes the model known to transformers",
     licenses=(("phi-3", {"license": "mit"}, "MIT License"),),
@@ -82,6 +95,3 @@ PHI_3_VISION = Phi3Vision(
         "max_pixels": (48**2, "num_crops=1: one tile and the overview"),
     },
 )
-    not_in_onnx="",
-    not_by_vllm="it reads this model with the code of its publisher, which is not in the folder, and without adapters",
-    not_by_ollama="its converter does not have Phi3V",

@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn.functional import pad
 from transformers import CLIPVisionConfig, CLIPVisionModel, Phi3Config
 from transformers import initialization as init
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -83,12 +84,27 @@ class Phi3VImageEmbedding(nn.Module):
 
     def forward(self, pixel_values, image_sizes):
         """What the image processor gives of n images -> their tokens: (tokens, hidden size of the language model)."""
+        return self.project(*self.arrange(pixel_values, image_sizes))
+
+    def arrange(self, pixel_values, image_sizes):
+        """(overviews and tiles without padding, (n, 3, side, side); which of their merged patches is which token).
+
+        Patches are counted over all tiles; -2 is the separator after a line, -1 the one before the overview.
+        """
         side = pixel_values.shape[-1]
+        m = side // self.img_processor.config.patch_size // 2
         grids = [(height // side, width // side) for height, width in image_sizes.tolist()]
-        used = [tiles[: 1 + rows * columns] for tiles, (rows, columns) in zip(pixel_values, grids, strict=True)]
-        patches = self._merged_patches(torch.cat(used)).split([len(tiles) for tiles in used])
-        lines = [self._lines(of_one, *grid) for of_one, grid in zip(patches, grids, strict=True)]
-        return self.img_projection(torch.cat(lines))
+        tiles, order, start = [], [], 0
+        for pixels, (rows, columns) in zip(pixel_values, grids, strict=True):
+            tiles.append(pixels[: 1 + rows * columns])
+            order.append(_order(rows, columns, m, start))
+            start += len(tiles[-1]) * m * m
+        return torch.cat(tiles), torch.cat(order).to(pixel_values.device)
+
+    def project(self, tiles, order):
+        """What `arrange` gives -> tokens, as `forward`."""
+        patches = self._merged_patches(tiles).flatten(0, 2)
+        return self.img_projection(torch.cat([patches, self.sub_GN[0, 0], self.glb_GN[0]])[order])
 
     def _merged_patches(self, tiles):
         """(n, 3, side, side) pixels -> (n, m, m, 4 * width of CLIP): neighbors beside each other, row by row."""
@@ -99,19 +115,16 @@ class Phi3VImageEmbedding(nn.Module):
                 hidden = layer(hidden, attention_mask=None)
         hidden = hidden[:, 1:]  # without the class token
         m = int(hidden.shape[1] ** 0.5) // 2
-        return hidden.view(len(hidden), m, 2, m, 2, -1).transpose(2, 3).reshape(len(hidden), m, m, -1)
+        return hidden.unflatten(1, (m, 2, m, 2)).transpose(2, 3).flatten(3)
 
-    def _lines(self, patches, rows, columns):
-        """The overview and the tiles of one image -> its tokens before the projection, (tokens, width)."""
-        overview, tiles = patches[0], patches[1:]
-        m, width = overview.shape[1:]
-        whole = tiles.view(rows, columns, m, m, width).transpose(1, 2).reshape(rows * m, columns * m, width)
-        return torch.cat([self._with_breaks(whole), self.glb_GN[0], self._with_breaks(overview)])
 
-    def _with_breaks(self, grid):
-        """(lines, tokens per line, width) -> (tokens, width), with the separator after each line."""
-        breaks = self.sub_GN[0].expand(len(grid), 1, -1)
-        return torch.cat([grid, breaks], dim=1).flatten(0, 1)
+def _order(rows, columns, m, start):
+    """The tokens of one image of rows x columns tiles, of m x m patches from `start` on, by patches: (tokens,)."""
+    overview = torch.arange(start, start + m * m).view(m, m)
+    tiles = torch.arange(rows * columns * m * m).view(rows, columns, m, m) + start + m * m
+    whole = tiles.transpose(1, 2).reshape(rows * m, columns * m)
+    whole, overview = (pad(grid, (0, 1), value=-2).flatten() for grid in (whole, overview))
+    return torch.cat([whole, torch.tensor([-1]), overview])
 
 
 class Phi3VPreTrainedModel(Phi3PreTrainedModel):
