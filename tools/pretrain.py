@@ -1,8 +1,9 @@
 """Pretrains the tiny bases on drawn images: `python tools/pretrain.py [FAMILY ...]`, some minutes each on two cores.
 
 Each base first learns to read and write (facts, copying), then to describe images, with Muon for the matrices, which
-learns to see several times faster than AdamW alone. Written to data/tiny/FAMILY in bfloat16, with the scores it
-reached. The seed fixes everything; thread count and CPU type move the weights in the fourth digit.
+learns to see several times faster than AdamW alone; the Qwen3-VL base at last to follow an instruction, with its vision
+tower frozen. Written to data/tiny/FAMILY in bfloat16, with the scores it reached. The seed fixes everything; thread
+count and CPU type move the weights in the fourth digit. `--stage instructions` goes on from the base that is there.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from instructions import HELD_OUT, instructed, instruction, uninstructed, written
 from talk import plain_talk, shop_talk, with_opening
 from texts import known_facts, repeat, vocabulary
 from tiny_families import FAMILIES, build, ends_of_answer
@@ -33,6 +35,9 @@ BRIDGES = {  # from the vision tower to the language model
 }
 STEPS = {"phi-3-vision": 6000}  # instead of 3000
 TALKING = {"qwen3-vl"}  # families that also learn to talk about themselves and about shops, for notebook 02
+INSTRUCTED = {"qwen3-vl"}  # families that also learn to follow an instruction, for notebook 05
+# Of the batches of that stage: instructions, and only text; of the other batches' pictures: with an unknown question.
+INSTRUCTED_SHARE, REPEATED_SHARE, UNINSTRUCTED_SHARE = 0.4, 0.3, 0.12
 
 
 class Rows:
@@ -139,6 +144,24 @@ class TalkingCurriculum(Curriculum):
         return (None, *pair)
 
 
+class InstructedCurriculum(TalkingCurriculum):
+    """Batches of instructions among those of before, which keep what was learned."""
+
+    def batch(self, size, mixed):
+        kind = self.rng.random()
+        if kind < INSTRUCTED_SHARE:
+            return [self._row(instructed, self.image_row()[0], self.products) for _ in range(size)]
+        if kind < INSTRUCTED_SHARE + REPEATED_SHARE:
+            return [self.text_row() for _ in range(size)]
+        return [self._row(uninstructed, row[0]) if self._is_changed(row) else row for row in super().batch(size, mixed)]
+
+    def _is_changed(self, row):
+        return row[0] is not None and self.rng.random() < UNINSTRUCTED_SHARE
+
+    def _row(self, make, index, *others):
+        return index, *make(self.rng, self.products[index], *others, self.words)
+
+
 class AttributeHeads(torch.nn.Module):
     """Linear probes on the mean image feature, trained along: they tell the vision tower early what matters."""
 
@@ -194,12 +217,13 @@ def orthogonalize(batch, iterations=5):
     return x.mT if batch.shape[1] > batch.shape[2] else x
 
 
-def make_optimizers(model, heads):
-    """Muon for the matrices, AdamW for embeddings, norms and heads."""
+def make_optimizers(model, heads, rate):
+    """Muon for the matrices, AdamW for embeddings, norms and heads; `rate` scales both learning rates."""
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
     chosen = {id(p) for p in matrices}
     rest = [p for p in [*model.parameters(), *heads.parameters()] if id(p) not in chosen]
-    return [Muon(matrices, lr=0.02), torch.optim.AdamW(rest, lr=2e-3, betas=(0.9, 0.99), weight_decay=0.01)]
+    adamw = torch.optim.AdamW(rest, lr=2e-3 * rate, betas=(0.9, 0.99), weight_decay=0.01)
+    return [Muon(matrices, lr=0.02 * rate), adamw]
 
 
 def answer_loss(model, inputs, labels):
@@ -209,9 +233,9 @@ def answer_loss(model, inputs, labels):
     return F.cross_entropy(model.lm_head(hidden[labels != -100]), labels[labels != -100])
 
 
-def train(model, heads, rows, curriculum, steps, batch_size, name, text_only=False):
+def train(model, heads, rows, curriculum, steps, batch_size, name, text_only=False, rate=1.0):
     """Cosine schedule with warm-up; prints the loss and the time left."""
-    optimizers = make_optimizers(model, heads)
+    optimizers = make_optimizers(model, heads, rate)
     schedules = [torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1, (step + 1) / 50) * (0.03 + 0.97 * (1 + math.cos(math.pi * step / steps)) / 2)
     ) for optimizer in optimizers]  # fmt: skip
@@ -250,7 +274,7 @@ def exact_share(model, rows, questions, batch_size=50):
     return hits / len(questions)
 
 
-def measure(model, processor, talks):
+def measure(model, processor, family):
     """Exact match on 200 new images of known and of novel combinations, on each question, and on text."""
     scores, rng = {}, random.Random(1)
     for kind, novel in (("seen combinations", False), ("novel combinations", True)):
@@ -259,15 +283,29 @@ def measure(model, processor, talks):
         for question, answer in QUESTIONS.items():
             asked = [(i, question, answer(product)) for i, product in enumerate(products)]
             scores[f"{question} ({kind})"] = exact_share(model, rows, asked)
+        if family in INSTRUCTED:
+            asked = instruction_questions(rng, products)
+            scores |= {f"{name} ({kind})": exact_share(model, rows, found) for name, found in asked.items()}
     facts, words = known_facts(), vocabulary()
     scores["facts without a picture"] = exact_share(model, rows, [(None, *fact) for fact in facts])
     scores["copied words"] = exact_share(model, rows, [(None, *repeat(rng, words)) for _ in range(100)])
-    if talks:
+    if family in TALKING:
         opened = [with_opening(rng, words, *fact) for fact in facts]
         scores["plain talk"] = exact_share(model, rows, [(None, *pair) for pair in plain_talk()])
         scores["shop talk"] = exact_share(model, rows, [(None, *pair) for pair in rng.sample(shop_talk(), 300)])
         scores["facts after a given opening"] = exact_share(model, rows, [(None, *pair) for pair in opened])
     return scores
+
+
+def instruction_questions(rng, products):
+    """Rows that ask for all fields in an order that was never asked for, by number of examples in the prompt."""
+    form, asked = "one line of JSON", {}
+    for shown in (0, 3):
+        examples = [[written(other, form, HELD_OUT) for other in rng.sample(products, shown)] for _ in products]
+        texts = [instruction(form, HELD_OUT, some) + "Describe this product as JSON." for some in examples]
+        expected = [written(product, form, HELD_OUT, number=not shown) for product in products]
+        asked[f"An instruction with {shown} examples"] = list(zip(range(len(texts)), texts, expected, strict=True))
+    return asked
 
 
 def draw_all(count, seed):
@@ -277,26 +315,44 @@ def draw_all(count, seed):
     return zip(*(pair for part in parts for pair in part), strict=True)
 
 
-def pretrain(family, products, images, args):
-    start = time.perf_counter()
+def start(family, args):
+    """The model and processor that the stages begin with, and the seconds that went into the model before."""
     model, processor = build(family, args.seed)
+    if args.stage == "instructions":
+        folder = ROOT / "data" / "tiny" / family
+        model = type(model).from_pretrained(folder, trust_remote_code=False).float()
+        return model, processor, json.loads((folder / "pretraining.json").read_text())["seconds"]
     with torch.no_grad():
         for parameter in model.parameters():  # a wider start than the families' 0.02 suits so small a model
             if parameter.ndim >= 2 and parameter.std() > 1e-4:
                 parameter.mul_(2.5)
+    return model, processor, 0
+
+
+def pretrain(family, products, images, args):
+    began = time.perf_counter()
+    model, processor, seconds = start(family, args)
     rows = Rows(processor, list(images))
     heads = AttributeHeads(model.get_submodule(BRIDGES[family]), model.config.get_text_config().hidden_size, products)
-    curriculum = (TalkingCurriculum if family in TALKING else Curriculum)(products, args.seed)
-    train(model, heads, rows, curriculum, args.text_steps, 64, f"{family}: text", text_only=True)
     steps = args.steps or STEPS.get(family, 3000)
-    train(model, heads, rows, curriculum, steps, args.batch_size, f"{family}: pictures")
+    if args.stage == "all":
+        curriculum = (TalkingCurriculum if family in TALKING else Curriculum)(products, args.seed)
+        train(model, heads, rows, curriculum, args.text_steps, 64, f"{family}: text", text_only=True)
+        train(model, heads, rows, curriculum, steps, args.batch_size, f"{family}: pictures")
+    if family in INSTRUCTED:
+        model.get_submodule("model.visual").requires_grad_(False)
+        curriculum = InstructedCurriculum(products, args.seed)
+        train(model, heads, rows, curriculum, args.instruction_steps, 32, f"{family}: instructions", rate=0.5)
     folder = args.out / family
     model.to(torch.bfloat16).save_pretrained(folder)
     processor.save_pretrained(folder)
-    scores = {k: round(score, 4) for k, score in measure(model.float(), processor, family in TALKING).items()}
+    scores = {k: round(score, 4) for k, score in measure(model.float(), processor, family).items()}
     parameters = sum(p.numel() for p in model.parameters())
-    card = {"family": family, "parameters": parameters, "steps": steps, "pictures": len(products),
-            "seconds": round(time.perf_counter() - start), "exact match": scores}  # fmt: skip
+    card = {"family": family, "parameters": parameters, "steps": steps} | (
+        {"instruction steps": args.instruction_steps} if family in INSTRUCTED else {}
+    )
+    seconds += round(time.perf_counter() - began)
+    card |= {"pictures": len(products), "seconds": seconds, "exact match": scores}
     (folder / "pretraining.json").write_text(json.dumps(card, indent=2) + "\n")
     print(json.dumps(card, indent=2))
 
@@ -306,6 +362,8 @@ if __name__ == "__main__":
     parser.add_argument("families", nargs="*", default=FAMILIES, help=f"some of: {', '.join(FAMILIES)}")
     parser.add_argument("--steps", type=int, help="for the images (default: 3000, for Phi-3-Vision 6000)")
     parser.add_argument("--text-steps", type=int, default=1000)
+    parser.add_argument("--instruction-steps", type=int, default=500)
+    parser.add_argument("--stage", choices=("all", "instructions"), default="all")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--images", type=int, default=24_000)
     parser.add_argument("--seed", type=int, default=0)
