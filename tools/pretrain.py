@@ -369,6 +369,8 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=ROOT / "data" / "tiny")
     args = parser.parse_args()
+    if args.stage == "instructions" and not INSTRUCTED.issuperset(args.families):
+        parser.error(f"only {', '.join(INSTRUCTED)} has the stage of instructions")
     torch.set_num_threads(2)
     products, images = draw_all(args.images, args.seed)
     for family in args.families:
