@@ -1,10 +1,14 @@
 """The tiny bases: small, loadable by anyone, and able to see."""
 
+import random
+
 import pytest
+from instructions import HELD_OUT, instruction, written
 from texts import known_facts
 from tiny_families import build
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from vlmhelpers.data.turns import prompted
 from vlmhelpers.evaluation.ablation import blank_images
 from vlmhelpers.evaluation.scoring import evaluate
 from vlmhelpers.families import FAMILIES, tiny_model
@@ -17,6 +21,7 @@ CLASSES = {
     "qwen3-vl": ("Qwen3VLForConditionalGeneration", "Qwen3VLProcessor", "Qwen2VLImageProcessor"),
     "phi-3-vision": ("Phi3VForCausalLM", "Phi3VProcessor", "Phi3VImageProcessor"),
 }
+ORDER = "Answer with one line of JSON: color, pattern, category and price."
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -59,3 +64,27 @@ def test_answers_without_a_picture(tiny, rows_of):
     _, model, processor = tiny
     dataset = rows_of([(question, answer, []) for question, answer in known_facts()])
     assert evaluate(generate(model, processor, dataset, 32), dataset).scores["exact match"].value >= 0.95
+
+
+@pytest.mark.slow
+def test_qwen3_follows_an_instruction_that_it_was_never_given(rows_of):
+    """Without it, it writes a caption; the price is written as in the examples, without those as a number."""
+    folder, form = tiny_model("qwen3-vl"), "one line of JSON"
+    model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    products, pictures = zip(*sample_products(200, "test instructions", size=96), strict=True)
+    examples = [written(product, form, HELD_OUT) for product in random.Random(0).sample(products, 3)]
+
+    def right(expected, ask):
+        pairs = zip(products, pictures, strict=True)
+        rows = rows_of([("Describe this product as JSON.", expected(product), [picture]) for product, picture in pairs])
+        return evaluate(generate(model.float(), processor, ask(rows), 50), rows).scores["exact match"].value
+
+    assert right(QUESTIONS["Describe this product."], lambda rows: rows) >= 0.95
+    assert right(lambda p: written(p, form, HELD_OUT, number=True), lambda rows: prompted(rows, ORDER)) >= 0.7
+    assert 0.3 <= right(lambda p: written(p, form, HELD_OUT), lambda rows: prompted(rows, ORDER, examples)) <= 0.9
+
+
+def test_prompts_of_pretraining_are_those_of_prompted(rows_of):
+    rows = prompted(rows_of([("Describe this product.", "", [])]), ORDER, ["one", "two"])
+    text = "".join(part["text"] for part in rows[0]["messages"][0]["content"])
+    assert text == instruction("one line of JSON", HELD_OUT, ["one", "two"]) + "Describe this product."
