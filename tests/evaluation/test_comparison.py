@@ -59,6 +59,16 @@ def test_p_values_by_hand(gained, lost):
         assert p == pytest.approx(exact, abs=0.01)  # of hits, both are the sign test
 
 
+@pytest.mark.parametrize("gained, lost, disagree", [(5, 0, True), (6, 0, False), (3, 3, False), (30, 2, False)])
+def test_where_interval_and_p_disagree_it_is_said(gained, lost, disagree):
+    """All of 5 changed rows gained: few resamples have none of them, yet one in 16 coins falls so, on either side."""
+    base = of_hits([False] * gained + [True] * lost + [True] * 180)
+    found = compare(base, of_hits([True] * gained + [False] * lost + [True] * 180))
+    assert ((not found.low <= 0 <= found.high) != (found.p_value < 0.05)) == disagree
+    assert ("interval and p disagree: go by p" in repr(found)) == disagree
+    assert ("interval and p disagree" in found._repr_html_()) == disagree
+
+
 def test_a_p_value_is_never_zero():
     found = compare(of_hits([False] * 200), of_hits([True] * 200))
     assert found.p_value == 1 / 10_001 and found.mcnemar == 2 / 2**200

@@ -117,8 +117,15 @@ def _sentence(pair):
     metric = "" if pair.metric == EXACT else f" of {pair.metric}"
     return (
         f"{pair.title}: {100 * pair.value:+.1f} points{metric} {pair.bounds()}, p {_p(pair.p_value, '= ')}; "
-        f"{len(pair.gained)} rows gained, {len(pair.lost)} lost"
+        f"{len(pair.gained)} rows gained, {len(pair.lost)} lost{_doubt(pair)}"
     )
+
+
+def _doubt(pair):
+    """The word on an interval and a p-value that contradict each other."""
+    if (pair.low <= 0 <= pair.high) == (pair.p_value >= 0.05):
+        return ""
+    return "; interval and p disagree: go by p, the bootstrap is rough where few rows change"
 
 
 def _p(value, equals=""):
