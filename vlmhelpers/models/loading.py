@@ -150,13 +150,20 @@ def _runs_on_unsloth(backend, processor):
 
 
 def check_vocabulary(processor: ProcessorMixin, model: PreTrainedModel) -> None:
-    """Raises ValueError where the tokenizer has tokens for which the model has no embedding."""
-    vocabulary, rows = processor.tokenizer.get_vocab(), model.get_input_embeddings().weight.shape[0]
-    if more := sorted((token for token, index in vocabulary.items() if index >= rows), key=vocabulary.get):
+    """Raises ValueError where the tokenizer has tokens for which the model has no embedding, or no row in its head.
+
+    There an image token needs none.
+    """
+    vocabulary, image = processor.tokenizer.get_vocab(), processor.image_token_id
+    rows, head = (part.weight.shape[0] for part in (model.get_input_embeddings(), model.get_output_embeddings()))
+    missing = {token: index for token, index in vocabulary.items() if index >= rows or head <= index != image}
+    if more := sorted(missing, key=vocabulary.get):
         number = 1 + max(vocabulary.values())
         what = f"the tokenizer has {len(more)} tokens, such as {more[0]!r}, for which the model has no embedding"
-        remedy = f"call model.resize_token_embeddings({number}), and save that as the base to train"
-        raise ValueError(f"{what} ({rows:,} rows, {number:,} needed): {remedy}")
+        where = "" if max(missing.values()) >= rows else " in its head"
+        remedy = f"call model.resize_token_embeddings({number}), save that as the base to train, and train the new rows"
+        how = "(trainable_token_indices or modules_to_save of LoraConfig)"
+        raise ValueError(f"{what}{where} ({min(rows, head):,} rows, {number:,} needed): {remedy} {how}")
 
 
 def set_max_pixels(processor: ProcessorMixin, max_pixels: int) -> None:

@@ -8,11 +8,12 @@ from contextlib import AbstractContextManager
 
 import torch
 from requests.utils import get_netrc_auth
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, ProcessorMixin, ProgressCallback, Trainer, TrainerCallback
 from transformers.utils.notebook import NotebookProgressCallback
 
 from vlmhelpers.common.chart import Chart
 from vlmhelpers.common.display import in_notebook
+from vlmhelpers.models.loading import check_vocabulary
 
 _TRACKERS = {  # the packages of which one is needed, and where the run is seen
     "tensorboard": (["tensorboard", "tensorboardX"], "TensorBoard: `tensorboard --logdir OUTPUT_DIR` shows the run."),
@@ -46,8 +47,12 @@ def report_to(name: str) -> str:
 def watch(trainer: Trainer, chart: bool = True) -> None:
     """Lets the trainer draw its loss; without a `chart`, print it at the end.
 
-    Raises ValueError for a collator and a loss that do not go together.
+    Raises ValueError for a collator and a loss that do not go together, and for a tokenizer larger than the model's
+    embeddings.
     """
+    processor = getattr(trainer.data_collator, "processor", trainer.processing_class)
+    if isinstance(processor, ProcessorMixin):  # not for rows of text alone
+        check_vocabulary(processor, trainer.model)
     if getattr(trainer.data_collator, "logits", "all") == "labeled" and trainer.args.loss_type != "nll":
         found = trainer.args.loss_type
         raise ValueError(f'VisionCollator(logits="labeled") needs SFTConfig(loss_type="nll"), not {found!r}')
