@@ -123,6 +123,21 @@ def train_and_keep(configs, folder):
     torch.save(weights, folder / f"{os.environ['RANK']}.pt")
 
 
+def train_sharded_in_4_bits(config, folder):
+    """Trains as train_sharded does, and leaves the share of the 4-bit weights that this process holds."""
+    trainers = []
+
+    def watch_and_keep(trainer):
+        callbacks.watch(trainer)
+        trainers.append(trainer)
+
+    pipeline.watch = watch_and_keep
+    train_sharded(config)
+    packed = [p for name, p in trainers[0].model.named_parameters() if name.endswith("proj.base_layer.weight")]
+    share = sum(p.to_local().numel() for p in packed) / sum(p.numel() for p in packed)
+    (folder / os.environ["RANK"]).write_text(f"{share} {trainers[0].model.is_loaded_in_4bit}")
+
+
 def train_sharded(config):
     """Trains with FSDP, which accelerate keeps from CPU processes, though torch can do it there.
 

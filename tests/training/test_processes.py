@@ -12,13 +12,13 @@ import interrupted_run
 import pytest
 import several_processes
 import torch
-from compare_runs import assert_same, distance
+from compare_runs import assert_same, distance, losses
 from interrupted_run import make_trainer
 from safetensors.torch import load_file
 from several_processes import call, launch_environment
 
 from vlmhelpers.training.checkpoints import resume_from
-from vlmhelpers.training.run import RunResult
+from vlmhelpers.training.run import RunResult, train
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -131,6 +131,18 @@ def test_a_sharded_model_ends_where_a_whole_one_ends(alone, half, tmp_path):
     assert codes == [0, 0], printed[-3000:]
     assert (folder / "checkpoint-3" / "pytorch_model_fsdp_0" / "__1_0.distcp").is_file()  # the second one's part
     assert_same(alone, RunResult.read(folder))
+
+
+def test_a_sharded_model_in_4_bits_learns_as_a_whole_one(half, config_of, tmp_path):
+    config = replace(half, bits=4, gradient_checkpointing=True, max_steps=3)
+    arguments = {"processes": 2, "environment": launch_environment(ROOT / "configs" / "fsdp_qlora.yaml")}
+    codes, printed = call(
+        tmp_path / "printed.txt", several_processes.train_sharded_in_4_bits, config, tmp_path, **arguments
+    )
+    assert codes == [0, 0], printed[-3000:]
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["0.5 True"] * 2
+    whole = train(config_of(tmp_path / "whole", bits=4, max_steps=3))
+    assert torch.allclose(losses(whole), losses(RunResult.read(config.output_dir)), rtol=1e-6)
 
 
 def test_of_a_sharded_model_the_best_weights_are_kept(half, tmp_path):
