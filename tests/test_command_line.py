@@ -766,7 +766,7 @@ def test_an_export_that_answers_otherwise_is_exit_code_1(run, monkeypatch):
 
 def test_an_image_that_cannot_be_opened_is_refused_before_the_model_is_loaded(run, monkeypatch):
     monkeypatch.setattr("vlmhelpers.commands.load_tuned", None, raising=False)
-    monkeypatch.setattr("vlmhelpers.commands.generating.use_tuned", None)
+    monkeypatch.setattr("vlmhelpers.commands.generating.use_model", None)
     for command in (["chat"], ["generate", "--prompt", "What?"]):
         code, _, errors = run(*command, "qwen2.5-vl", "--image", "gone.png")
         assert code == 2 and "gone.png" in errors[-1]

@@ -135,6 +135,6 @@ def test_rows_without_images_are_not_ablated(run, tmp_path):
 
 
 def test_an_unknown_metric_is_refused_before_anything_is_loaded():
-    with mock.patch.object(evaluating, "use_tuned", side_effect=AssertionError):
+    with mock.patch.object(evaluating, "use_model", side_effect=AssertionError):
         with pytest.raises(ValueError, match="there is no 'beauty'; choose all, or some of"):
             evaluated("run", metrics="anls, beauty")

@@ -16,6 +16,8 @@ from vlmhelpers.data.schema import FEATURES, message_text, user
 from vlmhelpers.data.turns import to_rows, with_system
 from vlmhelpers.training.run import load_held_out
 
+_REQUESTS = 32  # at a time, for vLLM
+
 
 def rows_to_answer(
     settings: Generating | Evaluating, run: str | Path | None = None, images: Iterable[str | Path] = ()
@@ -59,6 +61,8 @@ def _fields(file, run):
 
 def batch_options(settings: Generating | Evaluating, tuned: Tuned, rows: Dataset) -> dict[str, object]:
     """Keyword arguments for `generate`: the settings, with what suits the rows and the device for None."""
+    if settings.engine == "vllm":  # which makes its batches itself
+        settings = replace(settings, batch_size=settings.batch_size or _REQUESTS)
     if settings.batch_size is None or settings.max_new_tokens is None:
         if len(answered := _answered(rows)):
             values = tuned.values.fit_answers(answered, tuned.processor)

@@ -10,12 +10,11 @@ from datasets import Dataset
 from markupsafe import Markup
 
 from vlmhelpers.commands.answering import batch_options, rows_to_answer
+from vlmhelpers.commands.served import use_model
 from vlmhelpers.commands.settings import Evaluating
-from vlmhelpers.commands.tuned import Tuned, find_trained, use_tuned
-from vlmhelpers.common.digests import digest
+from vlmhelpers.commands.tuned import Tuned, find_trained, weights_digest
 from vlmhelpers.common.display import html_table
 from vlmhelpers.common.distributed import gather, on_main, process_share
-from vlmhelpers.common.file_digests import file_digest
 from vlmhelpers.common.files import atomic_file
 from vlmhelpers.common.printable import printable
 from vlmhelpers.data.schema import answer_of
@@ -102,11 +101,11 @@ def evaluate_run(
 
     Answers are saved as they come, so that the same call goes on; those of another model or with other settings are
     replaced. `progress` takes a name, how many rows are answered, and of how many. `tuned`: the model that the settings
-    name, where it is loaded. Raises ValueError for an unknown metric, and the errors of `use_tuned`, of the readers and
+    name, where it is loaded. Raises ValueError for an unknown metric, and the errors of `use_model`, of the readers and
     of `generate`. Processes that `accelerate launch` has started share the rows.
     """
     metrics = _metrics(settings.metrics)
-    tuned = use_tuned(settings, tuned)
+    tuned = use_model(settings, tuned)
     rows = rows_to_answer(settings, tuned.run)
     folder = Path(settings.output or Path(tuned.run or "outputs") / FOLDER)
     options = batch_options(settings, tuned, rows)
@@ -117,7 +116,8 @@ def evaluate_run(
     result = EvaluationResult.of_answers(str(folder), rows, answers, metrics)
     result.notes.extend([tuned.note] if tuned.note else [])
     if settings.base and tuned.base is None:
-        result.notes.append(f"No base: {tuned.folder} does not say which model it was made from")
+        why = "is all that vLLM has" if settings.engine == "vllm" else "does not say which model it was made from"
+        result.notes.append(f"No base: {tuned.folder} {why}")
     if settings.ablation:
         result = _ablated(tuned, result, _teller(progress, "ablation"), options)
     on_main(lambda: _save(settings, tuned, result))
@@ -215,11 +215,6 @@ def _read_scores(file):
         if is_whole and counts == {values["rows"]}:
             return values | {"speeds": {name: Speed(**speed) for name, speed in values.get("speeds", {}).items()}}
     raise ValueError(f"{file} holds no scores, or those of another version: evaluate the run again")
-
-
-def weights_digest(folder: str | Path) -> str:
-    """A digest of the weights in a folder; of a hub id it is that of none."""
-    return digest(*(file_digest(path) for path in sorted(Path(folder).glob("*.safetensors"))))
 
 
 def _numbers(score):

@@ -8,8 +8,9 @@ from pathlib import Path
 from datasets import Dataset
 
 from vlmhelpers.commands.answering import batch_options, rows_to_answer
+from vlmhelpers.commands.served import use_model
 from vlmhelpers.commands.settings import Generating
-from vlmhelpers.commands.tuned import Tuned, find_run, use_tuned
+from vlmhelpers.commands.tuned import Tuned, find_run
 from vlmhelpers.common.distributed import process_share
 from vlmhelpers.common.files import atomic_file
 from vlmhelpers.common.printable import printable
@@ -43,10 +44,10 @@ def generate_answers(
     Into a file they are written whole, at the end; until then they are in one beside it, whose name ends in .log, from
     which the same call goes on. Processes that `accelerate launch` has started share the rows. `progress` takes how
     many rows are answered, and of how many. `tuned`: the model that the settings name, where it is loaded. Raises
-    UnusableImage, and the errors of `use_tuned`, of the readers and of `generate`.
+    UnusableImage, and the errors of `use_model`, of the readers and of `generate`.
     """
     rows = rows_to_answer(settings, find_run(settings.model), images)
-    tuned = use_tuned(settings, tuned)
+    tuned = use_model(settings, tuned)
     options = batch_options(settings, tuned, rows) | {"progress": progress or True}
     answers = generate(
         tuned.model, tuned.processor, rows, save_to=settings.output and f"{settings.output}.log", **options

@@ -52,8 +52,19 @@ class Rows(Settings):
     image_root: str | None = Field(None, description=_IMAGE_ROOT)
 
 
+@dataclass(frozen=True)
+class Engine(Settings):
+    """What runs a model that answers rows."""
+
+    engine: Literal["transformers", "vllm"] = Field("transformers", description="what runs the model")
+    server: str | None = Field(
+        None, description="a vLLM server, as http://localhost:8000/v1, with its key in VLLM_API_KEY; none: this process"
+    )
+    served_as: str | None = Field(None, description="the model's name at the server; none: found by its folder there")
+
+
 @dataclass(frozen=True, kw_only=True)
-class Generating(Loading, Answering, Rows):
+class Generating(Loading, Engine, Answering, Rows):
     """Settings of `generate_answers`."""
 
     model: str = Field(min_length=1, description=_MODEL)
@@ -66,7 +77,7 @@ class Generating(Loading, Answering, Rows):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluating(Loading, Answering, Rows):
+class Evaluating(Loading, Engine, Answering, Rows):
     """Settings of `evaluate_run`."""
 
     model: str = Field(min_length=1, description=_MODEL)
@@ -124,8 +135,8 @@ class Pushing(Settings):
 
 
 def grouped(kind: type[Settings]) -> dict[str, list[str]]:
-    """The names of a step's settings by what they are about: "" for its own, rows, answers, loading."""
-    parts = {"rows": Rows, "answers": Answering, "loading": Loading}
+    """The names of a step's settings by what they are about: "" for its own, rows, answers, engine, loading."""
+    parts = {"rows": Rows, "answers": Answering, "engine": Engine, "loading": Loading}
     shared = {about: list(part.described()) for about, part in parts.items() if issubclass(kind, part)}
     others = {name for names in shared.values() for name in names}
     return {"": [name for name in kind.described() if name not in others]} | shared

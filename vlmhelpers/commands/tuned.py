@@ -10,6 +10,8 @@ from pathlib import Path
 from transformers import PreTrainedModel, ProcessorMixin
 
 from vlmhelpers.commands.settings import Loading
+from vlmhelpers.common.digests import digest
+from vlmhelpers.common.file_digests import file_digest
 from vlmhelpers.common.files import remove_abandoned
 from vlmhelpers.estimation.suggestion import Values, suggest
 from vlmhelpers.export.adapter_files import ADAPTER_CONFIG_FILE
@@ -192,6 +194,11 @@ def find_trained(run: str | Path) -> Path:
     if read_settings(run).changes_base:  # the adapter stands on weights that only the run has
         raise ValueError(f"{run} starts its adapter from the base's weights, and has not ended: resume it first")
     return checkpoint
+
+
+def weights_digest(folder: str | Path) -> str:
+    """A digest of the weights in a folder; of a hub id it is that of none."""
+    return digest(*(file_digest(path) for path in sorted(Path(folder).glob("*.safetensors"))))
 
 
 def suggested_bits(model_id: str) -> int:

@@ -157,7 +157,7 @@ def vllm_command(
         if module.count("=") > 1 or "," in module:  # vLLM reads these signs itself
             module = json.dumps({"name": name, "path": str(adapter)})
         command = ["vllm", "serve", _value(base_model), "--enable-lora", "--lora-modules", module]
-        command += ["--max-lora-rank", str(_served_rank(adapter, base_model))]
+        command += ["--max-lora-rank", str(served_rank(adapter, base_model))]
     return shlex.join([*command, "--limit-mm-per-prompt", json.dumps({"image": images}), "--port", str(port)])
 
 
@@ -174,7 +174,8 @@ def _value(value):
     return _one_line(value)
 
 
-def _served_rank(adapter, base):
+def served_rank(adapter: str | Path, base: str | Path) -> int:
+    """The `max_lora_rank` for an adapter. Raises ValueError for one that vLLM does not serve."""
     config, family = read_adapter_config(adapter), family_of(base)
     families = [family] if family.name in FAMILIES else FAMILIES.values()  # an unknown one may use any known name
     names = adapter_shapes(adapter)

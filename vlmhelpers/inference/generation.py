@@ -23,6 +23,7 @@ from vlmhelpers.data.schema import count_images, message_text, user
 from vlmhelpers.families import family_of
 from vlmhelpers.inference.answer_log import Answer, answer_settings
 from vlmhelpers.inference.resumable import answer_rows
+from vlmhelpers.inference.served import Served, served_settings
 from vlmhelpers.inference.speed import Answers
 from vlmhelpers.models.backends import eval_mode
 
@@ -32,7 +33,7 @@ _GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_re
 
 
 def generate(
-    model: PreTrainedModel,
+    model: PreTrainedModel | Served,
     processor: ProcessorMixin,
     dataset: Dataset,
     batch_size: int = 16,
@@ -54,14 +55,17 @@ def generate(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: at least one row has to be in a batch")
-    settings = {"max_new_tokens": max_new_tokens} | options
+    settings, is_served = {"max_new_tokens": max_new_tokens} | options, isinstance(model, Served)
 
     def batches(done, share):
         kinds = [rows[share] for rows in longest_first(dataset, processor, done)]
+        if is_served:
+            yield from model.batches(processor, dataset, [i for rows in kinds for i in rows], batch_size, settings)
+            return
         with eval_mode(model), torch.inference_mode():
             yield from _batches(model, processor, dataset, kinds, batch_size, settings)
 
-    made_by = partial(answer_settings, model, processor, settings)
+    made_by = partial(served_settings if is_served else answer_settings, model, processor, settings)
     return answer_rows(dataset, batches, made_by, max_new_tokens, progress, save_to, split)
 
 
