@@ -43,6 +43,9 @@ def test_rows_and_a_prompt_are_answered_at_a_server(run, server, tmp_path):
     found = generate_answers(Generating(**settings, output=str(tmp_path / "a.jsonl")))
     lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert [line["answer"] for line in lines] == found.answers == ["I am tuned."] * 6
+    (tmp_path / "mine.jsonl").write_text("mine")
+    with pytest.raises(FileExistsError, match="mine.jsonl is not from an earlier call: name another output"):
+        generate_answers(Generating(**settings, output=str(tmp_path / "mine.jsonl")))
     named = Generating(**settings, prompt="Who?", served_as="base")
     assert generate_answers(named).answers == ["I am base."]
 

@@ -44,14 +44,16 @@ def generate_answers(
     Into a file they are written whole, at the end; until then they are in one beside it, whose name ends in .log, from
     which the same call goes on. Processes that `accelerate launch` has started share the rows. `progress` takes how
     many rows are answered, and of how many. `tuned`: the model that the settings name, where it is loaded. Raises
-    UnusableImage, and the errors of `use_model`, of the readers and of `generate`.
+    FileExistsError for an output that holds something else, UnusableImage, and the errors of `use_model`, of the
+    readers and of `generate`.
     """
+    log = settings.output and f"{settings.output}.log"
+    if log and Path(settings.output).exists() and not Path(log).exists():
+        raise FileExistsError(f"{settings.output} is not from an earlier call: name another output, or remove it")
     rows = rows_to_answer(settings, find_run(settings.model), images)
     tuned = use_model(settings, tuned)
     options = batch_options(settings, tuned, rows) | {"progress": progress or True}
-    answers = generate(
-        tuned.model, tuned.processor, rows, save_to=settings.output and f"{settings.output}.log", **options
-    )
+    answers = generate(tuned.model, tuned.processor, rows, save_to=log, **options)
     lines = list(_lines(rows, answers))
     if settings.output and process_share()[0] == 0:
         with atomic_file(settings.output, encoding="utf-8", newline="\n") as file:

@@ -19,11 +19,12 @@ class Chart(Figure):
 
     def draw(self, renderer) -> None:
         texts = self.findobj(Text)
-        fonts = _fonts(frozenset().union(*(text.get_text() for text in texts)))
+        characters = frozenset().union(*(text.get_text() for text in texts))
+        fonts = [*FontProperties().get_family(), *_fonts_with(characters)]
         for text in texts:
             text.set(parse_math=False, fontfamily=fonts)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing from")  # `_fonts` has said so
+            warnings.filterwarnings("ignore", "Glyph .* missing from")  # `_fonts_with` has said so
             super().draw(renderer)
 
     def _repr_png_(self) -> bytes:
@@ -33,10 +34,10 @@ class Chart(Figure):
 
 
 @cache
-def _fonts(characters):
-    """The usual family of fonts, and installed ones with what it lacks: matplotlib only asks those that are named."""
+def _fonts_with(characters):
+    """Installed families of fonts that have what the usual one lacks: matplotlib only asks those that are named."""
     usual = get_font(findfont(FontProperties())).get_charmap()
-    families, lacking = ["sans-serif"], {*map(ord, filter(str.isprintable, characters))} - usual.keys()
+    families, lacking = [], {*map(ord, filter(str.isprintable, characters))} - usual.keys()
     paths = sorted(findSystemFonts(), key=lambda path: ("Regular" not in path, path)) if lacking else []
     for path in (path for path in paths if "LastResort" not in Path(path).name):  # which has but boxes
         with suppress(RuntimeError):  # a font that FreeType cannot read
