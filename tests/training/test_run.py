@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,11 @@ def test_rows_that_the_chat_template_refuses_are_left_out_before_the_run(sample,
     assert record["row"] == 2 and "A system turn does not go with images" in record["reason"]
     assert record["remedy"] == "put the text of its system turn at the beginning of its first user turn"
     assert loaded.parts["train"]["row"][:] == [1, 3] and loaded.counts["rejected"] == 1
+    lines = tmp_path / "rows.jsonl"
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = replace(config, dataset=str(lines), streaming=True)
+    stream = load_rows(config, read_rows(config), load_processor(model)).parts["train"]
+    assert [row["row"] for row in stream.take(3)] == [1, 3, 1]  # it begins again
 
 
 @pytest.mark.slow

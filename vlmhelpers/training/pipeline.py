@@ -121,6 +121,7 @@ def load_rows(config: RunConfig, dataset: Dataset | IterableDataset, processor: 
     `processor`: rows that its chat template refuses are not sound. Of a stream the first rows are held out.
     """
     if config.streaming:
+        dataset.check.more_rules = processor and ChatTemplate(processor).problems
         return _load_stream(config, dataset)
     reports = []
     rejected = on_main(lambda: _rejected(dataset, config, reports, processor))

@@ -46,8 +46,9 @@ def read_stream(
 
     The columns are `messages`, `images`, still encoded, and `row`, the number in the shard. A row that
     rules.row_problems finds unusable, or whose image cannot be decoded, is left out: the attribute `left_out` of what
-    is returned holds all that were met, {(shard, row): (reason, remedy)}, and the first are printed. Repeated rows are
-    not looked for. Raises ValueError for no rows, no shards or others.
+    is returned holds all that were met, {(shard, row): (reason, remedy)}, and the first are printed. So is one for
+    which its `check.more_rules`, if set, finds problems, as `check_dataset`'s. Repeated rows are not looked for. Raises
+    ValueError for no rows, no shards or others.
     """
     rows = source if isinstance(source, IterableDataset) else _of_files(source, image_field)
     rows = rows.decode(False) if rows.features else rows
@@ -58,7 +59,7 @@ def read_stream(
     features = Features({**FEATURES, "images": List(Image(decode=False)), "row": Value("int64")})
     options = {"batched": True, "batch_size": 1, "with_indices": True, "remove_columns": list(first)}
     stream = rows.map(check, features=features, **options)
-    stream.left_out = check.left_out
+    stream.check, stream.left_out = check, check.left_out
     return stream
 
 
@@ -119,7 +120,7 @@ class _Check:
     """Makes a row of the schema of a stream's row, or of an unsound one an entry in `left_out`."""
 
     def __init__(self, image_root, fields):
-        self.image_root, self.fields, self.left_out = image_root, fields, {}
+        self.image_root, self.fields, self.left_out, self.more_rules = image_root, fields, {}, None
 
     def __call__(self, columns: dict[str, list], indices: list[int]) -> dict[str, list]:
         """Columns of the one row as a list each, and its place in the stream, which counts where no shard is known."""
@@ -131,7 +132,8 @@ class _Check:
         messages, sources = read_turns(row, *self.fields)
         found = [images.get(name) or row.get_images([name], self._root(shard))[0] for name in sources]
         built = {"messages": messages, "images": found}
-        if problems := row.problems or row_problems(built) or _unusable(found):
+        problems = row.problems or row_problems(built) or (self.more_rules(built) if self.more_rules else [])
+        if problems := problems or _unusable(found):
             self._leave_out((shard, number), merge_problems(problems))
             return {name: [] for name in (*built, "row")}
         return {name: [value] for name, value in (built | {"row": number}).items()}
