@@ -23,13 +23,19 @@ sys.path.insert(0, str(readme_tables.ROOT / "tests" / "helpers"))
 from real_models import model_folder  # noqa: E402
 from real_vocabularies import OutOfReach  # noqa: E402
 
-FEW = {"max_steps": 4, "save_steps": 2, "batch_size": 2, "gradient_accumulation_steps": 1}
 # The model of each notebook, by how its name begins, and parameters that keep it short.
 SETTINGS = {
-    "01": ("llama-3.2-vision", {"TEST_ROWS": 8, "MORE": {"max_steps": 4, "batch_size": 2}}),
+    "01": ("llama-3.2-vision", {"TEST_ROWS": 8, "BATCH_SIZE": 2, "MORE": {"max_steps": 4}}),
     "02": ("qwen3-vl", {"MORE": {"max_steps": 4, "batch_size": 2}, "EXPERIMENTS": False}),
     "03": ("phi-3-vision", {"TEST_ROWS": 8, "MORE": {"max_steps": 4, "batch_size": 2, "max_pixels": 336**2}}),
-    "04": ("qwen2.5-vl", {"MORE": FEW | {"test_rows": 8, "validation_rows": 4}, "EXPERIMENTS": False}),
+    "04": (
+        "qwen2.5-vl",
+        {
+            "BATCH_SIZE": 2,
+            "MORE": {"max_steps": 4, "save_steps": 2, "test_rows": 8, "validation_rows": 4},
+            "EXPERIMENTS": False,
+        },
+    ),
     "05": ("qwen2.5-vl", {"MAX_NEW_TOKENS": 16, "BATCH_SIZE": 8}),
     "06": ("qwen3-vl", {"STEPS": 2, "TEST_ROWS": 8, "EXPERIMENTS": False}),
     "07": ("qwen3-vl", {"STEPS": 4, "TEST_ROWS": 8}),

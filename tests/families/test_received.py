@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 from vlmhelpers.families import find_config, tiny_model
-from vlmhelpers.families.received import reading
+from vlmhelpers.families import received as module
+from vlmhelpers.families.received import check_folder, read_object, reading
 from vlmhelpers.models.loading import load_model, load_processor
 
 pytestmark = pytest.mark.slow
@@ -25,6 +26,18 @@ def test_what_is_no_json_object_is_named(name, text, received):
     (received / f"{name}.json").write_text(text)
     with pytest.raises(ValueError, match=rf"received/{name}.json .*JSON.*: copy or download it again"):
         load_model(received, bits=16)
+
+
+def test_a_file_is_parsed_once_until_it_changes(received, monkeypatch):
+    parsed = []
+    monkeypatch.setattr(module, "read_object", lambda path: parsed.append(path.name) or read_object(path))
+    check_folder(received)
+    assert "tokenizer.json" in parsed and len(set(parsed)) == len(parsed)
+    check_folder(received)
+    assert len(set(parsed)) == len(parsed)
+    (received / "tokenizer.json").write_text("[]")
+    with pytest.raises(ValueError, match="tokenizer.json holds a list"):
+        check_folder(received)
 
 
 @pytest.mark.parametrize(
