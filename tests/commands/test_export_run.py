@@ -63,6 +63,13 @@ def test_without_a_converter_nothing_is_merged(run, tmp_path, monkeypatch):
     assert not (run / "gguf").exists()
 
 
+def test_graphs_for_onnxruntime_are_made_of_a_merged_model_and_compared_with_it(run):
+    exported = export_run(Exporting(model=str(run), form="onnx", dtype="float32"))
+    assert exported.ok and exported.check.answers["onnx"] == ["Sold out."] * 6
+    assert (run / "onnx" / "decoder.onnx").is_file() and not list(run.glob("*.part"))
+    assert f"OnnxModel({str(run / 'onnx')!r})" in str(exported) and "logits are at most" in str(exported)
+
+
 def test_an_adapter_gets_a_card_with_the_last_scores_and_can_be_pushed(run):
     without = export_run(Exporting(model=str(run), form="adapter", output=str(run / "plain")))
     assert "no scores" in str(without)

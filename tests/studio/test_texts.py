@@ -20,6 +20,7 @@ NAMES = {
     "GGUF",
     "GRPO",
     "LoRA alpha",
+    "ONNX",
     "PPO",
     "RLOO",
     "SimPO gamma",

@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from vlmhelpers.estimation.suggestion import suggest
 from vlmhelpers.export.adapter_files import ADAPTER_CONFIG_FILE
 from vlmhelpers.export.adapters import merge, save_adapter
 from vlmhelpers.export.hub import Upload, push
+from vlmhelpers.export.onnx import exportable, to_onnx
+from vlmhelpers.export.onnx_check import OnnxCheck, check_onnx
 from vlmhelpers.export.serving import find_converter, ollama_modelfile, to_gguf, vllm_command
 from vlmhelpers.export.verification import ExportCheck, check_export
 from vlmhelpers.training.run import load_held_out
@@ -32,7 +35,7 @@ class Exported:
     folder: str
     form: str
     commands: list[str] = field(default_factory=list)
-    check: ExportCheck | None = None  # None where nothing was merged, or nothing to ask was there
+    check: ExportCheck | OnnxCheck | None = None  # None where nothing was merged, or nothing to ask was there
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -57,7 +60,7 @@ def export_run(settings: Merging) -> Exported:
 
     A model whose own weights were trained is whole already: it is served where it lies. Raises FileNotFoundError for a
     folder of nothing that can be exported, FileExistsError for an output that is there, and the errors of `merge`,
-    `save_adapter` and `to_gguf`.
+    `save_adapter`, `to_gguf` and `to_onnx`.
     """
     folder, run = find_weights(settings.model)
     form = getattr(settings, "form", "merged")
@@ -66,6 +69,8 @@ def export_run(settings: Merging) -> Exported:
         return _export_adapter(settings, folder, run, out)
     if form == "gguf":
         return _export_gguf(settings, folder, run, out)
+    if form == "onnx":
+        return _export_onnx(settings, folder, run, out)
     check, notes = _make_whole(settings, folder, run, out)
     merged = out if _is_adapter(folder) else folder
     commands, notes = [], list(notes)
@@ -100,28 +105,49 @@ def _make_whole(settings, folder, run, out):
     merge(folder, out, base, getattr(torch, settings.dtype))
     if not settings.check:
         return None, []
-    try:
-        rows = load_held_out(run or folder.parent)["test"]
-    except FileNotFoundError:
+    if (rows := _held_out(folder, run)) is None:
         return None, ["Not checked: there are no held-out rows to ask, as the run was without test_rows"]
     agreement = 1.0 if suggest(base).is_tiny else _AGREEMENT
     four_bit = config is not None and config.bits == 4
     return check_export(out, folder, rows, base=base, min_agreement=agreement, four_bit=four_bit), []
 
 
-def _export_gguf(settings, folder, run, out):
-    find_converter(settings.llama_cpp)  # before the merge, which takes its time
-    remove_abandoned(out, "merging")
-    temporary = out / temporary_name("merging")
+def _held_out(folder, run):
+    try:
+        return load_held_out(run or folder.parent)["test"]
+    except FileNotFoundError:
+        return None
+
+
+@contextmanager
+def _whole_for_now(settings, folder, run, place):
+    """(folder of the whole model, an ExportCheck, notes); what is merged for it lies in `place`, and goes."""
+    remove_abandoned(place, "merging")
+    temporary = place / temporary_name("merging")
     merged = temporary / "merged" if _is_adapter(folder) else folder
     try:
-        check, notes = _make_whole(settings, folder, run, merged)
-        files = to_gguf(merged, out, settings.llama_cpp, settings.outtype)
+        yield merged, *_make_whole(settings, folder, run, merged)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _export_gguf(settings, folder, run, out):
+    find_converter(settings.llama_cpp)  # before the merge, which takes its time
+    with _whole_for_now(settings, folder, run, out) as (merged, check, notes):
+        files = to_gguf(merged, out, settings.llama_cpp, settings.outtype)
     modelfile = out / MODELFILE
     modelfile.write_text(ollama_modelfile(files.model, files.mmproj), encoding="utf-8")
     return Exported(str(out), "gguf", [_ollama(modelfile)], check, notes)
+
+
+def _export_onnx(settings, folder, run, out):
+    exportable(base_of(folder, read_settings(run) if run else None, settings.base) if _is_adapter(folder) else folder)
+    with _whole_for_now(settings, folder, run, out.parent) as (merged, check, notes):
+        to_onnx(merged, out)
+        rows = _held_out(folder, run) if settings.check else None
+        if rows is not None and (check is None or check.ok):
+            check = check_onnx(out, merged, rows)
+    return Exported(str(out), "onnx", [], check, [*notes, f"It answers as vlmhelpers.export.OnnxModel({str(out)!r})"])
 
 
 def _ollama(modelfile):

@@ -117,8 +117,9 @@ class Merging(Settings):
 class Exporting(Merging):
     """Settings of `export_run`."""
 
-    form: Literal["merged", "gguf", "adapter"] = Field(
-        "merged", description="a whole model; files for llama.cpp and Ollama; or the adapter with its card"
+    form: Literal["merged", "gguf", "onnx", "adapter"] = Field(
+        "merged",
+        description="a whole model; files for llama.cpp and Ollama; graphs for onnxruntime; or the adapter with its card",
     )
     outtype: Literal["f16", "bf16", "f32", "q8_0"] = Field("f16", description="of the weights, with form=gguf")
     llama_cpp: str | None = Field(None, description="a checkout of llama.cpp, with form=gguf; none: searched for")

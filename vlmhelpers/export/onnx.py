@@ -7,11 +7,10 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch.export import Dim
 from transformers import DynamicCache
 
 from vlmhelpers.common.files import atomic_folder, name_full_disk
-from vlmhelpers.families import family_of
+from vlmhelpers.families import Family, family_of
 from vlmhelpers.models.loading import load_processor, load_weights, save_processor
 
 PARTS = ("vision", "embedding", "decoder")
@@ -35,10 +34,7 @@ def to_onnx(merged: str | Path, out: str | Path) -> Path:
     Raises ValueError for a family that cannot be exported, ImportError without the packages of the extra "onnx",
     FileExistsError for an `out` that is not empty. The write is atomic.
     """
-    need_onnx()
-    family = family_of(Path(merged))
-    if family.not_in_onnx:
-        raise ValueError(f"{merged} is a model of {family.name}, which has no ONNX export here: {family.not_in_onnx}")
+    family = exportable(merged)
     processor, model = load_processor(merged), load_weights(merged, dtype=torch.float32).eval()
     with name_full_disk(out), atomic_folder(out) as folder, torch.no_grad():
         deep = _export_vision(family, model, processor, folder)
@@ -48,6 +44,15 @@ def to_onnx(merged: str | Path, out: str | Path) -> Path:
         model.config.save_pretrained(folder)
         (folder / PARTS_FILE).write_text(json.dumps(_numbers(family, model), indent=2), encoding="utf-8")
     return Path(out)
+
+
+def exportable(model: str | Path) -> Family:
+    """The family of a model that can be exported. Raises ValueError for others, ImportError as `need_onnx`."""
+    need_onnx()
+    family = family_of(model)
+    if family.not_in_onnx:
+        raise ValueError(f"{model} is of {family.name}, which has no ONNX export here: {family.not_in_onnx}")
+    return family
 
 
 def need_onnx() -> None:
@@ -117,7 +122,14 @@ def _export_vision(family, model, processor, folder):
     part = _Vision(family, model, list(inputs))
     deep = len(part(*inputs.values())) - 1
     outputs = ["features", *(f"deep.{i}" for i in range(deep))]
-    _write(folder / "vision.onnx", part, inputs.values(), (({0: Dim.DYNAMIC},) * len(inputs),), [*inputs], outputs)
+    _write(
+        folder / "vision.onnx",
+        part,
+        inputs.values(),
+        (tuple({0: f"all_{name}"} for name in inputs),),
+        [*inputs],
+        outputs,
+    )
     return deep
 
 

@@ -5,7 +5,8 @@ from functools import partial
 from vlmhelpers.studio.fields import Form
 from vlmhelpers.studio.tabs.tab import Tab
 
-_ONLY = {"outtype": ("gguf",), "llama_cpp": ("gguf",), "dtype": ("merged", "gguf"), "check": ("merged", "gguf")}
+_MERGED = ("merged", "gguf", "onnx")
+_ONLY = {"outtype": ("gguf",), "llama_cpp": ("gguf",), "dtype": _MERGED, "check": _MERGED}
 
 
 class ExportTab(Tab):
