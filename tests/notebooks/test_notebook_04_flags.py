@@ -13,7 +13,7 @@ from vlmhelpers.samples import sample_products, write_sample
 pytestmark = pytest.mark.slow
 
 # Cells that do not depend on the parameters and take long.
-LEFT_OUT = ("memory_table(", 'gpu="T4"', "show_cap(")
+LEFT_OUT = ("memory_table(", 'gpu="T4"', "show_cap(", "-m vlmhelpers")
 TINY = {'published, "Qwen/Qwen2.5-VL-3B-Instruct"': "published, model_id"}  # whose memory is computed in less time
 ORIENTATION, TURNED = 0x0112, 6
 
