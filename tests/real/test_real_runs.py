@@ -46,9 +46,9 @@ def config_of(folder_of, dataset, tmp_path_factory):
     @functools.cache
     def trained(name):
         config = RunConfig(
-            folder_of(name), dataset, tmp_path_factory.mktemp(name) / "run", bits=4, lora_r=4, lora_alpha=16,
+            folder_of(name), dataset, tmp_path_factory.mktemp(name) / "run", bits=4, lora_r=4, lora_alpha=64,
             max_steps=4, save_steps=2, logging_steps=1, batch_size=3, gradient_accumulation_steps=1,
-            learning_rate=1e-2, warmup_steps=0, max_length=1024, max_pixels=PIXELS.get(name), backend="transformers",
+            learning_rate=5e-2, warmup_steps=0, max_length=1024, max_pixels=PIXELS.get(name), backend="transformers",
         )  # fmt: skip
         train(config)
         return config
