@@ -1,6 +1,5 @@
 """A browser of answers: images, prompts and what each model said, filtered, or as a table where no kernel is."""
 
-import difflib
 import re
 from functools import cached_property
 
@@ -111,9 +110,11 @@ class Browser:
 
 def mark_difference(answer: str, expected: str) -> Markup:
     """The answer as HTML in which the words that are not as expected stand out, and a caret where some are missing."""
+    from rapidfuzz.distance import Levenshtein  # difflib takes minutes for an answer that repeats itself
+
     words, expected = (re.findall(r"\w+|\W", text) for text in (answer, expected))
     parts = []
-    for kind, _, _, start, end in difflib.SequenceMatcher(None, expected, words, autojunk=False).get_opcodes():
+    for kind, _, _, start, end in Levenshtein.opcodes(expected, words):
         text = "".join(words[start:end])
         marked = Markup('<mark style="background:#d9534f55">{}</mark>').format(text or "‸")
         parts.append(text if kind == "equal" else marked)
