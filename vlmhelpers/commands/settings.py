@@ -119,7 +119,7 @@ class Exporting(Merging):
 
     form: Literal["merged", "gguf", "onnx", "adapter"] = Field(
         "merged",
-        description="a whole model; files for llama.cpp and Ollama; graphs for onnxruntime; or the adapter with its card",
+        description="a whole model; files for llama.cpp and Ollama; graphs for onnxruntime; the adapter with its card",
     )
     outtype: Literal["f16", "bf16", "f32", "q8_0"] = Field("f16", description="of the weights, with form=gguf")
     llama_cpp: str | None = Field(None, description="a checkout of llama.cpp, with form=gguf; none: searched for")

@@ -121,15 +121,8 @@ def _export_vision(family, model, processor, folder):
     inputs = family.vision_inputs(model, processor.image_processor(images, return_tensors="pt"))
     part = _Vision(family, model, list(inputs))
     deep = len(part(*inputs.values())) - 1
-    outputs = ["features", *(f"deep.{i}" for i in range(deep))]
-    _write(
-        folder / "vision.onnx",
-        part,
-        inputs.values(),
-        (tuple({0: f"all_{name}"} for name in inputs),),
-        [*inputs],
-        outputs,
-    )
+    outputs, shapes = ["features", *(f"deep.{i}" for i in range(deep))], tuple({0: f"all_{name}"} for name in inputs)
+    _write(folder / "vision.onnx", part, inputs.values(), [shapes], list(inputs), outputs)
     return deep
 
 
@@ -139,24 +132,29 @@ def _export_embedding(model, folder):
 
 
 def _export_decoder(family, model, deep, folder):
-    ids = torch.zeros(_ROWS, _PAST + _TOKENS, dtype=torch.long)
-    mask, embeds = torch.ones_like(ids), model.get_input_embeddings()(ids)
-    positions = family.positions(model, {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": ids})
-    cache, more = DynamicCache(), [embeds] * deep
-    # Also makes what a model keeps of its first call: torch's exporter would take it for a part of this one.
-    family.run_decoder(model, more, inputs_embeds=embeds, position_ids=positions, past_key_values=cache, use_cache=True)
-    past = [(keys[:, :, :_PAST], values[:, :, :_PAST]) for keys, values in _pairs(cache)]
-    inputs = [embeds[:, _PAST:], mask, positions[..., _PAST:], torch.arange(_TOKENS), past]
-    first = positions.ndim - 2  # some have positions for each axis of an image
+    inputs, layers = _decoder_example(family, model, deep)
+    first = inputs["position_ids"].ndim - 2  # some have positions for each axis of an image
     shapes = [_axes(0, 1), {0: "rows", 1: "all_tokens"}, _axes(first, first + 1), {0: "logits"}]
-    shapes += [[(_axes(0, 2, "past"),) * 2] * len(past)]
-    kept = [f"{i}.{kind}" for i in range(len(past)) for kind in ("key", "value")]
-    names = ["inputs_embeds", "attention_mask", "position_ids", "logits_at", *(f"past_key_values.{k}" for k in kept)]
-    if deep:
-        inputs, shapes = [*inputs, [embeds[:, _PAST:]] * deep], [*shapes, [_axes(0, 1)] * deep]
-        names += [f"deep.{i}" for i in range(deep)]
-    part, outputs = _Decoder(family, model), ["logits", *(f"present.{k}" for k in kept)]
-    _write(folder / "decoder.onnx", part, inputs, shapes, names, outputs)
+    shapes += [[(_axes(0, 2, "past"),) * 2] * layers] + [[_axes(0, 1)] * deep] * bool(deep)
+    kept = [f"{i}.{kind}" for i in range(layers) for kind in ("key", "value")]
+    names = [name for name in inputs if name not in ("past", "deep")]
+    names += [*(f"past_key_values.{name}" for name in kept), *(f"deep.{i}" for i in range(deep))]
+    outputs = ["logits", *(f"present.{name}" for name in kept)]
+    _write(folder / "decoder.onnx", _Decoder(family, model), inputs.values(), shapes, names, outputs)
+
+
+def _decoder_example(family, model, deep):
+    """(what `_Decoder` takes, by name and in its order; the number of layers)."""
+    ids = torch.zeros(_ROWS, _PAST + _TOKENS, dtype=torch.long)
+    mask, embeds, cache = torch.ones_like(ids), model.get_input_embeddings()(ids), DynamicCache()
+    positions = family.positions(model, {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": ids})
+    # Makes keys and values, and what a model keeps of its first call: its constants, which the exporter cannot make.
+    whole = {"inputs_embeds": embeds, "position_ids": positions, "past_key_values": cache, "use_cache": True}
+    family.run_decoder(model, [embeds] * deep, **whole)
+    past = [(keys[:, :, :_PAST], values[:, :, :_PAST]) for keys, values in _pairs(cache)]
+    inputs = {"inputs_embeds": embeds[:, _PAST:], "attention_mask": mask, "position_ids": positions[..., _PAST:]}
+    inputs |= {"logits_at": torch.arange(_TOKENS), "past": past}
+    return inputs | ({"deep": [embeds[:, _PAST:]] * deep} if deep else {}), len(past)
 
 
 def _axes(rows, tokens, name="tokens"):
