@@ -14,10 +14,10 @@ LORA = {"lora_rank": 8, "lora_alpha": 8, "lora_dropout": 0.0}
 # ms-swift looks for the image token by the id that it has in the published Qwen2.5-VL, and without it sees no picture.
 START_MS_SWIFT = """
 import sys
-from swift.pipelines import sft_main
+import swift.pipelines
 from swift.template.templates.qwen import Qwen2VLTemplate
 Qwen2VLTemplate.image_token_id = int(sys.argv.pop(1))
-sft_main()
+getattr(swift.pipelines, sys.argv.pop(1))()
 """
 
 
@@ -28,22 +28,26 @@ class Program:
         self.name, self.python, self.options, self.folder = name, python, options, Path(folder)
 
     def run(self):
-        """One run from the beginning: the seconds of its training loop."""
+        """One training from the beginning: the seconds of its loop."""
         output = self.folder / f"output of {self.name}"
         shutil.rmtree(output, ignore_errors=True)
+        self.execute(self.command(output))
+        result = self.result(output)
+        self.loss = result["train_loss"]
+        return result["train_runtime"]
+
+    def execute(self, command):
+        """Runs a command of it to its end."""
         environment = {**os.environ, "MAX_PIXELS": str(self.options.side**2), "MIN_PIXELS": str(self.options.side**2)}
         environment |= {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "MODELSCOPE_OFFLINE": "1"}
         environment.pop("PYTHONPATH", None)
         log = self.folder / f"log of {self.name}"
         with open(log, "w") as file:
-            child = subprocess.Popen(self.command(output), stdout=file, stderr=file, env=environment, cwd=self.folder)
+            child = subprocess.Popen(command, stdout=file, stderr=file, env=environment, cwd=self.folder)
             _, status, usage = os.wait4(child.pid, 0)
         if status:
             raise RuntimeError(f"{self.name} ended with status {status}:\n{log.read_text()[-3000:]}")
-        result = self.result(output)
-        self.loss = result["train_loss"]
         self.peak_mb = usage.ru_maxrss / 1024
-        return result["train_runtime"]
 
 
 class MsSwift(Program):
@@ -55,12 +59,15 @@ class MsSwift(Program):
             "tuner_type": "lora", **LORA, "target_modules": "all-linear", "torch_dtype": "float32",
             "per_device_train_batch_size": o.batch, "gradient_accumulation_steps": 1, "max_steps": o.steps,
             "learning_rate": 1e-3, "lr_scheduler_type": "linear", "warmup_ratio": 0, "weight_decay": 0,
-            "gradient_checkpointing": "false", "split_dataset_ratio": 0, "save_strategy": "no", "logging_steps": 10,
-            "output_dir": output, "add_version": "false", "seed": 0, "dataloader_num_workers": 0, "use_hf": "true",
-            "check_model": "false", "report_to": "none", "use_cpu": "true", "bf16": "false", "max_length": 4096,
-            "attn_impl": "sdpa", "dataset_num_proc": 1,
+            "gradient_checkpointing": "false", "split_dataset_ratio": 0, "save_strategy": o.save_strategy,
+            "logging_steps": 10, "output_dir": output, "add_version": "false", "seed": 0, "dataloader_num_workers": 0,
+            "use_hf": "true", "check_model": "false", "report_to": "none", "use_cpu": "true", "bf16": "false",
+            "max_length": 4096, "attn_impl": "sdpa", "dataset_num_proc": 1,
         }  # fmt: skip
-        return [self.python, "-c", START_MS_SWIFT, str(o.image_token_id), *flags(arguments)]
+        return self.start("sft_main", arguments)
+
+    def start(self, function, arguments):
+        return [self.python, "-c", START_MS_SWIFT, str(self.options.image_token_id), function, *flags(arguments)]
 
     def result(self, output):
         lines = [json.loads(line) for line in (output / "logging.jsonl").read_text().splitlines()]
@@ -80,11 +87,15 @@ class LlamaFactory(Program):
             "dataset_dir": str(self.folder), "cutoff_len": 4096, "image_max_pixels": o.side**2,
             "image_min_pixels": o.side**2, "per_device_train_batch_size": o.batch, "max_steps": o.steps,
             "learning_rate": 1e-3, "lr_scheduler_type": "linear", "warmup_ratio": 0.0, "use_cpu": True, "bf16": False,
-            "disable_gradient_checkpointing": True, "save_strategy": "no", "logging_steps": 10, "report_to": "none",
-            "output_dir": str(output), "overwrite_output_dir": True, "seed": 0, "flash_attn": "sdpa",
+            "disable_gradient_checkpointing": True, "save_strategy": o.save_strategy, "logging_steps": 10,
+            "report_to": "none", "output_dir": str(output), "overwrite_output_dir": True, "seed": 0,
+            "flash_attn": "sdpa",
         }  # fmt: skip
-        (self.folder / "llamafactory.yaml").write_text(json.dumps(arguments))  # JSON is YAML, too
-        return [self.python, "-m", "llamafactory.cli", "train", str(self.folder / "llamafactory.yaml")]
+        return self.start("train", arguments)
+
+    def start(self, command, arguments):
+        (self.folder / f"{command}.yaml").write_text(json.dumps(arguments))  # JSON is YAML, too
+        return [self.python, "-m", "llamafactory.cli", command, str(self.folder / f"{command}.yaml")]
 
     def result(self, output):
         return json.loads((output / "train_results.json").read_text())

@@ -117,7 +117,7 @@ def other_programs(options, folder):
 
     pythons = {MsSwift: options.ms_swift, LlamaFactory: options.llamafactory}
     if any(pythons.values()):
-        options.folder = folder
+        options.folder, options.save_strategy = folder, "no"
         write_rows(make_rows(options).with_format("arrow")[:].to_pylist(), folder)
         make_model(options).save_pretrained(Path(folder) / "model")
         processor = make_processor(options)
