@@ -16,7 +16,7 @@ def test_rows_whose_picture_failed_are_left_out_and_counted(records):
 
 
 def test_every_claim_is_met(records):
-    assert len(records["claims"]) == 13
+    assert len(records["claims"]) == 14
     assert set(records["claims"].values()) == {"met"}
 
 
@@ -58,3 +58,7 @@ def test_the_guides_adapters_miss_the_language_model_and_its_labels_are_padding(
 def test_the_saved_adapter_answers_as_before(records):
     assert records["same_answers_after_loading_percent"] == 100
     assert records["pipeline_answers"] == 4
+
+
+def test_the_onnx_export_answers_as_the_model_does(records):
+    assert records["onnx_distance"] <= 1e-4
