@@ -18,7 +18,7 @@ def records(records_of):
 def test_base_prompted_base_and_tuned_are_scored_on_the_same_held_out_rows(records):
     assert records["test_rows"] >= 200
     assert records["base_exact_percent"] <= 5 and records["tuned_exact_percent"] >= 95
-    assert records["prompted_exact_percent"] < records["tuned_exact_percent"]
+    assert 20 <= records["prompted_exact_percent"] < records["tuned_exact_percent"]
     difference, low, high = records["difference_points"]
     assert 90 <= low <= difference <= high
     assert difference == pytest.approx(records["tuned_exact_percent"] - records["base_exact_percent"], abs=0.11)
@@ -28,10 +28,10 @@ def test_batches_answer_as_single_rows_do(records):
     assert records["same_answers_in_batches_percent"] == 100
 
 
-def test_the_tuned_model_uses_the_image_and_the_one_without_images_does_not(records):
+def test_the_tuned_model_uses_the_image_and_the_one_that_guesses_does_not(records):
     assert records["verdict"] == "It uses the image"
     assert max(records[f"{kind}_exact_percent"] for kind in ("blank", "shuffled", "noise")) <= 5
-    assert not records["verdict_without_pictures"].startswith("It uses")
+    assert records["guessed_percent"] > 65 and records["verdict_of_guesses"] == "It does not use the image"
 
 
 def test_the_merged_model_is_proved_and_the_accident_is_found(records):
@@ -40,7 +40,7 @@ def test_the_merged_model_is_proved_and_the_accident_is_found(records):
 
 
 def test_all_claims_are_asked_and_met(records):
-    assert len(records["claims"]) == 13 and set(records["claims"].values()) == {"met"}
+    assert len(records["claims"]) == 14 and set(records["claims"].values()) == {"met"}
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +62,9 @@ def other(execute_cells, tmp_path_factory):
         return True
 
     replaced = {
-        "num_examples=1000": "num_examples=60",
+        "num_examples=1000": "num_examples=200",
         "test_rows=200": "test_rows=8",
         "max_steps=250": "max_steps=2",
-        "num_examples=100,": "num_examples=10,",
         "max_steps=60": "max_steps=10",
         "vlm.merge(saved, merged, base=base_id)": "raise MemoryError('2 GiB are missing')",
     }
