@@ -6,7 +6,9 @@ tiles of images. The networks are narrow, and have three layers; Mllama's tiles 
 
 import hashlib
 import json
+import shutil
 import sys
+import time
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -24,6 +26,7 @@ from vlmhelpers.common.files import atomic_folder
 
 THINKING = "qwen3-vl-thinking"  # as qwen3-vl, with the chat template of a model that thinks first
 NAMES = (*BUILDERS, THINKING)
+_WEEK = 7 * 24 * 3600
 _CLIP = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
 _HALVES = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 
@@ -38,13 +41,21 @@ def model_folder(name: str) -> Path:
 
     Raises what `real_vocabularies.data_file` raises.
     """
-    folder = CACHE / f"{name}-{_version()}"
+    folder = CACHE / "models" / _version() / name
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
+            _remove_old(folder.parent)
             with atomic_folder(folder) as new:
                 _WRITERS[name](new)
     return folder
+
+
+def _remove_old(version):
+    """The models of other versions take 200 MB each."""
+    for other in version.parent.iterdir():
+        if other != version and time.time() - other.stat().st_mtime > _WEEK:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _version():
