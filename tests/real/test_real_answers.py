@@ -1,6 +1,7 @@
 """Answers of every kind, learned with the published vocabularies: what is trained is the answer and its end token."""
 
 import unicodedata
+from functools import partial
 
 import pytest
 from datasets import Dataset
@@ -144,6 +145,17 @@ def test_a_control_token_in_a_text_is_none(name, collator_of, picture):
     real = [row[mask.bool()].tolist() for row, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
     steering = [[i for i in row if i in added and (added[i].special or added[i].rstrip)] for row in real]
     assert steering == [steering[0]] * len(answers)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_what_was_learned_is_read_back_as_it_was_written(name, collator_of):
+    collator = collator_of(name)
+    tokens = [token for token in CONTROL[name] if token in collator.processor.tokenizer.get_added_vocab()]
+    answers = [*ANSWERS, HTML, *(f"a {token} b{token}" for token in tokens)]
+    labels = collator([make_row("What is it?", answer) for answer in answers])["labels"]
+    read = [collator.template.answer(row[row >= 0].tolist()) for row in labels]
+    same = partial(unicodedata.normalize, "NFC")  # as answers are compared
+    assert list(map(same, read)) == [same(answer.strip()) for answer in answers]
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3, 4])
