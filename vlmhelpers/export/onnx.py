@@ -148,7 +148,7 @@ def _decoder_example(family, model, deep):
     ids = torch.zeros(_ROWS, _PAST + _TOKENS, dtype=torch.long)
     mask, embeds, cache = torch.ones_like(ids), model.get_input_embeddings()(ids), DynamicCache()
     positions = family.positions(model, {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": ids})
-    # Makes keys and values, and what a model keeps of its first call: its constants, which the exporter cannot make.
+    # For keys and values of the shapes that the model has.
     whole = {"inputs_embeds": embeds, "position_ids": positions, "past_key_values": cache, "use_cache": True}
     family.run_decoder(model, [embeds] * deep, **whole)
     past = [(keys[:, :, :_PAST], values[:, :, :_PAST]) for keys, values in _pairs(cache)]
