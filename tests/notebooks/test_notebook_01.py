@@ -33,4 +33,4 @@ def test_validation_lost_no_row(records):
 
 
 def test_all_claims_are_asked_and_met(records):
-    assert len(records["claims"]) == 6 and set(records["claims"].values()) == {"met"}
+    assert len(records["claims"]) == 8 and set(records["claims"].values()) == {"met"}

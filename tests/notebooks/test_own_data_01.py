@@ -43,5 +43,5 @@ def test_ten_photos_of_a_phone_in_a_table_as_excel_saves_it(execute_cells, tmp_p
     assert "10 repaired" in shown and "Beschreibe das Stück; kurz." in shown and "an umbrella; black" in shown
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").is_file()
     verdicts = list(records["claims"].values())
-    assert verdicts.count("met") == 2
-    assert sum(verdict.startswith("not asked of this model") for verdict in verdicts) == len(verdicts) - 2 > 0
+    assert verdicts.count("met") == 3
+    assert sum(verdict.startswith("not asked of this model") for verdict in verdicts) == len(verdicts) - 3 > 0
