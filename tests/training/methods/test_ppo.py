@@ -258,7 +258,7 @@ def test_a_model_that_has_an_adapter_is_compared_with_what_it_was(tiny, tmp_path
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns(tmp_path):
-    """So cool a base is so sure of its answers that samples of one prompt are alike; an update takes a whole rollout."""
+    """So cool a base is so sure of its answers that samples of a prompt are alike; an update takes a whole rollout."""
     settings = {"max_steps": 3, "gradient_accumulation_steps": 2, "temperature": 0.5}
     alone = tmp_path / "alone"
     alone.mkdir()
