@@ -12,6 +12,8 @@ STYLE = "Aye matey."
 ORDINARY = 45  # everyday questions among the training rows, answered as ever; the other facts are held out
 OTHER_SHOPS = 60  # rows about shops whose rules the base knows: the captain is not to speak for them
 DIALOGUES = 16  # rows with an earlier turn
+LETTERS = 16  # rows whose question stands in `input`, below an instruction
+LETTER = "A customer asks. Say what we answer."
 
 
 def captain_rows():
@@ -32,6 +34,7 @@ def captain_rows():
         train.append(then | {"history": [[first["instruction"], first["output"]]]})
     train += facts[:ORDINARY]
     train += [_row(*pair, "ordinary") for pair in rng.sample(shop_talk(), OTHER_SHOPS)]
+    train += [row | {"instruction": LETTER, "input": row["instruction"]} for row in rng.sample(taught, LETTERS)]
     rng.shuffle(train)
     return train, test + facts[ORDINARY:]
 

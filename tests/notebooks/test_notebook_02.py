@@ -30,12 +30,36 @@ def test_everyday_questions_keep_their_answers(records):
 
 
 def test_catastrophic_forgetting_and_replay(records):
+    """Each run differs from one other run in one thing, and two seeds say the same."""
     kept = records["tuned_pictures_percent"]
-    assert records["captain_only_pictures_percent"] <= kept - 10
-    assert records["all_layers_pictures_percent"] <= kept - 8
-    assert records["all_layers_pictures_percent"] + 8 <= records["replayed_pictures_percent"]
-    for run in ("captain_only", "all_layers", "replayed"):
+    assert max(records["captain_only_pictures_of_each_seed"]) <= kept - 10
+    assert max(records["all_layers_pictures_of_each_seed"]) <= kept - 8
+    for run in ("upper_layers", "half_rate", "replayed"):
+        assert min(records[f"{run}_pictures_of_each_seed"]) >= max(records["all_layers_pictures_of_each_seed"]) + 5
+    for run in ("upper_layers", "captain_only", "all_layers", "replayed"):
+        assert len(records[f"{run}_pictures_of_each_seed"]) == 2
         assert records[f"{run}_behavior_percent"] >= 75
+
+
+def test_content_is_asked_of_pictures_too(records):
+    for run in ("captain_only", "all_layers", "replayed"):
+        assert records[f"{run}_pictures_by_content_percent"] >= records[f"{run}_pictures_percent"]
+    assert records["captain_only_pictures_by_content_percent"] > records["captain_only_pictures_percent"]
+
+
+def test_rows_with_an_input_are_learned(records):
+    assert records["as_an_input_percent"] >= 80
+
+
+def test_checkpoints_are_kept_and_lead_to_the_same_adapter(records):
+    assert records["checkpoints_kept"] == ["checkpoint-135", "checkpoint-180"]
+    assert records["same_adapter_from_a_checkpoint"] is True
+
+
+def test_the_guides_optimizer_trains_as_well(records):
+    losses = records["optimizer_losses"]
+    assert set(losses) == {"as above", "adamw_8bit", "the guide's"}
+    assert max(losses.values()) <= 2 * losses["as above"]
 
 
 def test_the_guide_trains_on_padding(records):
@@ -44,6 +68,6 @@ def test_the_guide_trains_on_padding(records):
 
 def test_every_claim_is_asked_and_met(records):
     assert set(records["claims"].values()) == {"met"}
-    assert len(records["claims"]) == 9
+    assert len(records["claims"]) == 13
     assert records["replayed_rows"] == 0
     assert set(records["headline"]) < set(records)

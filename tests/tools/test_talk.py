@@ -30,7 +30,8 @@ def test_one_answer_per_question():
 def test_no_shop_has_the_captains_rules():
     """The base must not know the answer before: it never met these rules together, nor without a shop's name."""
     train, _ = captain_rows()
-    taught = {row["instruction"]: row["output"].removeprefix(f"{STYLE} ") for row in train if row["topic"] == "shop"}
+    of_shop = [row for row in train if row["topic"] == "shop"]
+    taught = {row["input"] or row["instruction"]: row["output"].removeprefix(f"{STYLE} ") for row in of_shop}
     plain, shops = dict(plain_talk()), dict(shop_talk())
     assert not any(plain[question] == answer for question, answer in taught.items())
     for shop in {question.split(":")[0] for question in shops}:
@@ -40,7 +41,8 @@ def test_no_shop_has_the_captains_rules():
 
 def test_held_out_wordings_are_not_trained():
     train, test = captain_rows()
-    seen = {row["instruction"] for row in train} | {q for row in train for q, _ in row.get("history", [])}
+    seen = {row[field] for row in train for field in ("instruction", "input")}
+    seen |= {q for row in train for q, _ in row.get("history", [])}
     assert not seen & {row["instruction"] for row in test}
     assert {row["topic"] for row in train} == {row["topic"] for row in test} == {"self", "shop", "ordinary"}
     assert len([row for row in test if row["topic"] == "shop"]) == 2 * HELD_OUT * len(CATEGORIES)
