@@ -159,15 +159,14 @@ def merge(
     with name_full_disk(out), atomic_folder(out) as folder:
         base = find_base(adapter, base)
         model, is_short = _load_base(base, dtype)
-        processor = load_processor(adapter, base)
-        loading.check_vocabulary(processor, model)
         needed, free = model.get_memory_footprint() * 1.05 * (1 + is_short), shutil.disk_usage(folder).free
         if needed > free:
             sizes = f"{needed / 2**30:.1f} GiB and its disk has {free / 2**30:.1f} GiB left"
             raise OSError(f"{out} needs {sizes}: make room, or choose a folder on another disk")
         ends = model.get_input_embeddings(), model.get_output_embeddings()
         tied = all(ends) and ends[0].weight is ends[1].weight
-        tuned = attach(model, adapter)
+        tuned, processor = attach(model, adapter), load_processor(adapter, base)
+        loading.check_vocabulary(processor, model)
         ends = tuned.get_input_embeddings(), tuned.get_output_embeddings()
         if tied and any(isinstance(end, BaseTunerLayer) for end in ends):
             why = f"{adapter} changes the embeddings or the head, and its base has one matrix for embeddings and head"
