@@ -34,9 +34,11 @@ def test_catastrophic_forgetting_and_replay(records):
     kept = records["tuned_pictures_percent"]
     assert max(records["captain_only_pictures_of_each_seed"]) <= kept - 10
     assert max(records["all_layers_pictures_of_each_seed"]) <= kept - 8
-    for run in ("upper_layers", "half_rate", "replayed"):
+    for run in ("text_alone", "replayed"):
         assert min(records[f"{run}_pictures_of_each_seed"]) >= max(records["all_layers_pictures_of_each_seed"]) + 5
-    for run in ("upper_layers", "captain_only", "all_layers", "replayed"):
+    twice, once = (records[f"{run}_pictures_of_each_seed"] for run in ("twice_the_rate", "all_layers"))
+    assert all(fewer < more for fewer, more in zip(twice, once, strict=True))
+    for run in ("text_alone", "captain_only", "all_layers", "replayed"):
         assert len(records[f"{run}_pictures_of_each_seed"]) == 2
         assert records[f"{run}_behavior_percent"] >= 75
 
@@ -52,7 +54,7 @@ def test_rows_with_an_input_are_learned(records):
 
 
 def test_checkpoints_are_kept_and_lead_to_the_same_adapter(records):
-    assert records["checkpoints_kept"] == ["checkpoint-135", "checkpoint-180"]
+    assert records["checkpoints_kept"] == ["checkpoint-270", "checkpoint-360"]
     assert records["same_adapter_from_a_checkpoint"] is True
 
 
@@ -69,5 +71,5 @@ def test_the_guide_trains_on_padding(records):
 def test_every_claim_is_asked_and_met(records):
     assert set(records["claims"].values()) == {"met"}
     assert len(records["claims"]) == 13
-    assert records["replayed_rows"] == 0
+    assert records["replayed_rows"] == 37
     assert set(records["headline"]) < set(records)

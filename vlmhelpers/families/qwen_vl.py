@@ -18,7 +18,7 @@ from transformers.vision_utils import (
 )
 
 from vlmhelpers.families.family import Family, ImageProcessorStandIn
-from vlmhelpers.families.values import USUAL
+from vlmhelpers.families.values import USUAL, USUAL_FOR_TEXT
 
 # "flash" in the name is how a vision tower of transformers is asked to hand over all windows at once.
 _WINDOWS = "sdpa_of_windows_like_flash"
@@ -227,10 +227,11 @@ QWEN3_VL = QwenVL(
     gguf_architectures=("Qwen3VLForConditionalGeneration",),
     licenses=(("qwen3-vl-", *_APACHE),),
     tiny_values_for_text={
-        "learning_rate": (1e-2, "a tiny model needs more: measured"),
+        "learning_rate": (5e-3, "a tiny model needs more: measured"),
         "lora_r": (16, "enough: measured"),
         "lora_alpha": (16, "as lora_r: a scale of 1"),
-        "max_steps": (180, "what the tiny model needs"),
+        "max_steps": (360, "what the tiny model needs"),
+        "replay": USUAL_FOR_TEXT["replay"],
         "warmup_steps": (10, "usual"),
         "adam_beta2": USUAL["adam_beta2"],
         "max_grad_norm": USUAL["max_grad_norm"],
