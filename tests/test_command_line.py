@@ -706,7 +706,7 @@ def test_the_help_of_a_step_has_every_setting(command, capsys):
         (["generate", "run", "s.jsonl", "-o", "a.jsonl", "--bits", "8"], "bits is 8: it should be 4, 16 or None"),
         (["chat", "run", "--temperature", "-1"], "temperature is -1.0: it should be greater than or equal to 0"),
         (["merge", "run", "--dtype", "int8"], "dtype is 'int8': it should be 'bfloat16'"),
-        (["export", "run", "--form", "onnx"], "form is 'onnx': it should be 'merged', 'gguf' or 'adapter'"),
+        (["export", "run", "--form", "zip"], "form is 'zip': it should be 'merged', 'gguf', 'onnx' or 'adapter'"),
         (["chat", "gone"], "there is no folder gone: name a run's"),
         (["generate", "gone"], "gone is no run's, so there are no held-out rows: name a dataset"),
         (["generate", "run", "s.jsonl", "--prompt", "What?"], "a dataset has its own: give either"),

@@ -82,6 +82,7 @@ def test_merged_weights_answer_as_the_adapter(family, adapter_of, tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
+@pytest.mark.slow
 def test_code_that_is_not_in_the_folder_is_not_named_there(tmp_path):
     (tmp_path / "base").mkdir()
     publish(tmp_path / "base")

@@ -17,6 +17,8 @@ SMALLEST = {
         "--rows 4 --side 32 --batch 2 --steps 1 --pairs 1 --ways 'ours, later epochs'",
         "ours, later epochs",
     ),
+    "whole_commands.py": ("--rows 2 --side 32 --tokens 4 --tasks help --pairs 1", None),
+    "whole_epochs.py": ("--rows 4 --side 32 --steps 1 --pairs 1", "Trl"),
 }
 
 
