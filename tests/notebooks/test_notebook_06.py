@@ -19,8 +19,8 @@ def test_each_choice_of_weights_learns_the_task_and_replay_keeps_the_captions(re
     assert records["task_percent"].keys() == {"full", "freeze", "LoRA", "QLoRA", "LoRA + replay"}
     assert min(records["task_percent"].values()) >= 95
     kept = dict(records["captions_kept_percent"])
-    assert kept.pop("LoRA + replay") >= 80
-    assert max(kept.values()) <= 10
+    assert kept.pop("LoRA + replay") >= 90
+    assert max(kept.values()) <= 66
 
 
 def test_more_trained_weights_take_more_memory(records):
@@ -48,7 +48,7 @@ def test_rewards_lead_to_right_answers_until_they_are_hacked(records):
     exact = dict(records["exact_by_rewards_percent"])
     assert exact.pop("start") < 60
     assert len(exact) == 6 and min(exact.values()) >= 95
-    free, held = (records["hacking"][f"PPO, beta {beta}"] for beta in (0.0, 0.2))
+    free, held = (records["hacking"][f"PPO, beta {beta}"] for beta in (0.0, 0.3))
     assert free["last reward"] > free["of right answers"] and free["exact"] <= 0.2
     assert held["exact"] >= 0.5
 

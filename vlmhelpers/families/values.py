@@ -51,6 +51,7 @@ _TINY_OTHER = {
 _TINY_SAMPLES = {"batch_size": (32, "several samples of each prompt"), "max_steps": (40, "what the tiny model needs")}
 _TINY_REWARD = {"batch_size": (16, "fits any machine"), "max_steps": (200, "what the tiny model needs")}
 TINY_BY_METHOD = dict.fromkeys(_RATES, _TINY_OTHER) | {
+    "simpo": _TINY_OTHER | {"learning_rate": (5e-4, "half of what other methods take: measured")},
     "reward": _TINY_OTHER | _TINY_REWARD | {"learning_rate": TINY["learning_rate"]},
     "grpo": _TINY_OTHER | _TINY_SAMPLES,
     "rloo": _TINY_OTHER | _TINY_SAMPLES,
