@@ -14,12 +14,13 @@ from vlmhelpers.common.printable import printable
 from vlmhelpers.data.schema import assistant, last_question
 from vlmhelpers.export.onnx_runtime import OnnxModel
 from vlmhelpers.export.probing import fixed_rows
+from vlmhelpers.export.verification import Check
 from vlmhelpers.inference.generation import generate
 from vlmhelpers.models.loading import load_weights
 
 
 @dataclass(frozen=True)
-class OnnxCheck:
+class OnnxCheck(Check):
     """What `check_onnx` found; true without problems, and a table in a notebook."""
 
     rows: Sequence[int]  # indices in the dataset
@@ -27,19 +28,6 @@ class OnnxCheck:
     answers: dict[str, Sequence[str]]  # per row, of "onnx" and "model"
     distance: float  # the largest difference in a logit of prompts and answers, as a share of the row's largest logit
     problems: Sequence[str]  # what is wrong, as sentences
-
-    @property
-    def ok(self) -> bool:
-        return not self.problems
-
-    def __bool__(self):
-        return self.ok
-
-    def raise_if_wrong(self) -> "OnnxCheck":
-        """The check itself. Raises ValueError with all problems, if any."""
-        if self.problems:
-            raise ValueError("the export is not what it should be: " + "; ".join(self.problems))
-        return self
 
     def __repr__(self):
         same = f"{_same(self.answers)} of {len(self.rows)} answers are the model's"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from accelerate.utils.memory import clear_device_cache
 from datasets import Dataset
@@ -18,8 +19,27 @@ from vlmhelpers.export.probing import fixed_rows, probe, probe_in_fresh_process
 from vlmhelpers.models.loading import load_model
 
 
+class Check:
+    """True without `problems`, which are what is wrong, as sentences."""
+
+    problems: Sequence[str]
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def __bool__(self):
+        return self.ok
+
+    def raise_if_wrong(self) -> Self:
+        """The check itself. Raises ValueError with all problems, if any."""
+        if self.problems:
+            raise ValueError("the export is not what it should be: " + "; ".join(self.problems))
+        return self
+
+
 @dataclass(frozen=True)
-class ExportCheck:
+class ExportCheck(Check):
     """What `check_export` found; true without problems, and a table in a notebook."""
 
     rows: Sequence[int]  # indices in the dataset
@@ -29,19 +49,6 @@ class ExportCheck:
     distance: float  # mean difference of export and adapter in the probabilities of the adapter's tokens (0..1)
     base_distance: float  # the same of base and adapter
     problems: Sequence[str]  # what is wrong, as sentences
-
-    @property
-    def ok(self) -> bool:
-        return not self.problems
-
-    def __bool__(self):
-        return self.ok
-
-    def raise_if_wrong(self) -> "ExportCheck":
-        """The check itself. Raises ValueError with all problems, if any."""
-        if self.problems:
-            raise ValueError("the export is not what it should be: " + "; ".join(self.problems))
-        return self
 
     @property
     def agreement(self) -> Score:
