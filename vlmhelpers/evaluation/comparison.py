@@ -181,9 +181,10 @@ def plot_tradeoff(points: dict[str, tuple[Score, Score]], across: str, up: str) 
     """A point with both intervals for each of `points`: its first score along the axis called `across`, then `up`."""
     figure = Chart(figsize=(7.5, 4.6), dpi=90, layout="constrained")
     axes = figure.add_subplot()
-    for name, scores in points.items():
+    for k, (name, scores) in enumerate(points.items()):
         (x, y), errors = _in_percent(scores)
-        axes.errorbar(x, y, xerr=errors[:, [0]], yerr=errors[:, [1]], fmt="o", capsize=2, label=_shortened(name, 60, 1))
+        marker, label = "os^D"[k // 10 % 4], _shortened(name, 60, 1)  # colors come again after ten
+        axes.errorbar(x, y, xerr=errors[:, [0]], yerr=errors[:, [1]], fmt=marker, capsize=2, label=label)
     axes.set(xlim=(-4, 104), ylim=(-4, 104), xlabel=f"{across}, %", ylabel=f"{up}, %")
     axes.legend(fontsize=8, loc="lower left")
     axes.grid(alpha=0.3)
