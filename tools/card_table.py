@@ -41,11 +41,11 @@ NOTEBOOKS = {
 def cell(model_id, row, labeled, card):
     """Bits, then rows at once and the peak, in training and in answering; or what one row would take."""
     gpu = find_gpu(card)
-    bits, rows, peak = fit_training(model_id, row, gpu, ROWS_PER_STEP, labeled_tokens=labeled)
+    bits, rows, memory = fit_training(model_id, row, gpu, ROWS_PER_STEP, labeled_tokens=labeled)
     if not rows:
-        return f"no: {peak / GIB:.1f} GiB"
+        return f"no: {memory.total / GIB:.1f} GiB"
     answers, answering = fit_answering(model_id, (row[0] + NEW_TOKENS, row[1]), gpu, bits)
-    return f"{bits} bits: {rows}, {peak / GIB:.1f} GiB; {answers}, {answering / GIB:.1f} GiB"
+    return f"{bits} bits: {rows}, {memory.total / GIB:.1f} GiB; {answers}, {answering / GIB:.1f} GiB"
 
 
 def table():
