@@ -28,7 +28,7 @@ help:
 	@echo "make hosted     run them from a clone in an environment like Google Colab's (ONLY=01 for one;"
 	@echo "                PYTHON=/path/to/python3.13): ten minutes, 5 GB the first time"
 	@echo "make check      lint, and run the tests that take less than a second: two minutes"
-	@echo "make test       run all tests (ARGS='-k records' for some): 25 minutes"
+	@echo "make test       run all tests (ARGS='-k records' for some): over half an hour"
 	@echo "make chaos      kill jobs, fill disks, damage files, and see what comes of it: docs/reliability.md"
 	@echo "                (ARGS='--minutes 30 --seed 7 --only train', ARGS=--help)"
 	@echo "make lint       check the style of the code and of the notebooks, and which room imports which"
