@@ -21,6 +21,17 @@ getattr(swift.pipelines, sys.argv.pop(1))()
 """
 
 
+def add_options(parser, rows, side, batch, pairs):
+    """Adds what every script that times these programs takes, with its defaults."""
+    parser.add_argument("--rows", type=int, default=rows, help="drawn pictures, one per row")
+    parser.add_argument("--side", type=int, default=side, help="their sides in pixels")
+    parser.add_argument("--vocabulary", type=int, default=0, help="151936 is Qwen2.5-VL's own; 0 the tiny model's")
+    parser.add_argument("--batch", type=int, default=batch, help="rows together: in a step, or answered")
+    parser.add_argument("--pairs", type=int, default=pairs, help="rounds in which every way runs once")
+    parser.add_argument("--ms-swift", metavar="PYTHON", help="the Python for which ms-swift is installed")
+    parser.add_argument("--llamafactory", metavar="PYTHON", help="the Python for which LLaMA-Factory is installed")
+
+
 class Program:
     """One of them: `command` without its configuration, the folder of the work, and what the last run reported."""
 

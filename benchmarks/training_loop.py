@@ -42,16 +42,12 @@ def main(argv=None):
 
 
 def parse(argv):
+    from other_programs import add_options
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=200, help="drawn pictures, one per row")
-    parser.add_argument("--side", type=int, default=224, help="their sides in pixels")
-    parser.add_argument("--vocabulary", type=int, default=0, help="151936 is Qwen2.5-VL's own; 0 the tiny model's")
-    parser.add_argument("--batch", type=int, default=4, help="rows per step")
+    add_options(parser, rows=200, side=224, batch=4, pairs=5)
     parser.add_argument("--steps", type=int, default=50, help="steps per run")
-    parser.add_argument("--pairs", type=int, default=5, help="rounds in which every way runs once")
     parser.add_argument("--ways", nargs="*", choices=WAYS, default=WAYS, help="to time beside TRL")
-    parser.add_argument("--ms-swift", metavar="PYTHON", help="the Python for which ms-swift is installed")
-    parser.add_argument("--llamafactory", metavar="PYTHON", help="the Python for which LLaMA-Factory is installed")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     return parser.parse_args(argv)

@@ -11,6 +11,7 @@ import time
 
 import whole_epochs
 from alternating import alternate, table
+from other_programs import add_options
 from whole_epochs import make_ways, prepare
 
 WRITTEN = "written"  # the folder of what a command leaves
@@ -40,15 +41,9 @@ def main(argv=None):
 
 def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=64, help="drawn pictures with a question each")
-    parser.add_argument("--side", type=int, default=96, help="their sides in pixels")
-    parser.add_argument("--vocabulary", type=int, default=0, help="151936 is Qwen2.5-VL's own; 0 the tiny model's")
-    parser.add_argument("--batch", type=int, default=16, help="rows that are answered together")
+    add_options(parser, rows=64, side=96, batch=16, pairs=3)
     parser.add_argument("--tokens", type=int, default=32, help="tokens of an answer at most")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
-    parser.add_argument("--pairs", type=int, default=3, help="rounds in which every program runs once")
-    parser.add_argument("--ms-swift", metavar="PYTHON", help="the Python for which ms-swift is installed")
-    parser.add_argument("--llamafactory", metavar="PYTHON", help="the Python for which LLaMA-Factory is installed")
     options = parser.parse_args(argv)
     options.steps, options.save_strategy, options.cache = 2, "steps", "none"
     return options

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from alternating import alternate, table
-from other_programs import LlamaFactory, MsSwift, Program, write_rows
+from other_programs import LlamaFactory, MsSwift, Program, add_options, write_rows
 from training_loop import QUESTION, make_model, make_processor, make_rows, make_trainer
 
 HERE = Path(__file__).resolve()
@@ -44,16 +44,10 @@ def main(argv=None):
 
 def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=200, help="drawn pictures, one per row")
-    parser.add_argument("--side", type=int, default=224, help="their sides in pixels")
-    parser.add_argument("--vocabulary", type=int, default=0, help="151936 is Qwen2.5-VL's own; 0 the tiny model's")
-    parser.add_argument("--batch", type=int, default=4, help="rows per step")
+    add_options(parser, rows=200, side=224, batch=4, pairs=3)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--steps", type=int, help="in place of the epochs; 1 is the time to the first step")
-    parser.add_argument("--pairs", type=int, default=3, help="rounds in which every way runs once")
     parser.add_argument("--cache", default="features", help="what ours keeps on disk: none, pixels or features")
-    parser.add_argument("--ms-swift", metavar="PYTHON", help="the Python for which ms-swift is installed")
-    parser.add_argument("--llamafactory", metavar="PYTHON", help="the Python for which LLaMA-Factory is installed")
     parser.add_argument("--trl", metavar="FOLDER", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     options.steps = options.steps or options.epochs * math.ceil(options.rows / options.batch)
