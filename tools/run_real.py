@@ -38,7 +38,7 @@ SETTINGS = {
     ),
     "05": ("qwen2.5-vl", {"MAX_NEW_TOKENS": 16, "BATCH_SIZE": 8}),
     "06": ("qwen3-vl", {"STEPS": 2, "TEST_ROWS": 8, "EXPERIMENTS": False}),
-    "07": ("qwen3-vl", {"STEPS": 4, "TEST_ROWS": 8}),
+    "07": ("qwen3-vl", {"STEPS": 24, "TEST_ROWS": 8, "MORE": {"batch_size": 2}}),
     "troubleshooting": ("qwen2.5-vl", {}),
 }
 

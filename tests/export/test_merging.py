@@ -251,12 +251,24 @@ def test_probabilities_of_any_answer_are_those_of_one_pass_over_it(rows_of):
 
 
 def test_answers_are_compared_by_their_tokens():
-    one = probing.Probe(["ab"], [[1, 2]], [[0.9, 0.9]], ["x"], {})
-    base = probing.Probe(["c"], [[3]], [[0.1, 0.1]], ["x"], {})
+    one = probing.Probe(["ab"], [[1, 2]], [[0.9, 0.9]], [[0.9, 0.9]], ["x"], {})
+    base = probing.Probe(["c"], [[3]], [[0.9]], [[0.1, 0.1]], ["x"], {})
     assert not verification._problems(one, one, base, [0], 1.0, 0.05)
-    other = replace(one, tokens=[[7]])
+    other = replace(one, tokens=[[7]], own=[[1.0]], probabilities=[[0.86, 0.9]])
     (problem,) = verification._problems(other, one, base, [0], 1.0, 0.05)
     assert problem.endswith("row 0: 'ab' instead of 'ab', written with other tokens")
+
+
+def test_rounding_excuses_an_answer_that_parts_at_a_nearly_tied_token():
+    adapter = probing.Probe(["ab"], [[1, 2, 9]], [[0.9, 0.42, 0.9]], [[0.9, 0.42, 0.9]], ["x"], {})
+    base = probing.Probe(["c"], [[3]], [[0.9]], [[0.1, 0.1, 0.1]], ["x"], {})
+    tied = replace(adapter, answers=["ac"], tokens=[[1, 5, 9]], own=[[0.9, 0.43, 0.9]], probabilities=[[0.9, 0.4, 0.9]])
+    assert not verification._problems(tied, adapter, base, [0], 1.0, 0.05)
+    sure = replace(tied, own=[[0.9, 0.5, 0.9]])
+    (problem,) = verification._problems(sure, adapter, base, [0], 1.0, 0.05)
+    assert "1 of 1 answers are not the adapter's" in problem
+    shorter = replace(tied, tokens=[[1, 2]])  # cut off where the adapter goes on
+    assert verification._problems(shorter, adapter, base, [0], 1.0, 0.05)
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from vlmhelpers.cli import main
 from vlmhelpers.training import background, progress
 from vlmhelpers.training.background import TrainingRun, wait_for
 from vlmhelpers.training.progress import describe_process, is_running, read_process, say, write_process
-from vlmhelpers.training.run import RunResult
+from vlmhelpers.training.run import RunResult, train
 
 LONG = {"max_steps": 12, "save_steps": 100}
 
@@ -321,3 +321,12 @@ def test_states_are_said_of_folders(tmp_path, capsys):
     assert capsys.readouterr().out == f"{tmp_path / 'one'}: new\n{tmp_path / 'two'}: new\n"
     assert main(["status", str(tmp_path / "nope")]) == 2
     assert "nope is not there: name the output_dir of a run" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_shorter_than_an_interval_of_logging_has_a_loss(config_of, tmp_path):
+    train(config_of(tmp_path, max_steps=3, logging_steps=2))
+    run = TrainingRun(tmp_path)
+    assert list(run.history()) == [2, 3] and run.last["step"] == 3
+    train(config_of(tmp_path / "short", max_steps=2, logging_steps=5))
+    assert list(TrainingRun(tmp_path / "short").history()) == [2]

@@ -48,6 +48,7 @@ class ExportCheck(Check):
     tokens: dict[str, Sequence]  # of the same answers, by which they are compared
     distance: float  # mean difference of export and adapter in the probabilities of the adapter's tokens (0..1)
     base_distance: float  # the same of base and adapter
+    rounded: Sequence[int]  # of `rows`, those where export and adapter part at nearly tied tokens
     problems: Sequence[str]  # what is wrong, as sentences
 
     @property
@@ -58,13 +59,12 @@ class ExportCheck(Check):
     def __repr__(self):
         counts = {name: sum(_same(self.tokens["export"], other)) for name, other in self.tokens.items()}
         alike = [f"as the {name} on {n} of {len(self.rows)} rows" for name, n in counts.items() if name != "export"]
-        text = (
-            f"{'ok' if self.ok else 'NOT ok'}: the export answers {', '.join(alike)}\nanswers alike: {self.agreement}\n"
-        )
-        text += (
-            f"probabilities of the adapter's tokens: {self.distance:.4f} from the adapter's on average; the base's are "
-        )
-        return printable("\n- ".join([f"{text}{self.base_distance:.4f} from them", *self.problems]))
+        text = f"{'ok' if self.ok else 'NOT ok'}: the export answers {', '.join(alike)}\n"
+        text += f"answers alike: {self.agreement}\n"
+        if self.rounded:
+            text += f"parted from the adapter's at nearly tied tokens, by rounding: {len(self.rounded)}\n"
+        text += f"probabilities of the adapter's tokens: {self.distance:.4f} from the adapter's on average; "
+        return printable("\n- ".join([f"{text}the base's are {self.base_distance:.4f} from them", *self.problems]))
 
     def _repr_html_(self):
         rows = zip(self.rows, self.prompts, *self.answers.values(), strict=True)
@@ -86,8 +86,8 @@ def check_export(
 
     A fresh process loads the export; base and adapter answer in this one: free memory before. `rows`: how many, spread
     over the dataset, or indices. Problems are missing files, an export that does not load, other tensors from its
-    processor, fewer equal answers than `min_agreement` (0..1; rounding can turn nearly tied tokens of long ones),
-    probabilities further away than `max_distance` on average, and rows where base and adapter, or base and export, all
+    processor, fewer equal answers than `min_agreement` (0..1; one that goes another way from a nearly tied token on
+    counts as equal: rounding decides there), probabilities further away than `max_distance` on average, and rows where base and adapter, or base and export, all
     answer alike. `four_bit` also counts the adapter's answers on 4 bits. Raises the errors of `merge`, and ValueError
     without rows.
     """
@@ -103,7 +103,7 @@ def check_export(
     if four_bit:
         probes["adapter in 4 bits"] = probe(*_load(adapter, base, 4), chosen, max_new_tokens)
     clear_device_cache(garbage_collection=True)  # what a cache keeps, another process cannot have
-    problems, distance = [f"{exported} lacks {name}" for name in missing_files(exported)], 1.0
+    problems, distance, rounded = [f"{exported} lacks {name}" for name in missing_files(exported)], 1.0, []
     if not problems:
         try:
             export = probe_in_fresh_process(Path(exported).resolve(), chosen, max_new_tokens, of_adapter.tokens)
@@ -112,10 +112,11 @@ def check_export(
         else:
             problems = _problems(export, of_adapter, of_base, indices, min_agreement, max_distance)
             probes["export"], distance = export, export.distance(of_adapter)
+            rounded = [row for i, row in enumerate(indices) if export.parts_by_rounding(of_adapter, i)]
     prompts = list(map(last_question, chosen["messages"]))
     answers = {"export": ["-"] * len(indices)} | {name: found.answers for name, found in probes.items()}
     tokens = {"export": [None] * len(indices)} | {name: found.tokens for name, found in probes.items()}
-    return ExportCheck(indices, prompts, answers, tokens, distance, of_base.distance(of_adapter), problems)
+    return ExportCheck(indices, prompts, answers, tokens, distance, of_base.distance(of_adapter), rounded, problems)
 
 
 def _spread(rows, total):
@@ -133,6 +134,7 @@ def _load(adapter, base, bits):
 
 def _problems(export, adapter, base, indices, min_agreement, max_distance):
     problems, same = [], _same(export.tokens, adapter.tokens)
+    same = [alike or export.parts_by_rounding(adapter, i) for i, alike in enumerate(same)]
     if export.inputs != adapter.inputs:
         row = indices[_same(export.inputs, adapter.inputs).index(False)]
         changed = ", ".join(changed_settings(export.settings, adapter.settings))

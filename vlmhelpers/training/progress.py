@@ -145,6 +145,7 @@ def make_reporter(folder: Path):
             self._say(state, event="saved")
 
         def on_step_end(self, args, state, control, **kwargs):
+            control.should_log |= state.global_step >= state.max_steps  # a run of few steps has a loss, too
             if on_main(self._is_to_stop) and state.global_step < state.max_steps:
                 self.stopped = control.should_save = control.should_training_stop = True
 
