@@ -1,4 +1,4 @@
-"""Figures."""
+"""Figures. Modules import this where they draw one: matplotlib takes most of a second."""
 
 import io
 import warnings

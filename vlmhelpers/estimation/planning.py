@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from statistics import mean
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 from datasets import Dataset
@@ -18,7 +18,6 @@ from transformers import ProcessorMixin
 
 from vlmhelpers.batches.chat_template import IGNORED
 from vlmhelpers.batches.collator import VisionCollator
-from vlmhelpers.common.chart import Chart
 from vlmhelpers.common.images import repair
 from vlmhelpers.estimation.memory import (
     GPUS,
@@ -33,6 +32,9 @@ from vlmhelpers.estimation.memory import (
 from vlmhelpers.evaluation.statistics import Score, share
 from vlmhelpers.families import family_of, find_config
 from vlmhelpers.families.family import ImageProcessorStandIn, SizedImage
+
+if TYPE_CHECKING:
+    from vlmhelpers.common.chart import Chart
 
 _SHOWN = 10  # row numbers
 _thousands = "{:,.0f}".format
@@ -269,8 +271,10 @@ class Preflight(Shown):
             remedy = "shorten the text, show fewer images, leave them out, or raise max_length"
             yield f"Longer at any resolution: {_numbers(still)}; {remedy}"
 
-    def histogram(self) -> Chart:
+    def histogram(self) -> "Chart":
         """A figure of the rows' lengths, with the cap, too."""
+        from vlmhelpers.common.chart import Chart
+
         figure = Chart(figsize=(7, 2.8), dpi=90, layout="constrained")
         axes, shown = figure.add_subplot(), {"as it is": self.counts}
         if self.cap is not None:
@@ -284,11 +288,13 @@ class Preflight(Shown):
         axes.legend(fontsize=8)
         return figure
 
-    def show_cap(self, row: int | None = None) -> Chart:
+    def show_cap(self, row: int | None = None) -> "Chart":
         """A figure of a row's largest image as the model gets it now and with the cap, with its middle enlarged.
 
         `row`: the number of a counted row, by default of the longest. Raises ValueError without a cap or an image.
         """
+        from vlmhelpers.common.chart import Chart
+
         if self.cap is None:
             raise ValueError("no cap is proposed, so there is nothing to compare")
         found = [count for count in self.counts if count.image and row in (None, count.row)]

@@ -3,17 +3,20 @@
 import textwrap
 import unicodedata
 from dataclasses import astuple, dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from datasets import Dataset
 from markupsafe import Markup
 
-from vlmhelpers.common.chart import Chart
 from vlmhelpers.common.display import html_table
 from vlmhelpers.common.images import repair
 from vlmhelpers.common.printable import one_line, printable
 from vlmhelpers.evaluation.scoring import EXACT, Evaluation, references_of
 from vlmhelpers.evaluation.statistics import Score, mcnemar_test, paired_mean, permutation_test
+
+if TYPE_CHECKING:
+    from vlmhelpers.common.chart import Chart
 
 _NAMES = ("base", "tuned", "prompted")
 _EXPLAINED = (
@@ -66,8 +69,10 @@ class Comparison(Score):
         sentences = Markup("<br>").join(map(_sentence, self.pairs))
         return tables + printable(Markup("<p>{}</p><p>{}</p>").format(sentences, _EXPLAINED))
 
-    def plot(self) -> Chart:
+    def plot(self) -> "Chart":
         """Each model's score, and each difference of two models, with 95% intervals and a line at zero."""
+        from vlmhelpers.common.chart import Chart
+
         scores = self._models()
         figure = Chart(figsize=(9, 1.4 + 0.5 * len(scores)), dpi=90, layout="constrained")
         left, right = figure.subplots(1, 2)
@@ -134,11 +139,13 @@ def _p(value, equals=""):
 
 def plot_scores(
     evaluations: dict[str, Evaluation], dataset: Dataset, rows: list[int], answers: dict[str, list[str]]
-) -> Chart:
+) -> "Chart":
     """A group of bars per score, with a bar for each of `evaluations`, below the images of some rows with `answers`.
 
     Before the answers, which are shortened, stands what the dataset expects.
     """
+    from vlmhelpers.common.chart import Chart
+
     texts = {"expected": references_of(dataset)} | answers
     width = 140 // len(rows)  # characters of 7 points
     said = ["\n".join(_shortened(f"{name}: {given[i]}", width) for name, given in texts.items()) for i in rows]
@@ -177,8 +184,10 @@ def _draw_bars(axes, evaluations):
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def plot_tradeoff(points: dict[str, tuple[Score, Score]], across: str, up: str) -> Chart:
+def plot_tradeoff(points: dict[str, tuple[Score, Score]], across: str, up: str) -> "Chart":
     """A point with both intervals for each of `points`: its first score along the axis called `across`, then `up`."""
+    from vlmhelpers.common.chart import Chart
+
     figure = Chart(figsize=(7.5, 4.6), dpi=90, layout="constrained")
     axes = figure.add_subplot()
     for k, (name, scores) in enumerate(points.items()):

@@ -22,7 +22,6 @@ from vlmhelpers.inference.generation import decoding
 from vlmhelpers.models.backends import eval_mode
 from vlmhelpers.models.loading import load_model
 
-
 _TIED = 0.9  # bfloat16 keeps 8 bits: a logit of 20 is known to 0.06, which is 6 % of a probability
 
 

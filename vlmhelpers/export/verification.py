@@ -87,9 +87,9 @@ def check_export(
     A fresh process loads the export; base and adapter answer in this one: free memory before. `rows`: how many, spread
     over the dataset, or indices. Problems are missing files, an export that does not load, other tensors from its
     processor, fewer equal answers than `min_agreement` (0..1; one that goes another way from a nearly tied token on
-    counts as equal: rounding decides there), probabilities further away than `max_distance` on average, and rows where base and adapter, or base and export, all
-    answer alike. `four_bit` also counts the adapter's answers on 4 bits. Raises the errors of `merge`, and ValueError
-    without rows.
+    counts as equal: rounding decides there), probabilities further away than `max_distance` on average, and rows where
+    base and adapter, or base and export, all answer alike. `four_bit` also counts the adapter's answers on 4 bits.
+    Raises the errors of `merge`, and ValueError without rows.
     """
     indices = _spread(rows, len(dataset))
     chosen, base = fixed_rows(dataset, indices), find_base(adapter, base)

@@ -11,7 +11,6 @@ from requests.utils import get_netrc_auth
 from transformers import PrinterCallback, ProcessorMixin, ProgressCallback, Trainer, TrainerCallback
 from transformers.utils.notebook import NotebookProgressCallback
 
-from vlmhelpers.common.chart import Chart
 from vlmhelpers.common.display import in_notebook
 from vlmhelpers.models.loading import check_vocabulary
 
@@ -98,16 +97,22 @@ class LossPlot(TrainerCallback):
         if self.display is None:
             print(line, flush=True)
             return
-        chart = Chart(figsize=(6, 2.6), dpi=80, layout="constrained")
-        axes = chart.add_subplot()
-        axes.plot(losses.keys(), losses.values(), marker="." if len(losses) < 40 else None, label="training")
-        if validated:
-            axes.plot(validated.keys(), validated.values(), marker=".", label="validation")
-            axes.legend(fontsize=8)
-        axes.set(xlim=(0, state.max_steps), ylim=(min(0, *losses.values()), None), xlabel="step", ylabel=name)
-        axes.set_title(line, fontsize=9, loc="left")
-        axes.grid(alpha=0.3)
-        self.display.update(chart)
+        self.display.update(_chart(losses, validated, name, state.max_steps, line))
+
+
+def _chart(losses, validated, name, steps, title):
+    from vlmhelpers.common.chart import Chart
+
+    chart = Chart(figsize=(6, 2.6), dpi=80, layout="constrained")
+    axes = chart.add_subplot()
+    axes.plot(losses.keys(), losses.values(), marker="." if len(losses) < 40 else None, label="training")
+    if validated:
+        axes.plot(validated.keys(), validated.values(), marker=".", label="validation")
+        axes.legend(fontsize=8)
+    axes.set(xlim=(0, steps), ylim=(min(0, *losses.values()), None), xlabel="step", ylabel=name)
+    axes.set_title(title, fontsize=9, loc="left")
+    axes.grid(alpha=0.3)
+    return chart
 
 
 class BestValidation(TrainerCallback):
