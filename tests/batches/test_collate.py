@@ -374,7 +374,7 @@ def test_all_else_is_learned_as_it_is_written(processor, family):
 
 def test_an_answer_reads_as_before_its_control_tokens_were_escaped(processor, family):
     collator = VisionCollator(processor)
-    answer = " and ".join(sorted(collator.template.control_tokens))
+    answer = " and ".join([*sorted(collator.template.control_tokens), "<|image_1|>", "a < b"])
     labels = collator([chat([], "What?", answer)])["labels"][0]
     assert "< |" in processor.tokenizer.decode(labels[labels != -100])
     assert collator.template.answer(labels[labels != -100].tolist()) == answer

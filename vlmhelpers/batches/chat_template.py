@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from vlmhelpers.batches.conversation import clean, without_blank_lines
 from vlmhelpers.data.rules import Problem
-from vlmhelpers.data.schema import conversations, message_text, text_part
+from vlmhelpers.data.schema import conversations, message_text, text_part, unescape_control_tokens
 from vlmhelpers.data.turns import THINK_TAGS, split_thinking
 from vlmhelpers.families import family_of
 
@@ -50,7 +50,6 @@ class ChatTemplate:
         self.control_tokens, image = _control_tokens(processor), family_of(processor).image_pattern(processor)
         longest_first = sorted(self.control_tokens, key=len, reverse=True)  # as the tokenizer finds them
         self.control = re.compile("|".join([image, *map(re.escape, longest_first)]))
-        self._escaped = re.compile("|".join(re.escape(f"{token[0]} {token[1:]}") for token in longest_first))
         self.control_ids = {*tokenizer.convert_tokens_to_ids(longest_first)}
         self._image = re.compile(image)
         self._not_text = {processor.image_token_id, tokenizer.bos_token_id} - {tokenizer.eos_token_id}
@@ -144,7 +143,7 @@ class ChatTemplate:
 
     def answer(self, ids: list[int]) -> str:
         """As `decode`, with what was escaped before it was learned as it was written."""
-        return self._escaped.sub(lambda token: token[0][0] + token[0][2:], self.decode(ids))
+        return unescape_control_tokens(self.decode(ids), self.control)
 
     def tokens(self, text: str) -> list[tuple[int, int]]:
         """(id, first character) of every token of `text`, without images and tokens that begin a sequence."""

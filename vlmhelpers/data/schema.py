@@ -24,6 +24,7 @@ ROLES = ("system", "user", "assistant")
 # The shapes in which model families write their control tokens: <|eot_id|>, <s>, </s>, <image>, [INST]. Which of them
 # a model has, only its tokenizer knows.
 _OF_SOME_MODEL = re.compile(r"<\|[^<>|\s]+\|>|</?s>|<image>|<pad>|<unk>|\[/?INST\]")
+_LONGEST_TOKEN = 100  # characters of a control token; those of published models have up to thirty
 
 
 def text_part(text: str | None) -> dict:
@@ -133,3 +134,12 @@ def escape_control_tokens(text: str, control: re.Pattern) -> str:
     control: what the model's own tokenizer and processor take for one (`ChatTemplate.control`); all else stays.
     """
     return control.sub(lambda token: f"{token[0][0]} {token[0][1:]}", text)
+
+
+def unescape_control_tokens(text: str, control: re.Pattern) -> str:
+    """`text` without the spaces that `escape_control_tokens` puts into it."""
+
+    def found(space):
+        return control.match(text[space.start() - 1] + text[space.end() :][:_LONGEST_TOKEN])
+
+    return re.sub("(?<=.) (?=.)", lambda space: "" if found(space) else " ", text, flags=re.DOTALL)
