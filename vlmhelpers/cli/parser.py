@@ -27,6 +27,7 @@ _COMMANDS = {
     "export": "merge, or make files for llama.cpp and Ollama, or give the adapter a card",
     "push": "show what an exported folder would send to the Hub, or send it",
     "studio": "serve the training panel as a page that only this machine can reach",
+    "serve": "let programs start, watch and stop runs by HTTP: docs/jobs.md",
 }
 _CONVERTER = "-i --input, -o --output, --rejected"
 _FIELDS = "--image-root, --image-field, --text-field, --response-field"
@@ -39,14 +40,15 @@ _TAKES = {  # command -> its arguments; a converter's are those of its reader
     "check": "file, --image-root, --rejected",
     "sample": "-o --output, --num-examples, --seed, --answers, --size, --force",
     "preflight": "config, --method, --set, --gpu",
-    "train": "config, --method, --set, --accept-changes, --after",
-    "start": "config, --method, --set, --accept-changes, --after",
+    "train": "config, --method, --set, --accept-changes, --after, --at-once",
+    "start": "config, --method, --set, --accept-changes, --after, --at-once",
     "status": "runs",
     "stop": "runs, --now",
     "resume": "runs, --accept-changes",
     "generate": "dataset, --image",
     "chat": "--image",
     "studio": "folder, --port, --language, --no-browser",
+    "serve": "--root, --host, --port, --at-once, --token-file, --names",
 }
 _FILE, _FOLDER, _NUMBER = {"metavar": "FILE"}, {"metavar": "FOLDER"}, {"metavar": "N", "type": int}
 _ARGUMENTS = {  # for argparse's add_argument; the names of fields are not listed
@@ -72,13 +74,18 @@ _ARGUMENTS = {  # for argparse's add_argument; the names of fields are not liste
     "--accept-changes": {"action": "store_true", "help": "go on with a run although what it is made of has changed"},
     "--method": {"metavar": "NAME", "help": "how to train: sft, dpo, ...; the same as --set method=NAME"},
     "--after": _FOLDER | {"nargs": "+", "help": "wait for the runs in these folders, then begin"},
+    "--at-once": _NUMBER | {"help": "runs that train together, this one and those before it (default: 1)"},
+    "--root": _FOLDER | {"help": "the folder of all that a job may name (default: the working directory)"},
+    "--host": {"metavar": "ADDRESS", "help": "where to listen (default: 127.0.0.1); others need a token of yours"},
+    "--token-file": _FILE | {"help": "holds the token (default: VLMHELPERS_TOKEN, or a new one, which is printed)"},
+    "--names": {"nargs": "+", "metavar": "HOST", "help": "names, besides localhost, that clients may call it by"},
     "runs": {"metavar": "FOLDER", "nargs": "+", "help": "the output_dir of a run"},
     "--now": {"action": "store_true", "help": "end them at once; what came after the last checkpoint is lost"},
     "--gpu": {"metavar": "NAME", "help": "a GPU that is not here, such as T4 or A100 80 (default: the one here)"},
     "--image": {"metavar": "FILE", "nargs": "+", "help": "images of the (first) question"},
     "dataset": {"nargs": "?", "metavar": "DATASET", "help": Generating.described()["dataset"].description},
     "folder": {"nargs": "?", "metavar": "FOLDER", "help": "the folder of the runs (default: outputs/studio)"},
-    "--port": _NUMBER | {"help": "default: 8866, or one near it"},
+    "--port": _NUMBER | {"help": "default: 8866, or one near it; of serve 8000"},
     "--language": {"metavar": "CODE", "help": "en, zh, de, ru, ko, ja, fr or es (default: as it was left, else en)"},
     "--no-browser": {"action": "store_false", "dest": "browser", "help": "only print the page's address"},
     "--set": {"dest": "changes", "nargs": "+", "action": "extend", "metavar": "NAME=VALUE"},

@@ -9,18 +9,22 @@ from vlmhelpers.cli.parser import make_settings
 from vlmhelpers.training.background import TrainingRun, wait_for
 from vlmhelpers.training.progress import STOP, Stopped, reported, say
 
-__all__ = ["resume", "start", "status", "stop", "studio", "train"]
+__all__ = ["resume", "serve", "start", "status", "stop", "studio", "train"]
 
 
 def train(
-    config: str | None = None, after: Iterable[str] = (), accept_changes: bool = False, **changes: object
+    config: str | None = None,
+    after: Iterable[str] = (),
+    at_once: int = 1,
+    accept_changes: bool = False,
+    **changes: object,
 ) -> None:
     """Trains as a file or `changes` say, after the runs in other folders."""
     config = read_config(config, **changes)
     folder = Path(config.output_dir)
     if after:
         say(folder, event="waiting")
-        if not wait_for(after, folder / STOP):
+        if not wait_for(after, folder / STOP, at_once):
             with reported(folder) as begin:
                 begin()
                 raise Stopped(f"{folder} was stopped before it began")
@@ -43,11 +47,15 @@ def read_config(file: str | None, changes: Iterable[str] = (), method: str | Non
 
 
 def start(
-    config: str | None = None, after: Iterable[str] = (), accept_changes: bool = False, **changes: object
+    config: str | None = None,
+    after: Iterable[str] = (),
+    at_once: int = 1,
+    accept_changes: bool = False,
+    **changes: object,
 ) -> None:
     """Starts a run in the background."""
     config = read_config(config, **changes)
-    print(TrainingRun(config.output_dir).start(config, accept_changes, after))
+    print(TrainingRun(config.output_dir).start(config, accept_changes, after, at_once))
 
 
 def status(runs: list[str]) -> None:
@@ -76,3 +84,10 @@ def studio(folder: str = "outputs/studio", browser: bool = True, **options: obje
     from vlmhelpers.studio.page import serve
 
     serve(folder, open_browser=browser, **options)
+
+
+def serve(names: Iterable[str] = (), **options: object) -> None:
+    """Serves the job interface until Ctrl-C."""
+    from vlmhelpers.service.server import serve
+
+    serve(names=names, **options)

@@ -1,7 +1,6 @@
 """The panel as a page of its own, for a browser: the same `Studio()`, without a notebook around it."""
 
 import os
-import secrets
 import threading
 import webbrowser
 from pathlib import Path
@@ -9,9 +8,10 @@ from tempfile import TemporaryDirectory
 
 from markupsafe import Markup
 
+from vlmhelpers.common.local_server import LOOPBACK, check_port, new_token
 from vlmhelpers.studio.texts import LANGUAGES
 
-ADDRESS = "127.0.0.1"  # whoever reaches the page runs code as this user: never another address
+ADDRESS = LOOPBACK  # whoever reaches the page runs code as this user: never another address
 TITLE = "Studio"
 _IDLE_SECONDS = 600  # then a kernel whose page is closed ends; runs go on, in processes of their own
 _LARGEST_MESSAGE = 100 * 2**20  # bytes; the images of an upload are one message, and tornado's limit is 10 MB
@@ -47,8 +47,7 @@ def serve(folder: str | os.PathLike, port: int = 8866, language: str | None = No
         raise ValueError(
             "the page is served by Voila: pip install voila. In a notebook, Studio() works without"
         ) from None
-    if not 0 < port < 65536:
-        raise ValueError(f"port {port}: choose one from 1 to 65535")
+    check_port(port)
     with TemporaryDirectory(prefix="studio-") as place:
         notebook = Path(place) / "studio.ipynb"
         _write_notebook(notebook, folder, language)
@@ -71,7 +70,7 @@ def _server(notebook, port, open_browser):
         notebook_path=str(notebook),
         ip=ADDRESS,
         port=port,
-        token=secrets.token_urlsafe(32),  # not an argument of a process: those can be read by other users
+        token=new_token(),
         config_file_paths=[],  # the user's own settings of Voila are for other pages
         log_level="ERROR",
         tornado_settings={

@@ -47,10 +47,15 @@ class TrainingRun:
         self._entries, self._read, self._reading = [], 0, threading.Lock()
 
     def start(
-        self, config: RunConfig | None = None, accept_changes: bool = False, after: Iterable[str | os.PathLike] = ()
+        self,
+        config: RunConfig | None = None,
+        accept_changes: bool = False,
+        after: Iterable[str | os.PathLike] = (),
+        at_once: int = 1,
     ) -> "TrainingRun":
         """Starts the run, or goes on with it from its newest whole checkpoint; waits for those in the folders `after`.
 
+        `at_once`: so many go on together, it and those that it waits for; with 1 it waits for them all.
         `config`: None for the settings that it was started with; it waits again for what it waited for, if that is
         running. What it prints goes to log.txt. Raises BlockingIOError where it is running, FileNotFoundError without
         settings, and ValueError, unless `accept_changes`, where it was begun with other settings.
@@ -65,7 +70,8 @@ class TrainingRun:
             others = [str(Path(folder).absolute()) for folder in [*after, *self._waited_for(config)]]
             others = [*dict.fromkeys(others)]
             command = [sys.executable, "-m", "vlmhelpers", "train", str(self.folder / CONFIG)]
-            command += ["--accept-changes"] * accept_changes + (["--after", *others] if others else [])
+            command += ["--accept-changes"] * accept_changes
+            command += ["--at-once", str(at_once), "--after", *others] if others else []
             environment = {name: value for name, value in os.environ.items() if name not in _OF_KERNELS}
             with open(self.folder / LOG, "ab") as log:
                 self._child = subprocess.Popen(
@@ -233,13 +239,16 @@ class TrainingRun:
         return line + (f": {self.error}" if self.state in ("failed", "lost") and self.error else "")
 
 
-def wait_for(folders: Iterable[str | os.PathLike], stop: Path) -> bool:
-    """Waits for the runs that are running in the folders; False where the file `stop` has appeared before they ended.
+def wait_for(folders: Iterable[str | os.PathLike], stop: Path, at_once: int = 1) -> bool:
+    """Waits until fewer than `at_once` of the runs in the folders go on; False where the file `stop` appears before.
 
-    Not for processes that are younger than this one: of two that are to wait for each other, one begins.
+    Not for processes that are younger than this one: of two that are to wait for each other, one begins. Raises
+    ValueError for `at_once` below 1, which would be to wait forever.
     """
+    if at_once < 1:
+        raise ValueError(f"at_once is {at_once}: at least one run trains")
     waited = [(folder, process) for folder in folders if (process := read_process(folder)) and _is_older(process)]
-    while any(_goes_on(folder, process) for folder, process in waited):
+    while sum(_goes_on(folder, process) for folder, process in waited) >= at_once:
         if stop.exists():
             return False
         time.sleep(1)

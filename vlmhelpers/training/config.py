@@ -30,8 +30,8 @@ _SUGGESTED = (
     "max_pixels warmup_steps adam_beta2 max_grad_norm"
 ).split()
 # In a file they start at the file's folder.
-_PATHS = ("dataset", "output_dir", "image_root", "reward_model", "chat_template")
-_MODELS = ("model_id", "teacher")  # and so do these where that folder exists
+PATHS = ("dataset", "output_dir", "image_root", "reward_model", "chat_template")
+MODEL_NAMES = ("model_id", "teacher")  # and so do these where that folder exists
 # What changes how and where a run computes and writes, and not what it learns.
 WITHOUT_EFFECT = tuple(
     "cache report_to backend gradient_checkpointing logging_steps eval_steps save_steps sample_answers".split()
@@ -149,7 +149,7 @@ class RunConfig(Settings):
         Raises ValueError, which names the file, for what is no such file or no such setting, and OSError.
         """
         path = Path(path)
-        settings = {str(name): value for name, value in _load(path).items()}
+        settings = {str(name): value for name, value in load_settings(path).items()}
         for name, value in settings.items():
             if _is_path(path.parent, name, value):
                 settings[name] = _from_folder(path, name, value)
@@ -365,7 +365,11 @@ def _once(pairs):
     return settings
 
 
-def _load(path):
+def load_settings(path: Path) -> dict:
+    """What a .json or .yaml file of settings holds, read with no more than plain values.
+
+    Raises ValueError, which names the file, for another ending, for what is no such file or too large, and OSError.
+    """
     is_yaml = _is_yaml(path)
     with open(path, "rb") as file:
         content = file.read(_LARGEST_FILE + 1)
@@ -390,7 +394,7 @@ def _load(path):
 def _is_path(folder, name, value):
     """Whether a setting is a path; a model's id is one only where that folder exists."""
     is_text = isinstance(value, str) and value
-    return is_text and (name in _PATHS or (name in _MODELS and os.path.isdir(folder / value)))
+    return is_text and (name in PATHS or (name in MODEL_NAMES and os.path.isdir(folder / value)))
 
 
 def _from_folder(path, name, value):
