@@ -84,7 +84,9 @@ def test_the_base_answers_while_the_adapter_is_off(server, processor, dataset):
 def test_sampling_is_asked_for_and_what_vllm_does_not_know_is_refused(server, processor, dataset):
     one, options = dataset.select([7]), {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0}
     generate(model_of(server), processor, one, progress=False, **options)
-    assert [server.requests[0][name] for name in ("temperature", "top_p", "top_k")] == [0.7, 0.9, -1]
+    generate(model_of(server), processor, one, progress=False, do_sample=True, top_k=5)
+    asked = [[request[name] for name in ("temperature", "top_p", "top_k")] for request in server.requests]
+    assert asked == [[0.7, 0.9, -1], [1.0, 1.0, 5]]
     with pytest.raises(ValueError, match="vLLM is not asked with num_beams"):
         generate(model_of(server), processor, one, progress=False, num_beams=2)
 

@@ -201,9 +201,9 @@ def _sampling(options):
     """The arguments of vLLM for options of `generate`; all are named, as the model's own would count else."""
     if unknown := options.keys() - {"max_new_tokens", "do_sample", "temperature", "top_p", "top_k"}:
         raise ValueError(f"vLLM is not asked with {', '.join(sorted(unknown))}: leave it out")
-    sampled = {"temperature": options["temperature"], "top_p": options["top_p"]} if options.get("do_sample") else {}
     usual = {"temperature": 0.0, "top_p": 1.0, "top_k": -1, "repetition_penalty": 1.0}
-    return usual | sampled | {"max_tokens": options["max_new_tokens"]}
+    sampled = {"temperature": 1.0} | {name: options[name] for name in usual if options.get(name)}
+    return usual | (sampled if options.get("do_sample") else {}) | {"max_tokens": options["max_new_tokens"]}
 
 
 def _prompts(dataset, processor):
