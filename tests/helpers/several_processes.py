@@ -108,8 +108,8 @@ def train_and_die(config):
     train(config)
 
 
-def train_and_keep(configs, folder):
-    """Trains one run after the other, and leaves the weights of each, by name, in a file of the process's rank."""
+def _keep_trainers():
+    """A list that gets every trainer of the runs to come."""
     trainers = []
 
     def watch_and_keep(trainer):
@@ -117,6 +117,12 @@ def train_and_keep(configs, folder):
         trainers.append(trainer)
 
     pipeline.watch = watch_and_keep
+    return trainers
+
+
+def train_and_keep(configs, folder):
+    """Trains one run after the other, and leaves the weights of each, by name, in a file of the process's rank."""
+    trainers = _keep_trainers()
     for config in configs:
         train(config)
     weights = [{name: p.detach() for name, p in trainer.model.named_parameters()} for trainer in trainers]
@@ -125,13 +131,7 @@ def train_and_keep(configs, folder):
 
 def train_sharded_in_4_bits(config, folder):
     """Trains as train_sharded does, and leaves the share of the 4-bit weights that this process holds."""
-    trainers = []
-
-    def watch_and_keep(trainer):
-        callbacks.watch(trainer)
-        trainers.append(trainer)
-
-    pipeline.watch = watch_and_keep
+    trainers = _keep_trainers()
     train_sharded(config)
     packed = [p for name, p in trainers[0].model.named_parameters() if name.endswith("proj.base_layer.weight")]
     share = sum(p.to_local().numel() for p in packed) / sum(p.numel() for p in packed)
