@@ -20,8 +20,9 @@ pathlib.Path(sys.argv[sys.argv.index("--outfile") + 1]).write_bytes(b"GGUF")
 def test_a_merged_model_is_checked_and_served_by_commands(run):
     exported = export_run(Merging(model=str(run), dtype="float32"))
     assert exported.ok and exported.check.agreement.value == 1 and (run / "merged" / "config.json").is_file()
-    assert exported.commands[0].startswith(f"vllm serve {run / 'merged'} ")
-    assert exported.commands[1] == f"ollama create tuned -f {run / 'merged.Modelfile'}"
+    assert exported.commands[0].startswith(f"transformers serve {run / 'merged'} ")
+    assert exported.commands[1].startswith(f"vllm serve {run / 'merged'} ")
+    assert exported.commands[2] == f"ollama create tuned -f {run / 'merged.Modelfile'}"
     assert (run / "merged.Modelfile").read_text().startswith(f"FROM {run / 'merged'}\n")
     assert f"merged -> {run / 'merged'}" in str(exported) and "ollama create" in exported._repr_html_()
     with pytest.raises(FileExistsError, match="choose another folder"):

@@ -1,8 +1,9 @@
-"""What llama.cpp, Ollama, vLLM and the Hub get. None of them runs here, only what they are told is tested."""
+"""What llama.cpp, Ollama, servers and the Hub get. None of them runs here, only what they are told is tested."""
 
 import json
 import os
 import shlex
+import shutil
 from pathlib import Path
 
 import huggingface_hub
@@ -12,7 +13,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import save_file
 
 from vlmhelpers.export.hub import push
-from vlmhelpers.export.serving import find_converter, ollama_modelfile, to_gguf, vllm_command
+from vlmhelpers.export.serving import find_converter, ollama_modelfile, serve_command, to_gguf, vllm_command
 from vlmhelpers.families import tiny_model
 
 # Stands in for llama.cpp's script: notes what it was called with, and puts mmproj- before a name as that one does.
@@ -166,13 +167,55 @@ def test_what_vllm_does_not_take_is_to_be_merged(names, config, reason, tmp_path
 
 
 @pytest.mark.parametrize(
-    "family, reason", [("llama-3.2-vision", "after version 0.10.2"), ("phi-3-vision", "publisher")]
+    "family, reason, remedy",
+    [
+        ("llama-3.2-vision", "after version 0.10.2", r"\(serve_command\)"),
+        ("phi-3-vision", "publisher", "ask it with generate"),
+    ],
 )
-def test_families_that_vllm_does_not_have_are_named(family, reason, tmp_path):
+def test_families_that_vllm_does_not_have_are_named(family, reason, remedy, tmp_path):
     adapter = write_adapter(tmp_path / "adapter", LANGUAGE)
     for options in ({"base_model": family, "adapter": adapter}, {"merged": tiny_model(family)}):
-        with pytest.raises(ValueError, match=f"vLLM does not serve this model: .*{reason}.*with transformers"):
+        with pytest.raises(ValueError, match=f"vLLM does not serve this model: .*{reason}.*{remedy}"):
             vllm_command(**options)
+
+
+def test_a_merged_model_is_served_by_either_to_this_machine_alone(tmp_path):
+    folder = shutil.copytree(tiny_model("qwen3-vl"), tmp_path / "a b")
+    words = shlex.split(serve_command(folder, port=8123, dtype=torch.bfloat16))
+    assert words[:3] == ["transformers", "serve", str(folder)]
+    assert words[3:] == ["--host", "127.0.0.1", "--port", "8123", "--dtype", "bfloat16"]
+    words = shlex.split(serve_command(folder, "vllm", images=2, name="mine", dtype=torch.float16))
+    assert words[:3] == ["vllm", "serve", str(folder)] and words[words.index("--served-model-name") + 1] == "mine"
+    assert words[words.index("--host") + 1] == "127.0.0.1" and words[words.index("--dtype") + 1] == "float16"
+    assert json.loads(words[words.index("--limit-mm-per-prompt") + 1]) == {"image": 2}
+
+
+def test_an_adapter_is_served_by_vllm_alone_beside_the_base_that_it_names(tmp_path):
+    adapter = write_adapter(tmp_path / "adapter", LANGUAGE, base_model_name_or_path="Qwen/Qwen3-VL-2B-Instruct")
+    assert serve_command(adapter, "vllm") == vllm_command("Qwen/Qwen3-VL-2B-Instruct", adapter)
+    assert serve_command(adapter, "vllm", base_model="base") == vllm_command("base", adapter)
+    with pytest.raises(ValueError, match="takes no adapter alone: merge"):
+        serve_command(adapter)
+
+
+@pytest.mark.parametrize(
+    "name, options, error",
+    [
+        ("none", {}, "none has no config.json: pass the folder that merge has written"),
+        ("none", {"by": "vllm"}, "none has no config.json"),
+        ("qwen3-vl", {"by": "ollama"}, "choose one of transformers, vllm"),
+        ("qwen3-vl", {"name": "mine"}, "takes no name: it calls a model by its folder"),
+        ("me@main", {}, "rename it, without @"),
+        ("phi-3-vision", {}, "transformers serve does not serve this model: .*phi3_v"),
+    ],
+)
+def test_what_a_server_does_not_take_is_said_before_it_starts(name, options, error, tmp_path):
+    family = name if name == "phi-3-vision" else "qwen3-vl"
+    if name != "none":
+        shutil.copytree(tiny_model(family), tmp_path / name)
+    with pytest.raises((FileNotFoundError, ValueError), match=error):
+        serve_command(tmp_path / name, **options)
 
 
 def test_ollama_gets_no_folder_that_it_cannot_convert():

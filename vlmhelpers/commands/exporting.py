@@ -20,7 +20,7 @@ from vlmhelpers.export.adapters import merge, save_adapter
 from vlmhelpers.export.hub import Upload, push
 from vlmhelpers.export.onnx import exportable, to_onnx
 from vlmhelpers.export.onnx_check import OnnxCheck, check_onnx
-from vlmhelpers.export.serving import find_converter, ollama_modelfile, to_gguf, vllm_command
+from vlmhelpers.export.serving import find_converter, ollama_modelfile, serve_command, to_gguf, vllm_command
 from vlmhelpers.export.verification import ExportCheck, check_export
 from vlmhelpers.training.run import load_held_out
 
@@ -74,7 +74,7 @@ def export_run(settings: Merging) -> Exported:
     check, notes = _make_whole(settings, folder, run, out)
     merged = out if _is_adapter(folder) else folder
     commands, notes = [], list(notes)
-    for make in (_vllm_of_merged, _ollama_of_merged):
+    for make in (serve_command, _vllm_of_merged, _ollama_of_merged):
         try:
             commands.append(make(merged))
         except ValueError as error:  # a family that it does not have

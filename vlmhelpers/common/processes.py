@@ -6,8 +6,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -39,7 +39,7 @@ def run_python(
     It is ended when this process is interrupted, terminated or killed, and after `timeout` seconds: its return code is
     then not 0.
     """
-    command = [python, "-c", _TIED, *map(str, arguments)]
+    command = _tied(arguments, python)
     options = {"text": True, "encoding": "utf-8", "errors": "replace", "env": env}
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen(command, **pipes, **options) as child:
@@ -56,6 +56,27 @@ def run_python(
             raise
         finally:
             clock.cancel()
+
+
+@contextmanager
+def running_python(
+    arguments: Sequence[str | Path], log: str | Path, env: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen]:
+    """`python SCRIPT ...` or `python -m MODULE ...` while the context lasts; what it prints goes to the file `log`.
+
+    It is ended with the context, and when this process is interrupted, terminated or killed.
+    """
+    with open(log, "wb") as file:
+        pipes = {"stdin": subprocess.PIPE, "stdout": file, "stderr": file}
+        with subprocess.Popen(_tied(arguments), **pipes, env=env) as child:
+            try:
+                yield child
+            finally:
+                child.kill()
+
+
+def _tied(arguments, python=sys.executable):
+    return [python, "-c", _TIED, *map(str, arguments)]
 
 
 def run_trial(what: str, module: str, content: object, timeout: float) -> tuple[bool, str]:

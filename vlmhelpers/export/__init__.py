@@ -10,7 +10,8 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "onnx": ["to_onnx"],
         "onnx_check": ["check_onnx"],
         "onnx_runtime": ["OnnxModel"],
-        "serving": ["ollama_modelfile", "to_gguf", "vllm_command"],
+        "model_server": ["ModelServer", "serve_model"],
+        "serving": ["ollama_modelfile", "serve_command", "to_gguf", "vllm_command"],
         "verification": ["check_export"],
     },
 )

@@ -1,4 +1,4 @@
-"""What other programs need to serve a tuned model: llama.cpp and Ollama files, and vLLM a command. None is run here."""
+"""What other programs need to serve a tuned model: llama.cpp and Ollama files, transformers and vLLM a command."""
 
 import json
 import os
@@ -8,14 +8,19 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from vlmhelpers.common.files import remove_abandoned, sync, temporary_name
 from vlmhelpers.common.processes import run_python
-from vlmhelpers.export.adapter_files import adapter_shapes, read_adapter_config
+from vlmhelpers.export.adapter_files import ADAPTER_CONFIG_FILE, adapter_shapes, read_adapter_config
 from vlmhelpers.families import FAMILIES, family_of
 from vlmhelpers.families.received import read_object
 
 SCRIPT = "convert_hf_to_gguf.py"
 OUTTYPES = ("f32", "f16", "bf16", "q8_0")
+SERVERS = ("transformers", "vllm")
+# Program -> the field of `Family` that says why not.
+AGAINST = {"transformers serve": "not_by_transformers_serve", "vLLM": "not_by_vllm", "Ollama": "not_by_ollama"}
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # for --max-lora-rank: MaxLoRARanks in vllm.config.lora, in 0.14
 
 
@@ -50,7 +55,7 @@ def to_gguf(
     convertible = [name for family in FAMILIES.values() for name in family.gguf_architectures]
     if architectures not in [[name] for name in convertible]:
         known = f"does not have {architectures}, only {' and '.join(convertible)}"
-        raise ValueError(f"llama.cpp's converter {known}: serve the merged model with transformers or vLLM")
+        raise ValueError(f"llama.cpp's converter {known}: serve_command finds who serves the merged model")
     script = find_converter(llama_cpp)
     out.mkdir(parents=True, exist_ok=True)
     files = GgufFiles(out / f"{merged.name}-{outtype}.gguf", out / f"mmproj-{merged.name}-f16.gguf")
@@ -106,7 +111,8 @@ def ollama_modelfile(
     FileNotFoundError and, without `mmproj` and for a family that Ollama does not convert, ValueError.
     """
     model = Path(model)
-    _refuse("Ollama", family_of(model).not_by_ollama if model.is_dir() else "")
+    if model.is_dir():
+        _refuse("Ollama", model)
     if model.is_file() and mmproj is None:
         raise ValueError(f"{model} alone sees no images: pass the mmproj file that to_gguf made, too")
     sources = [model, Path(mmproj)] if mmproj else [model]
@@ -133,6 +139,59 @@ def _one_line(value):
     return str(value)
 
 
+def serve_command(
+    folder: str | Path,
+    by: str = "transformers",
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    dtype: torch.dtype | None = None,
+    **of_vllm: object,
+) -> str:
+    """The shell command that serves a model in a folder through OpenAI's interface, by one of `SERVERS`.
+
+    transformers serves a merged model on one machine, one request after the other, by the name of `folder` as it is
+    written here. vLLM serves a merged model or an adapter to many users; `of_vllm` are further arguments of
+    `vllm_command`: `images`, `name` and, for an adapter, `base_model` (else the base that it names). `dtype`: what is
+    computed in; None leaves it to the server. Raises FileNotFoundError for a folder without a model, and ValueError
+    for what the server does not take.
+    """
+    if by not in SERVERS:
+        raise ValueError(f"by={by!r}: choose one of {', '.join(SERVERS)}")
+    where = {"host": host, "port": port, "dtype": dtype}
+    if by == "transformers":
+        if of_vllm:
+            why = "it calls a model by its folder, has no limit for images and serves no adapters"
+            raise ValueError(f"transformers serve takes no {', '.join(of_vllm)}: {why}")
+        return shlex.join(["transformers", *transformers_arguments(folder, **where)])
+    if not (Path(folder) / ADAPTER_CONFIG_FILE).is_file():
+        _need_model(folder)
+        return vllm_command(merged=folder, **where, **of_vllm)
+    base = of_vllm.pop("base_model", None) or read_adapter_config(folder).get("base_model_name_or_path")
+    return vllm_command(base, folder, **where, **of_vllm)
+
+
+def transformers_arguments(folder: str | Path, host: str, port: int, dtype: torch.dtype | None) -> list[str]:
+    """The arguments of `transformers` that serve the merged model in `folder`. Raises the errors of `serve_command`."""
+    if (Path(folder) / ADAPTER_CONFIG_FILE).is_file():
+        raise ValueError(f"transformers serve takes no adapter alone: merge {folder}, and serve that")
+    _need_model(folder)
+    _refuse("transformers serve", folder)
+    name = _value(folder)
+    if "@" in name or name.endswith(".gguf"):  # it takes what follows for a revision, and GGUF's ending for a file
+        raise ValueError(f"transformers serve does not read {name!r} as a folder: rename it, without @ and .gguf")
+    return ["serve", name, *_where(host, port, dtype)]
+
+
+def _need_model(folder):
+    if not (Path(folder) / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} has no config.json: pass the folder that merge has written")
+
+
+def _where(host, port, dtype):
+    named = ["--dtype", str(dtype).removeprefix("torch.")] if dtype else []
+    return ["--host", _value(host), "--port", str(port), *named]
+
+
 def vllm_command(
     base_model: str | Path | None = None,
     adapter: str | Path | None = None,
@@ -140,16 +199,19 @@ def vllm_command(
     images: int = 1,
     name: str = "tuned",
     port: int = 8000,
+    host: str = "127.0.0.1",
+    dtype: torch.dtype | None = None,
 ) -> str:
     """The shell command that serves a base with an adapter, or a merged model, through vLLM's OpenAI interface.
 
-    `images`: how many a prompt may have. `name`: what requests call the tuned model. Raises ValueError for an adapter
-    that vLLM ignores or rejects: tensors outside the language model, DoRA, trained biases, whole layers, single
-    trained tokens, ranks > 512; for a family that it does not have; for names and paths that no command can hold.
+    `images`: how many a prompt may have. `name`: what requests call the tuned model. `host`: vLLM itself would listen
+    to every machine. `dtype`: None for vLLM's choice. Raises ValueError for an adapter that vLLM ignores or rejects:
+    tensors outside the language model, DoRA, trained biases, whole layers, single trained tokens, ranks > 512; for a
+    family that it does not have; for names and paths that no command can hold.
     """
     if (merged is None) == (adapter is None) or (adapter is not None and base_model is None):
         raise ValueError("pass base_model and adapter, or merged alone")
-    _refuse("vLLM", family_of(merged or base_model).not_by_vllm)
+    _refuse("vLLM", merged or base_model)
     if merged is not None:
         command = ["vllm", "serve", _value(merged), "--served-model-name", _value(name)]
     else:
@@ -158,12 +220,17 @@ def vllm_command(
             module = json.dumps({"name": name, "path": str(adapter)})
         command = ["vllm", "serve", _value(base_model), "--enable-lora", "--lora-modules", module]
         command += ["--max-lora-rank", str(served_rank(adapter, base_model))]
-    return shlex.join([*command, "--limit-mm-per-prompt", json.dumps({"image": images}), "--port", str(port)])
+    limit = ["--limit-mm-per-prompt", json.dumps({"image": images})]
+    return shlex.join([*command, *limit, *_where(host, port, dtype)])
 
 
-def _refuse(program, reason):
-    if reason:
-        raise ValueError(f"{program} does not serve this model: {reason}. Serve it with transformers")
+def _refuse(program, model):
+    family = family_of(model)
+    if reason := getattr(family, AGAINST[program]):
+        remedy = "Serve it with transformers (serve_command)"
+        if family.not_by_transformers_serve:
+            remedy = "Load it with transformers, as load_model does, and ask it with generate"
+        raise ValueError(f"{program} does not serve this model: {reason}. {remedy}")
 
 
 def _value(value):

@@ -33,7 +33,10 @@ class Family:
     caches_features: its tower computes each image by itself; it has `feature_tower`, `split_...`, `join_features`.
     not_sampled: why the trainers of TRL that sample answers cannot train it; "" where they pass its images on.
     unsloth: Unsloth has it. gguf_architectures: what llama.cpp's converter has of it.
-    not_by_vllm, not_by_ollama: why they do not serve its models from a folder; "" where they do, or nobody knows.
+    not_by_transformers_serve, not_by_vllm, not_by_ollama: why they do not serve its models from a folder; "" where they
+        do, or nobody knows.
+    llama_factory, swift: its template in LLaMA-Factory, and in ms-swift, where it is its type, too; "" where they have
+        none, or nobody has tried it.
     not_in_onnx: why it cannot be exported to ONNX; "" where its methods below say how.
     loading_import: the import that makes it known to transformers.
     licenses: (part of a model's id, metadata for a card of the hub, a sentence), the first that fits.
@@ -58,8 +61,11 @@ class Family:
     not_sampled: str = ""
     unsloth: bool = True
     gguf_architectures: tuple[str, ...] = ()
+    not_by_transformers_serve: str = ""
     not_by_vllm: str = ""
     not_by_ollama: str = ""
+    llama_factory: str = ""
+    swift: str = ""
     not_in_onnx: str = "how its parts are cut and joined is not known here"
     loading_import: str = ""
     licenses: tuple[tuple[str, dict, str], ...] = ()

@@ -83,6 +83,7 @@ PHI_3_VISION = Phi3Vision(
     caches_pixels=True,
     unsloth=False,
     not_in_onnx="",
+    not_by_transformers_serve="transformers itself has no phi3_v, and its server does not import what adds it",
     not_by_vllm="it reads this model with the code of its publisher, which is not in the folder, and without adapters",
     not_by_ollama="its converter does not have Phi3V",
     same_shape={"phi-3.5-vision": "phi-3-vision"},
