@@ -152,7 +152,7 @@ class Jobs:
 
 def make_id(name: str) -> str:
     """A job's id: its name as a folder may be called. Raises UnusableRequest for a name of which nothing is left."""
-    found = re.sub(r"[^\w.-]+", "-", unicodedata.normalize("NFKC", name)).strip(".-")
+    found = re.sub(r"[^\w.]+", "-", unicodedata.normalize("NFKC", name)).strip(".-")
     if not found or len(found.encode()) > 128:
         raise UnusableRequest({"name": f"name is {shown(name)}: choose a shorter one of letters and digits"})
     return found

@@ -51,7 +51,8 @@ def serve(
         jobs = Jobs(place, at_once)
         with _listen(host, port) as listening:
             _announce(place, host, port, None if token else (token := new_token()))
-            _run(jobs, token, names, listening)
+            with suppress(KeyboardInterrupt):  # uvicorn raises the signal again that has ended it
+                _server(jobs, token, names).run(sockets=[listening])
 
 
 def read_token(file: str | os.PathLike | None, root: Root) -> str | None:
@@ -92,15 +93,14 @@ def _announce(root, host, port, token):
     print("It ends with Ctrl-C; runs go on.", flush=True)
 
 
-def _run(jobs, token, names, listening):
+def _server(jobs, token, names):
     import uvicorn
 
     from vlmhelpers.service.app import make_app
     from vlmhelpers.service.connections import Connection
 
-    app = make_app(jobs, token, names, lambda: server.should_exit)
     config = uvicorn.Config(
-        app,
+        make_app(jobs, token, names, lambda: server.should_exit),
         http=Connection,
         ws="none",
         lifespan="off",
@@ -111,5 +111,4 @@ def _run(jobs, token, names, listening):
         timeout_graceful_shutdown=_CLOSING_SECONDS,
     )
     server = uvicorn.Server(config)
-    with suppress(KeyboardInterrupt):  # uvicorn raises the signal again that has ended it
-        server.run(sockets=[listening])
+    return server
