@@ -187,6 +187,13 @@ def test_numbers_of_lines(served, lines):
     assert is_problem(served.ask("GET", "/busy/log", params={"lines": lines}), 422)["errors"][0]["name"] == "lines"
 
 
+@pytest.mark.parametrize("place", ["3", "-1", "x", "9" * 14, "9" * 15, "9" * 40, "²", "", "1.5", "0"])
+def test_places_in_a_stream_that_are_none_are_its_beginning(served, place):
+    with served.ask("GET", "/ended/events", headers={"Last-Event-ID": place.encode()}, stream=True) as answer:
+        assert answer.status_code == 200 and answer.text.count("event: progress") == 3
+        assert answer.text.endswith("\n\n") and answer.text.count("event: end") == 1
+
+
 def test_it_says_no_more_than_it_has_to(served):
     answer = served.ask("GET", "/none")
     assert "server" not in answer.headers and answer.headers["X-Content-Type-Options"] == "nosniff"

@@ -100,8 +100,9 @@ def start_of(job: Job, last_event_id: str | None) -> int:
         return 0
     place = int(last_event_id)
     with suppress(FileNotFoundError), open(job.run.folder / PROGRESS, "rb") as file:
-        file.seek(max(place - 1, 0))
-        return place if file.read(1) == b"\n" else 0
+        if 0 < place <= os.fstat(file.fileno()).st_size:
+            file.seek(place - 1)
+            return place if file.read(1) == b"\n" else 0
     return 0
 
 
