@@ -444,7 +444,7 @@ def test_a_clean_up_that_hangs_can_be_ended(file, tmp_path):
 
 def test_an_unknown_command_is_an_error(run, capsys):
     with pytest.raises(SystemExit) as caught:
-        main(["convert"])
+        main(["transmute"])
     assert caught.value.code == 2 and "alpaca" in capsys.readouterr().err
 
 

@@ -7,8 +7,10 @@ import re
 import pytest
 from public_names import PACKAGE, ROOMS, folder_of, names_of
 
-# Names of model families and of their classes; llama.cpp and Ollama are programs.
-FAMILY = re.compile(r"qwen|(?<!o)llama(?!.?cpp)|phi.?3|gemma|llava|idefics|internvl|smolvlm|pixtral", re.IGNORECASE)
+# Names of model families and of their classes; llama.cpp, LLaMA-Factory and Ollama are programs.
+FAMILY = re.compile(
+    r"qwen|(?<!o)llama(?!.?(?:cpp|factory))|phi.?3|gemma|llava|idefics|internvl|smolvlm|pixtral", re.IGNORECASE
+)
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if PACKAGE / "families" not in path.parents)
 
 

@@ -22,6 +22,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "export",
         "families",
         "inference",
+        "interchange",
         "models",
         "samples",
         "studio",

@@ -11,7 +11,7 @@ import traceback
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 
-from vlmhelpers.cli import data, runs, steps
+from vlmhelpers.cli import data, moving, runs, steps
 from vlmhelpers.cli.parser import make_parser
 from vlmhelpers.common.printable import PrintableStream, one_line
 from vlmhelpers.training.progress import Stopped
@@ -89,6 +89,6 @@ class Signals:
 def _run(arguments):
     options = vars(make_parser().parse_args(arguments))
     command = options.pop("command")
-    found = next((getattr(module, command) for module in (runs, steps) if command in module.__all__), None)
+    found = next((getattr(module, command) for module in (runs, steps, moving) if command in module.__all__), None)
     run = found or {"check": data.check, "sample": data.sample}.get(command) or partial(data.convert, command)
     return int(run(**options) or 0)

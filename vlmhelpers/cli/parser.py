@@ -26,6 +26,7 @@ _COMMANDS = {
     "merge": "merge a run's adapter into its base, and check that the whole model answers as the adapter",
     "export": "merge, or make files for llama.cpp and Ollama, or give the adapter a card",
     "push": "show what an exported folder would send to the Hub, or send it",
+    "convert": "write a run as LLaMA-Factory or ms-swift takes it, or read one of theirs",
     "studio": "serve the training panel as a page that only this machine can reach",
     "serve": "let programs start, watch and stop runs by HTTP: docs/jobs.md",
 }
@@ -47,10 +48,12 @@ _TAKES = {  # command -> its arguments; a converter's are those of its reader
     "resume": "runs, --accept-changes",
     "generate": "dataset, --image",
     "chat": "--image",
+    "convert": "path, --to, --folder, --name, --device, --from, --output",
     "studio": "folder, --port, --language, --no-browser",
     "serve": "--root, --host, --port, --at-once, --token-file, --names",
 }
 _FILE, _FOLDER, _NUMBER = {"metavar": "FILE"}, {"metavar": "FOLDER"}, {"metavar": "N", "type": int}
+_PROGRAM = {"choices": ["llama-factory", "swift"]}
 _ARGUMENTS = {  # for argparse's add_argument; the names of fields are not listed
     "file": {"help": "CSV, JSON, JSONL, or parquet of products"},
     "config": {"nargs": "?", "metavar": "CONFIG", "help": ".json or .yaml file of the settings below"},
@@ -79,6 +82,13 @@ _ARGUMENTS = {  # for argparse's add_argument; the names of fields are not liste
     "--host": {"metavar": "ADDRESS", "help": "where to listen (default: 127.0.0.1); others need a token of yours"},
     "--token-file": _FILE | {"help": "holds the token (default: VLMHELPERS_TOKEN, or a new one, which is printed)"},
     "--names": {"nargs": "+", "metavar": "HOST", "help": "names, besides localhost, that clients may call it by"},
+    "path": {"metavar": "FILE", "help": "settings of a run here (with --to), or of a run there (with --from)"},
+    "--to": _PROGRAM | {"help": "write the files of this program, with the rows, into --folder"},
+    "--from": _PROGRAM | {"dest": "origin", "help": "read a file of this program, and write --output"},
+    "--folder": _FOLDER | {"help": "where the files go (default: interchange)"},
+    "--name": {"metavar": "NAME", "help": "of the files (default: rows)"},
+    "--device": {"choices": ["gpu", "cpu"], "help": "what it is to run on there (default: as here)"},
+    "--output": _FILE | {"help": "the settings to write, .json or .yaml (default: only show them)"},
     "runs": {"metavar": "FOLDER", "nargs": "+", "help": "the output_dir of a run"},
     "--now": {"action": "store_true", "help": "end them at once; what came after the last checkpoint is lost"},
     "--gpu": {"metavar": "NAME", "help": "a GPU that is not here, such as T4 or A100 80 (default: the one here)"},

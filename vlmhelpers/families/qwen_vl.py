@@ -211,6 +211,8 @@ QWEN2_5_VL = QwenVL(
     # The model drops the position ids before it builds the mask, so packed rows see each other (transformers 5.17).
     packable=False,
     gguf_architectures=("Qwen2_5_VLForConditionalGeneration",),
+    llama_factory="qwen2_vl",
+    swift="qwen2_5_vl",
     licenses=(
         ("qwen2.5-vl-3b", *_RESEARCH),
         ("qwen2.5-vl-72b", {"license": "other", "license_name": "qwen"}, "Qwen License"),
@@ -225,6 +227,8 @@ QWEN3_VL = QwenVL(
     id_words=("qwen3-vl",),
     packable=True,
     gguf_architectures=("Qwen3VLForConditionalGeneration",),
+    llama_factory="qwen3_vl_nothink",
+    swift="qwen3_vl",
     licenses=(("qwen3-vl-", *_APACHE),),
     tiny_values_for_text={
         "learning_rate": (5e-3, "a tiny model needs more: measured"),

@@ -1,0 +1,12 @@
+"""Runs that move: to and from the files of LLaMA-Factory and ms-swift."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    submod_attrs={
+        "imported": ["Imported"],
+        "llama_factory": ["from_llama_factory", "to_llama_factory"],
+        "swift": ["from_swift", "to_swift"],
+    },
+)
