@@ -35,7 +35,7 @@ def serving(root, token=TOKEN):
     """`url`, `port`, `jobs` and `ask(method, path)` of a server in a thread."""
     jobs = Jobs(Root(root))
     listening = server._listen("127.0.0.1", 0)
-    found = server._server(jobs, token, ())
+    found = server._server(jobs, token, ["jobs.example"])
     thread = threading.Thread(target=found.run, args=([listening],))
     thread.start()
     port = listening.getsockname()[1]

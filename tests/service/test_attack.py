@@ -4,6 +4,7 @@ import base64
 import json
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
@@ -12,6 +13,7 @@ from job_server import JOBS
 from sleeping_jobs import TOKEN, add_job, serving
 
 from vlmhelpers.service import connections, events, guard
+from vlmhelpers.training.background import TrainingRun
 
 LINE = json.dumps({"time": 1.0, "step": 1, "max_steps": 9, "loss": 1.0, "text": "x" * 500})
 BODY = {"name": "one", "base_model": "org/model", "dataset_path": "rows.jsonl"}
@@ -98,7 +100,9 @@ def test_a_page_that_calls_itself_by_this_address_is_refused(served, host):
     assert raw(served, f"GET {JOBS} HTTP/1.0", f"Authorization: Bearer {TOKEN}").split(b" ")[1] == b"421"
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1", "[::1]:8000", "192.168.1.2:8000"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:1", "127.0.0.1", "[::1]:8000", "10.0.0.2:8000", "jobs.example"]
+)
 def test_its_own_names_are_taken(served, host):
     assert raw(served, f"GET {JOBS} HTTP/1.1", f"Host: {host}", f"Authorization: Bearer {TOKEN}")[9:12] == b"200"
 
@@ -202,6 +206,17 @@ def test_it_says_no_more_than_it_has_to(served):
 
 def test_headers_without_end_are_not_kept(served):
     assert raw(served, "GET / HTTP/1.1", *[f"X-{number}: {'x' * 1000}" for number in range(200)])[9:12] == b"400"
+
+
+def test_of_many_who_ask_for_one_name_one_gets_it(served, root, monkeypatch):
+    started = []
+    monkeypatch.setattr(TrainingRun, "start", lambda self, *given, **named: started.append(self.folder))
+    body = BODY | {"name": "wanted"}
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: served.ask("POST", json=body).status_code, range(16)))
+    assert sorted(found) == [201] + [409] * 15 and started == [root / "jobs" / "wanted"]
+    assert served.ask("DELETE", "/wanted").status_code == 204
+    assert not (root / "jobs" / "wanted").exists()
 
 
 def connect(served, stack, number, sent=b""):

@@ -165,7 +165,7 @@ def test_jobs_outlive_a_server_that_is_killed_and_keep_their_order(root, tmp_pat
     shutil.copytree(root / "data", tmp_path / "data")
     first = JobServer(tmp_path)
     for name in ("one", "two"):
-        assert first.post(json=body(name, 60 if name == "one" else 2)).status_code == 201
+        assert first.post(json=body(name, 200 if name == "one" else 2)).status_code == 201
     first.wait("one", "training")
     assert first.get("/two").json()["state"] == "waiting"
     first.end(signal.SIGKILL)
@@ -174,7 +174,7 @@ def test_jobs_outlive_a_server_that_is_killed_and_keep_their_order(root, tmp_pat
     second = JobServer(tmp_path)
     assert [job["id"] for job in second.get().json()["jobs"]] == ["two", "one"]
     assert second.get("/one").json()["state"] == "training"
-    assert second.wait("one", "finished")["step"] == 60 and second.wait("two", "finished")["step"] == 2
+    assert second.wait("one", "finished")["step"] == 200 and second.wait("two", "finished")["step"] == 2
     *_, ended = entries_of(tmp_path / "jobs" / "one")
     begun = next(entry for entry in entries_of(tmp_path / "jobs" / "two") if entry.get("event") == "training")
     assert ended["time"] < begun["time"]
@@ -189,7 +189,7 @@ def test_a_waiting_job_is_stopped_and_two_go_on_at_once(root, tmp_path):
     shutil.copytree(root / "data", tmp_path / "data")
     served = JobServer(tmp_path, "--at-once", 2)
     for name in ("a", "b", "c", "d"):
-        assert served.post(json=body(name, 400)).status_code == 201
+        assert served.post(json=body(name, 4000)).status_code == 201
     served.wait("a", "training")
     served.wait("b", "training")
     served.wait("d", "waiting")

@@ -209,6 +209,20 @@ def test_a_run_that_is_started_again_is_no_longer_waited_for(tmp_path, monkeypat
     assert wait_for([tmp_path, tmp_path / "none"], tmp_path / "stop") and len(looks) == 1
 
 
+def test_so_many_runs_go_on_at_once(tmp_path):
+    process = describe_process(os.getppid() or 1, started=1, own=True)
+    folders, stop = [tmp_path / name for name in "abc"], tmp_path / "stop"
+    stop.touch()  # so that waiting ends at once
+    for folder in folders:
+        folder.mkdir()
+        write_process(folder, process)
+    assert [wait_for(folders, stop, at_once) for at_once in (1, 3, 4)] == [False, False, True]
+    write_process(folders[0], process | {"end": "finished"})
+    assert [wait_for(folders, stop, at_once) for at_once in (2, 3)] == [False, True]
+    with pytest.raises(ValueError, match="at_once is 0"):
+        wait_for(folders, stop, 0)
+
+
 def test_a_resumed_run_waits_for_what_it_waited_for_and_runs_still(config_of, tmp_path, sleeper, monkeypatch):
     run, other = TrainingRun(tmp_path / "run"), as_run_of(tmp_path / "other", sleeper)
     monkeypatch.setattr(background.subprocess, "Popen", lambda *args, **kw: SimpleNamespace(pid=os.getpid(), poll=int))
