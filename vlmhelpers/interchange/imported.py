@@ -18,15 +18,14 @@ from vlmhelpers.training.config import RunConfig
 class Program:
     """Another program: its name, the version that the tables were made with, and its keys.
 
-    without: keys that no setting here stands for, with the reason. silent: those of them whose default there changes
-    what is learned, with that default. kind: of the run that a file describes, its method and weights; raises Differs.
+    without: keys that no setting here stands for, with the reason. kind: of the run that a file describes, its method
+    and weights; raises Differs.
     """
 
     name: str
     version: str
     keys: tuple[Key, ...]
     without: Mapping[str, str]
-    silent: Mapping[str, object]
     kind: Callable[[Mapping], tuple[str, str]]
 
 
@@ -129,21 +128,15 @@ def _own_default(name, method):
 
 
 def _unknown(program, keys):
-    """Key -> reason, of those that no setting stands for and that ask for something, or whose default does."""
+    """Key -> reason, of those that no setting stands for and that ask for something."""
     known, found = {key.name for key in program.keys}, {}
     for name in (name for name in keys if name not in known):
         if name in program.without:
-            asks = name in program.silent or not is_nothing(keys[name])
-            found |= {name: program.without[name]} if asks else {}
+            found |= {} if is_nothing(keys[name]) else {name: program.without[name]}
         else:
             near = difflib.get_close_matches(name[:50], known, n=1)
             meant = f" (is {near[0]} meant?)" if near else ""
             found[name] = f"no setting here{meant}, and what it does is not known here"
-    for name, default in program.silent.items():
-        if name not in keys:
-            found[name] = f"not in the file, so {shown(default)} there: {program.without[name]}"
-        elif keys[name] == 0:
-            found.pop(name, None)
     return found
 
 

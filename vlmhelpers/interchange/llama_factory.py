@@ -267,7 +267,7 @@ _WITHOUT = {
         "plot_loss save_only_model save_total_limit save_strategy logging_strategy logging_first_step ddp_timeout "
         "preprocessing_num_workers preprocessing_batch_size dataloader_num_workers run_name logging_dir "
         "include_num_input_tokens_seen include_effective_tokens_per_second flash_attn low_cpu_mem_usage cache_dir "
-        "ddp_find_unused_parameters deepspeed fsdp fsdp_config use_cache overwrite_output_dir project trackio_space_id "
+        "ddp_find_unused_parameters deepspeed fsdp fsdp_config use_cache project trackio_space_id "
         "tokenized_path data_shared_file_system use_reentrant_gc upcast_layernorm print_param_status hf_hub_token "
         "ms_hub_token om_hub_token dataloader_pin_memory gradient_checkpointing gradient_checkpointing_kwargs "
         "use_fast_tokenizer video_max_pixels video_min_pixels video_fps video_maxlen do_eval predict_with_generate "
@@ -337,7 +337,7 @@ def _kind(keys: Mapping) -> tuple[str, str]:
     return method, weights
 
 
-LLAMA_FACTORY = Program("LLaMA-Factory", "0.9.5", _KEYS, _WITHOUT, {}, _kind)
+LLAMA_FACTORY = Program("LLaMA-Factory", "0.9.5", _KEYS, _WITHOUT, _kind)
 
 
 def to_llama_factory(

@@ -234,7 +234,7 @@ _KEYS = (
     same("num_generations", default=8, applies=_SAMPLES),
     same("max_completion_length", default=512, applies=_SAMPLES),
     same("temperature", default=0.9, applies=_SAMPLES),
-    Key("reward_funcs", ("rewards",), lambda run: None, _rewards_here, "none", applies=_SAMPLES),
+    Key("reward_funcs", ("rewards",), lambda run: None, _rewards_here, [], applies=_SAMPLES),
     same("output_dir"),
     fixed("add_version", False, "a run is its folder"),
     same("per_device_train_batch_size", "batch_size", 1).replaced(here=shared.batch_here),
@@ -300,7 +300,7 @@ _WITHOUT = {
         "load_from_cache_file save_strategy save_total_limit save_only_model logging_first_step logging_dir run_name "
         "attn_impl deepspeed fsdp ddp_timeout ddp_backend use_liger_kernel vit_gradient_checkpointing bf16 fp16 "
         "gradient_checkpointing_kwargs lazy_tokenize check_model create_checkpoint_symlink max_shard_size "
-        "safe_serialization save_safetensors device_map hub_token push_to_hub use_logits_to_keep log_completions "
+        "safe_serialization device_map hub_token push_to_hub use_logits_to_keep log_completions "
         "bnb_4bit_compute_dtype bnb_4bit_quant_storage model_revision acc_strategy torch_compile group_by_length "
         "train_dataloader_shuffle val_dataset_shuffle resume_from_checkpoint resume_only_model model_author model_name "
         "use_vllm vllm_mode vllm_gpu_memory_utilization vllm_tensor_parallel_size vllm_max_model_len sleep_level "
@@ -357,7 +357,7 @@ _WITHOUT = {
     "dynamic_sample": "no group is sampled anew here",
     **dict.fromkeys(
         "use_galore lisa_activated_layers use_flash_ckpt enable_dft_loss router_aux_loss_coef sequence_parallel_size "
-        "callbacks swanlab_project megatron".split(),
+        "callbacks swanlab_project".split(),
         "a run here has none of it",
     ),
 }
@@ -379,7 +379,7 @@ def _kind(keys: Mapping) -> tuple[str, str]:
     return method, tuner
 
 
-SWIFT = Program("ms-swift", "4.6.0", _KEYS, _WITHOUT, {}, _kind)
+SWIFT = Program("ms-swift", "4.6.0", _KEYS, _WITHOUT, _kind)
 
 
 def to_swift(

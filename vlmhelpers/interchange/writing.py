@@ -144,12 +144,14 @@ def _as_seen(capped, processor):
         shown, tokens = family.as_seen(capped.image_processor, image)
         if shown.width * shown.height >= image.width * image.height:
             return image
-        if family.as_seen(processor.image_processor, shown)[1] != tokens:
+        if family.as_seen(processor.image_processor, shown)[1] == tokens:
+            return shown
+        if family.as_seen(processor.image_processor, image)[1] != tokens:
             raise ValueError(
                 "max_pixels is more than the model's own processor allows, which other programs take as it is: choose "
                 "a smaller max_pixels, or change the size in the model's processor_config.json"
             )
-        return shown
+        return image
 
     return seen
 
