@@ -39,8 +39,12 @@ def test_the_merged_model_is_proved_and_the_accident_is_found(records):
     assert records["accident_found"]
 
 
+def test_a_client_of_the_served_model_gets_the_answer_of_the_adapter(records):
+    assert records["served_answer_is_the_adapters"] is True
+
+
 def test_all_claims_are_asked_and_met(records):
-    assert len(records["claims"]) == 14 and set(records["claims"].values()) == {"met"}
+    assert len(records["claims"]) == 15 and set(records["claims"].values()) == {"met"}
 
 
 @pytest.fixture(scope="module")
@@ -90,5 +94,6 @@ def test_a_run_of_text_alone_an_unknown_slice_and_too_little_memory(other):
     verdicts = records["claims"]
     assert verdicts["the merged model answers as its adapter"] == "not run"
     assert verdicts["the tuned model uses the image"] == "not run"
+    assert verdicts["OpenAI's client gets the adapter's answer"] == "not run"
     assert list(verdicts.values()).count("met") == 2
-    assert sum(verdict.startswith("not asked") for verdict in verdicts.values()) == len(verdicts) - 4
+    assert sum(verdict.startswith("not asked") for verdict in verdicts.values()) == len(verdicts) - 5
