@@ -11,7 +11,7 @@ def records(records_of):
 
 
 def test_every_claim_is_met(records):
-    assert len(records["claims"]) == 11
+    assert len(records["claims"]) == 14
     assert set(records["claims"].values()) == {"met"}
 
 
@@ -27,3 +27,8 @@ def test_it_was_stopped_on_the_way_and_its_answers_were_sampled_to_the_end(recor
 
 def test_the_panel_and_its_code_make_the_same_adapter(records):
     assert records["same_bits"] is True
+
+
+def test_a_file_of_llama_factory_and_a_job_by_http_learn(records):
+    first, *_, last = records["job_losses"]
+    assert records["moved_exact_percent"] >= 90 and last < first / 2
