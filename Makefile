@@ -18,7 +18,7 @@ export TOKENIZERS_PARALLELISM = false
 WORKERS = 2
 PYTEST = HF_HUB_OFFLINE=1 $(VENV) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help notebooks real hosted check test chaos lint format lab studio lock repository clean
+.PHONY: help notebooks real hosted interchange check test chaos lint format lab studio lock repository clean
 
 help:
 	@echo "make notebooks  run every notebook on the tiny models and write the outputs back (ONLY=01 for one;"
@@ -27,6 +27,8 @@ help:
 	@echo "                from PyPI and npm (ONLY=01 for one)"
 	@echo "make hosted     run them from a clone in an environment like Google Colab's (ONLY=01 for one;"
 	@echo "                PYTHON=/path/to/python3.13): ten minutes, 5 GB the first time"
+	@echo "make interchange  run LLaMA-Factory and ms-swift on files that are written here, and write what they did into"
+	@echo "                docs/interchange.md (ARGS='--only ms-swift', ARGS=--help): half an hour, 15 GB the first time"
 	@echo "make check      lint, and run the tests that take less than a second: two minutes"
 	@echo "make test       run all tests (ARGS='-k records' for some): over half an hour"
 	@echo "make chaos      kill jobs, fill disks, damage files, and see what comes of it: docs/reliability.md"
@@ -50,6 +52,9 @@ hosted: $(READY)
 
 # The default of PYTHON above is for .venv: Colab has another.
 HOSTED_PYTHON = $(if $(filter command,$(origin PYTHON)),--python $(PYTHON))
+
+interchange: $(READY)
+	@HF_HUB_OFFLINE=1 $(VENV) tools/run_interchange.py $(ARGS)
 
 check: lint
 	@$(PYTEST) -m "not slow" --durations 10 --durations-min 1 $(ARGS)

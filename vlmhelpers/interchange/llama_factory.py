@@ -317,7 +317,7 @@ _WITHOUT = {
     "ppo_target": "the weight of the KL penalty is constant here: beta",
     "ppo_whiten_rewards": "advantages are whitened here",
     **dict.fromkeys(
-        "use_galore use_apollo use_badam use_adam_mini use_muon use_llama_pro use_dft_loss use_asft_loss use_eaft_loss "
+        "use_galore use_apollo use_badam use_adam_mini use_muon use_dft_loss use_asft_loss use_eaft_loss "
         "use_swanlab shift_attn mixture_of_depths use_kt use_mca".split(),
         "a run here has none of it",
     ),
@@ -359,6 +359,13 @@ def to_llama_factory(
     write_rows(run, "LLaMA-Factory", lambda row: _row(row, turns) | {"images": images(row["images"] or [])})
     _write_info(run)
     return write_yaml(run, LLAMA_FACTORY, _notes(run, turns))
+
+
+def llama_factory_yaml(config: RunConfig) -> str:
+    """The settings alone, as LLaMA-Factory has them; no rows are read. Raises ValueError for what it lacks."""
+    from vlmhelpers.interchange.writing import outline
+
+    return outline(config, LLAMA_FACTORY, _refusals)
 
 
 def _refusals(config, family) -> Iterator[str]:

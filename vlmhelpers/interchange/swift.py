@@ -37,6 +37,8 @@ _INITS = {"default": "true", "gaussian": "gaussian", "pissa": "pissa", "olora": 
 _REFERS = for_methods("dpo", "kto", "orpo", "simpo", "cpo", "grpo")
 _LAST_LAYERS = re.compile(r"language_model\\\.layers\\\.\(([\d|]+)\)\\\.")
 _SAMPLES = for_methods("grpo")
+_PLUGIN = "_rewards.py"  # ending of the file that is written with the rewards
+_REWARD = re.compile(r"(?:-?\d*\.?\d+\s*\*\s*)?(?:exact_match|json_fields|length_within|matches|number_within)(?::.*)?")
 
 
 def _is_freeze(run):
@@ -66,6 +68,12 @@ def _layers_there(run: "Run") -> str:
 
 def _layers_here(value: object, _: Mapping) -> dict:
     return {"last_layers": len(_LAST_LAYERS.fullmatch(str(value))[1].split("|"))}
+
+
+def _strict_here(value: object, keys: Mapping) -> dict:
+    if not is_true(value) and keys.get("rlhf_type") != "kto":
+        raise Differs("a row that cannot be used is left out, and written to rejected.csv")
+    return {}
 
 
 def _loss_there(run: "Run") -> str | list[str] | None:
@@ -129,9 +137,24 @@ def _env_here(value: object, _: Mapping) -> dict:
     return {}
 
 
+def _rewards_there(run: "Run") -> list[str] | None:
+    from vlmhelpers.interchange.rewards import split_rewards
+
+    return split_rewards(run.config.rewards or "")
+
+
 def _rewards_here(value: object, _: Mapping) -> dict:
+    names = value if isinstance(value, list) else [value]
+    if names and all(_REWARD.fullmatch(str(name)) for name in names):
+        return {"rewards": "; ".join(map(str, names))}
     why = "rewards have names of their own there: exact_match was taken; see parse_rewards"
     raise Differs(why, rewards="exact_match")
+
+
+def _plugins_here(value: object, _: Mapping) -> dict:
+    if any(not str(name).endswith(_PLUGIN) for name in several(value)):
+        raise Differs("code of a plugin is not executed here")
+    return {}
 
 
 def _init_here(value: object, _: Mapping) -> dict:
@@ -207,7 +230,10 @@ _KEYS = (
     Key("split_dataset_ratio", ("validation_rows",), lambda run: None, _share_here, note="a share, here a number"),
     Key("ENV", ("image_root",), lambda run: {"ROOT_IMAGE_DIR": str(run.folder)}, _env_here, note="ROOT_IMAGE_DIR"),
     fixed("dataset_shuffle", False, "rows are shuffled once, as the trainer does it"),
-    fixed("strict", True, "a row that cannot be used ends the training, where it is not left out before"),
+    # KTO takes equal answers of neighbors for a fault.
+    Key(
+        "strict", (), lambda run: run.method != "kto", _strict_here, note="a row that cannot be used ends the training"
+    ),
     same("max_length", note="a longer row is left out there, and an error here"),
     fixed("truncation_strategy", "delete", "nothing is cut"),
     same("max_pixels", note="of an image after resizing"),
@@ -234,7 +260,15 @@ _KEYS = (
     same("num_generations", default=8, applies=_SAMPLES),
     same("max_completion_length", default=512, applies=_SAMPLES),
     same("temperature", default=0.9, applies=_SAMPLES),
-    Key("reward_funcs", ("rewards",), lambda run: None, _rewards_here, [], applies=_SAMPLES),
+    Key(
+        "external_plugins",
+        (),
+        lambda run: [str(run.folder / f"{run.name}{_PLUGIN}")],
+        _plugins_here,
+        note="the rewards",
+        applies=_SAMPLES,
+    ),
+    Key("reward_funcs", ("rewards",), _rewards_there, _rewards_here, [], "as parse_rewards reads them", _SAMPLES),
     same("output_dir"),
     fixed("add_version", False, "a run is its folder"),
     same("per_device_train_batch_size", "batch_size", 1).replaced(here=shared.batch_here),
@@ -337,7 +371,6 @@ _WITHOUT = {
     "enable_thinking": "as the model's own chat template has it",
     "add_non_thinking_prefix": "as the model's own chat template has it",
     "agent_template": "calls of tools are not trained here",
-    "external_plugins": "code of a plugin is not executed here",
     "custom_register_path": "code of a plugin is not executed here",
     "metric_for_best_model": "the loss of the validation here",
     "greater_is_better": "as metric_for_best_model",
@@ -390,25 +423,48 @@ def to_swift(
     Start it with `swift sft NAME.yaml`, for other methods with `swift rlhf NAME.yaml`. For the arguments and errors see
     `to_llama_factory`.
     """
+    from vlmhelpers.interchange.rewards import write_plugin
     from vlmhelpers.interchange.writing import prepare, write_rows, write_yaml
 
     run, turns, images = prepare(rows, folder, config, name, gpu, _refusals)
+    if run.method == "grpo":
+        write_plugin(run.folder / f"{run.name}{_PLUGIN}", run.config.rewards)
     write_rows(run, "ms-swift", lambda row: _row(row, turns, images), rejected_images=True)
     return write_yaml(run, SWIFT, _notes(run, turns))
 
 
+def swift_yaml(config: RunConfig) -> str:
+    """The settings alone, as ms-swift has them; no rows are read. Raises ValueError for what it lacks."""
+    from vlmhelpers.interchange.writing import outline
+
+    return outline(config, SWIFT, _refusals)
+
+
 def _refusals(config, family) -> Iterator[str]:
+    from vlmhelpers.interchange.rewards import SCORES, unknown_rewards
+
     name, program = config.method, "ms-swift"
     if name != "sft" and name not in _TYPES:
         yield f"{program} has no method {name!r} as it is here: it has sft, {', '.join(_TYPES)}"
     yield from shared.refusals(program, family.swift, config)
+    if name == "grpo" and config.reward_model:
+        yield f"reward_model: {program} takes one that was trained there alone; choose rewards"
+    if name == "grpo" and (unknown := unknown_rewards(config.rewards or "")):
+        yield f"rewards: {unknown[0]} is not written for {program}; there are {', '.join(SCORES)}"
 
 
 def _notes(run, turns) -> Iterator[str]:
     yield from shared.notes(run, turns, "ms-swift")
+    if run.method == "kto" and _has_equal_answers(run):
+        yield "Some answers are equal: ms-swift's KTO takes another row where two such follow each other."
     yield f"Start it with: swift {'sft' if run.method == 'sft' else 'rlhf'} {run.name}.yaml"
     if run.method == "reward":
         yield "ms-swift trains a head of its own: the reward model cannot be used as reward_model here."
+
+
+def _has_equal_answers(run):
+    answers = [repr(answer) for answer in run.parts["train"]["completion"]]
+    return len(set(answers)) < len(answers)
 
 
 def _row(row, turns, images):

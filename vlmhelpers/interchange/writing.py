@@ -17,6 +17,7 @@ from vlmhelpers.common.printable import one_line, printable
 from vlmhelpers.data.rows import plain_rows
 from vlmhelpers.data.schema import kind_of
 from vlmhelpers.estimation.planning import count_rows, with_cap
+from vlmhelpers.estimation.suggestion import suggest
 from vlmhelpers.families import FAMILIES, family_of, find_config, tiny_model
 from vlmhelpers.families.family import Family
 from vlmhelpers.interchange.imported import Program
@@ -27,6 +28,7 @@ from vlmhelpers.training.config import RunConfig
 from vlmhelpers.training.methods.catalog import METHODS
 
 _AT_ONCE = 100  # rows
+_UNWRITTEN = "interchange"  # the folder that `convert` writes to by default
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,7 @@ def prepare(
     refusals: gives a sentence for all that the program lacks of a run of that configuration and family. Raises
     ValueError for those, for rows of another kind than the method's, and for a row longer than `max_length`.
     """
-    model = str(tiny_model(config.model_id)) if config.model_id in FAMILIES else _absolute(config.model_id)
-    if problem := next(refusals(config, family_of(model)), None):
-        raise ValueError(printable(problem))
+    model = _model_of(config, refusals)
     _refuse_kind(rows, config)
     processor = load_processor(model)
     parts = pipeline.load_rows(config, rows, processor)
@@ -82,15 +82,38 @@ def prepare(
     config = pipeline.fill_in(config, model, parts.parts)
     capped = processor if config.max_pixels is None else with_cap(processor, config.max_pixels)
     _refuse_long(config, parts.parts, capped)
-    layers = find_config(model).get_text_config().num_hidden_layers
-    folder = Path(folder).absolute()
-    config = config.with_absolute_paths()
-    run = Run(config, model, family_of(model), layers, _dtype(gpu), folder, _checked_name(name), parts.parts)
-    return run, Turns(processor), Images(folder, _as_seen(capped, processor))
+    run = _make_run(config, model, gpu, folder, name, parts.parts)
+    return run, Turns(processor), Images(run.folder, _as_seen(capped, processor))
+
+
+def outline(config: RunConfig, program: Program, refusals: Callable) -> str:
+    """The YAML of a run whose rows are not read: what depends on them is as it suits the model alone.
+
+    Raises ValueError for what the program lacks.
+    """
+    model = _model_of(config, refusals)
+    chosen = config.chosen | ({"bits": 16} if config.changes_base else {})
+    values = suggest(model, method=config.method, weights=config.weights, **chosen)
+    parts = dict.fromkeys(["train", *["validation"] * bool(config.validation_rows)])
+    run = _make_run(pipeline.fill_from(config, values), model, None, _UNWRITTEN, "rows", parts)
+    return yaml.safe_dump(_keys_of(run, program), sort_keys=False, allow_unicode=True)
+
+
+def _model_of(config, refusals):
+    model = str(tiny_model(config.model_id)) if config.model_id in FAMILIES else _absolute(config.model_id)
+    if problem := next(refusals(config, family_of(model)), None):
+        raise ValueError(printable(problem))
+    return model
 
 
 def _absolute(model_id):
     return os.path.abspath(model_id) if os.path.isdir(model_id) else model_id
+
+
+def _make_run(config, model, gpu, folder, name, parts):
+    layers = find_config(model).get_text_config().num_hidden_layers
+    config, folder = config.with_absolute_paths(), Path(folder).absolute()
+    return Run(config, model, family_of(model), layers, _dtype(gpu), folder, _checked_name(name), parts)
 
 
 def _refuse_kind(rows, config):
@@ -175,13 +198,16 @@ def _rows(dataset) -> Iterator[dict]:
 
 def write_yaml(run: Run, program: Program, notes: Iterable[str], ending: str = ".yaml") -> Path:
     """Writes the keys of a program's table, and above them, as comments, what it will do in another way."""
-    keys = {key.name: key.there(run) for key in program.keys if key.applies(run)}
-    keys = {name: value for name, value in keys.items() if value is not None}
     notes = [one_line(note) for note in notes]
     head = [f"A run of vlmhelpers as {program.name} {program.version} takes it.", *notes]
     path = run.folder / f"{run.name}{ending}"
     with atomic_file(path, encoding="utf-8", newline="\n") as file:
         file.writelines(f"# {line}\n" for line in head)
-        yaml.safe_dump(keys, file, sort_keys=False, allow_unicode=True)
+        yaml.safe_dump(_keys_of(run, program), file, sort_keys=False, allow_unicode=True)
     print(*notes, sep="\n", end="\n" * bool(notes))
     return path
+
+
+def _keys_of(run, program):
+    keys = {key.name: key.there(run) for key in program.keys if key.applies(run)}
+    return {name: value for name, value in keys.items() if value is not None}
