@@ -284,6 +284,11 @@ def test_the_code_pane_shows_what_the_settings_do(make, shown, evil):
     Path(evil.replace("/", "")).write_text('{"text": "What?", "response": "a hat"}')
     studio.set(lora_r=6, dataset=evil.replace("/", ""))
     assert yaml.safe_load(shown(studio.view.code.ways["yaml"]).text)["lora_r"] == 6
+    for way, key in (("llama-factory", "lora_rank"), ("swift", "lora_rank")):
+        assert yaml.safe_load(shown(studio.view.code.ways[way]).text)[key] == 6
+        assert f"--to {way}" in shown(studio.view.code.ways[way]).text
+    studio.set(model_id="phi-3-vision")
+    assert "LLaMA-Factory has no template for phi-3-vision" in shown(studio.view.code.ways["llama-factory"]).text
     studio.set(lora_r="many")
     assert all("lora_r is 'many'" in shown(way).text for way in studio.view.code.ways.values())
 

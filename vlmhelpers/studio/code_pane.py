@@ -1,12 +1,19 @@
-"""The pane below the tabs: what they stand for as notebook cells, as a settings file, and as a command."""
+"""The pane below the tabs: what they stand for as cells, as a settings file, as a command, and in other programs."""
+
+import os
+import shlex
 
 import ipywidgets as widgets
 from markupsafe import Markup
 
+from vlmhelpers import interchange
+from vlmhelpers.common.printable import one_line
 from vlmhelpers.studio import code
 from vlmhelpers.studio.tabs.tab import Tab, said
 
-_WAYS = ("cells", "yaml", "command")
+# As `convert` calls them: their name, and the function of interchange, which is loaded when it is needed.
+_ELSEWHERE = {"llama-factory": ("LLaMA-Factory", "llama_factory_yaml"), "swift": ("ms-swift", "swift_yaml")}
+_WAYS = ("cells", "yaml", "command", *_ELSEWHERE)
 _PIECE = Markup('<pre tabindex="0" data-piece="{}"><code>{}</code></pre>')
 
 
@@ -44,7 +51,7 @@ class CodePane(Tab):
         super().speak(texts)
         self.title.value = Markup("<h4>{}</h4><p>{}</p>").format(texts["code"], texts["code.help"])
         for number, way in enumerate(_WAYS):
-            self.tabs.set_title(number, texts[f"code.{way}"])
+            self.tabs.set_title(number, _ELSEWHERE[way][0] if way in _ELSEWHERE else texts[f"code.{way}"])
         self.file.description = texts["label.settings_file"]
 
     def show_code(self) -> None:
@@ -67,6 +74,16 @@ class CodePane(Tab):
         def make():  # what a file of data is read by takes seconds to load
             config = studio.config
             command = [f"# {studio.texts['code.file']}\n{code.command_line(config, self.file.value)}"]
-            return {"cells": code.cells(config), "yaml": [code.yaml_text(config)], "command": command}
+            pieces = {"cells": code.cells(config), "yaml": [code.yaml_text(config)], "command": command}
+            return pieces | {way: [_of(way, config, self.file.value)] for way in _ELSEWHERE}
 
         studio.worker.do(make, done, fail, beside=True)
+
+
+def _of(way, config, file):
+    """The settings in the YAML of another program, below the command that writes its rows, too."""
+    try:
+        text = getattr(interchange, _ELSEWHERE[way][1])(config)
+    except (ValueError, OSError) as error:
+        return f"# {one_line(str(error))}"
+    return f"# python -m vlmhelpers convert {shlex.quote(os.path.abspath(file))} --to {way}\n{text}"
