@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 from interchange_page import OUTCOMES, ROOT, write_section
 from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
 import vlmhelpers as vlm
 from vlmhelpers.batches.chat_template import IGNORED
@@ -40,7 +41,8 @@ from vlmhelpers.training.methods.preference import cpo_loss, orpo_loss, simpo_lo
 HERE = ROOT / "tools" / "interchange"
 PINS = {
     "LLaMA-Factory": "llamafactory==0.9.5 torch==2.14.1 torchvision==0.29.1 bitsandbytes==0.50.0",
-    "ms-swift": "ms-swift==4.6.0 torch==2.14.1 torchvision==0.29.1 qwen-vl-utils==0.0.14 bitsandbytes==0.50.0",
+    "ms-swift": "ms-swift==4.6.0 torch==2.14.1 torchvision==0.29.1 qwen-vl-utils==0.0.14 bitsandbytes==0.50.0 "
+    "msgspec==0.23.0",
 }
 SHOWN = {
     "LLaMA-Factory": "llamafactory transformers trl peft torch",
@@ -62,7 +64,8 @@ RUNS = {  # method, form of the weights, settings
 }
 LACKS = {"LLaMA-Factory": {"cpo", "grpo"}, "ms-swift": {"ppo"}}
 ROWS, SIDE = 4, 112  # a side that both programs, and the tiny model, take as it is
-TOLERANCE = {16: 1e-3, 4: 0.1}  # of the first loss, by bits: LLaMA-Factory rounds the vision encoder to 4, too
+TOLERANCE = 1e-3  # of the first loss
+MOVED, STEPS = "moved", 60  # the run whose adapter is moved: long enough that its answers are others than the base's
 KNOWN = {("LLaMA-Factory", "ppo")}  # fail with the versions that are pinned
 QUESTION = "Describe this product."
 
@@ -140,12 +143,15 @@ class Swift(Program):
 
     def _train(self, settings, method):
         command = "sft" if method == "sft" else "rlhf"
-        self.call(f"train {settings.stem}", "-m", "swift.cli.main", command, settings, *self.plugin, *self.quick)
+        rewards = settings.parent.glob(f"{settings.stem}_rewards.py")  # an argument replaces what the file names
+        options = (*self.plugin, *rewards, *self.quick)
+        self.call(f"train {settings.stem}", "-m", "swift.cli.main", command, settings, *options)
         return Path(vlm.interchange.from_swift(settings).config.output_dir) / "logging.jsonl"
 
     def adapter(self, settings: Path) -> Path:
         """Where a run left its weights."""
-        return Path(vlm.interchange.from_swift(settings).config.output_dir) / "checkpoint-3"
+        config = vlm.interchange.from_swift(settings).config
+        return Path(config.output_dir) / f"checkpoint-{config.max_steps}"
 
     def probe(self, settings: Path, method: str, output: Path) -> None:
         """Writes the rows as token ids and labels."""
@@ -158,7 +164,7 @@ class Swift(Program):
         keys = {"model": model, "model_type": "qwen2_5_vl", "template": "qwen2_5_vl", "adapters": adapter}
         keys |= {"merge_lora": "true", "output_dir": output, "use_hf": "true", "torch_dtype": "bfloat16"}
         arguments = [part for name, value in keys.items() for part in (f"--{name}", value)]
-        self.call("merge", "-m", "swift.cli.main", "export", *arguments, *self.plugin, *self.quick)
+        self.call("merge", "-m", "swift.cli.main", "export", *arguments, *self.plugin)
 
 
 KINDS = {"LLaMA-Factory": LlamaFactory, "ms-swift": Swift}
@@ -223,12 +229,21 @@ def make_rows(folder: Path) -> dict[str, Path]:
     return {kind: folder / f"{kind}.jsonl" for kind in rows}
 
 
+def all_in_4_bits(folder: Path) -> torch.nn.Module:
+    """The model with its vision encoder in 4 bits, too, as LLaMA-Factory loads it."""
+    four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+    options = {"quantization_config": four, "dtype": torch.float32, "device_map": {"": "cpu"}}
+    model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=False, **options)
+    return model.train()  # else bitsandbytes packs it for a kernel that takes no such shapes
+
+
 class Ours:
     """The same runs here."""
 
     def __init__(self, folder: Path):
         self.folder, self.model_folder, self.files = folder, make_model(folder), make_rows(folder / "rows")
         self.models = {bits: vlm.load_model(str(self.model_folder), bits)[0] for bits in (16, 4)}
+        self.models["all in 4"] = all_in_4_bits(self.model_folder)
         self.processor = load_processor(str(self.model_folder))
         self._losses = {}
 
@@ -239,6 +254,17 @@ class Ours:
         usual |= {"max_length": 512, "logging_steps": 1, "save_steps": 3, "warmup_steps": 1}
         file = str(self.files[METHODS[method].rows])
         return vlm.RunConfig(str(self.model_folder), file, str(output), method, **usual | changes | more)
+
+    def moved(self, output: Path) -> vlm.RunConfig:
+        """The settings of the run whose adapter is moved."""
+        return self.config("sft, LoRA", output, max_steps=STEPS, save_steps=STEPS, lora_r=16, logging_steps=20)
+
+    def own_adapter(self) -> Path:
+        """That run here."""
+        output = self.folder / "ours_moved"
+        if not output.exists():
+            vlm.train(self.moved(output))
+        return output / "adapter"
 
     def rows(self, run: str):
         """Those of the method, as the readers make them."""
@@ -265,7 +291,7 @@ class Ours:
         batch["labels"] = batch["input_ids"].masked_fill(~learned, IGNORED)
         return {name: values for name, values in batch.items() if not name.startswith("KL_") and name != "label"}
 
-    def expected(self, run: str, batch: dict, labels: torch.Tensor, mean_of_means: bool) -> float | None:
+    def expected(self, run: str, batch: dict, labels: torch.Tensor, program: str) -> float | None:
         """The first loss where `labels` are learned, by the formulas here; None where a head of their own decides."""
         method, config = RUNS[run][0], self.config(run, self.folder / "x")
         if method == "kto":
@@ -273,11 +299,13 @@ class Ours:
         if method not in ("sft", "dpo", "orpo", "simpo", "cpo"):
             return None
         inputs = {name: values for name, values in batch.items() if name != "labels"}
+        theirs = program == "LLaMA-Factory"
+        bits = "all in 4" if theirs and config.bits == 4 else config.bits
         with torch.no_grad():
-            logps = self.models[config.bits](**inputs).logits.float().log_softmax(-1)[:, :-1]
+            logps = self.models[bits](**inputs).logits.float().log_softmax(-1)[:, :-1]
         kept = labels[:, 1:] != IGNORED
         picked = logps.gather(-1, labels[:, 1:].clamp(min=0)[..., None])[..., 0] * kept
-        return loss_of(method, config, picked.sum(1), kept.sum(1), mean_of_means).item()
+        return loss_of(method, config, picked.sum(1), kept.sum(1), theirs).item()
 
 
 def loss_of(method, config, sums, counts, mean_of_means):
@@ -298,18 +326,10 @@ def loss_of(method, config, sums, counts, mean_of_means):
 
 
 def their_sequences(path: Path, method: str) -> list[tuple[list[int], list[int]]]:
-    """(ids, labels) of every conversation that they train on."""
-    sides = (
-        ("",)
-        if method in ("sft",)
-        else ("chosen_", "rejected_")
-        if METHODS[method].rows == "pairs"
-        else ("", "chosen_")
-    )
-    rows = json.loads(path.read_text())
-    return [
-        (row[f"{side}input_ids"], row[f"{side}labels"]) for side in sides for row in rows if f"{side}input_ids" in row
-    ]
+    """(ids, labels) of every conversation that they train on; no labels where a head reads the last token."""
+    sides = ("chosen_", "rejected_") if METHODS[method].rows == "pairs" else ("", "chosen_")
+    rows = [(side, row) for side in sides for row in json.loads(path.read_text()) if f"{side}input_ids" in row]
+    return [(row[f"{side}input_ids"], row.get(f"{side}labels", [])) for side, row in rows]
 
 
 def compare(ours: Ours, program: Program, run: str, theirs: list, outcome: Outcome):
@@ -327,6 +347,9 @@ def compare(ours: Ours, program: Program, run: str, theirs: list, outcome: Outco
             more |= {ours.processor.tokenizer.decode([label])} if mine == IGNORED and label != IGNORED else set()
             fewer += mine != IGNORED and label == IGNORED
             labels[index, place] = label
+    if METHODS[RUNS[run][0]].module == "reward":
+        outcome.learned = "a head on the last token"
+        return batch, labels
     outcome.learned = f"also {', '.join(map(repr, sorted(more)))}" if more else "the same"
     outcome.learned += f", {fewer} tokens not" if fewer else ""
     return batch, labels
@@ -345,8 +368,8 @@ def try_run(ours: Ours, program: Program, run: str) -> Outcome:
             program.probe(settings, method, program.work / f"{name}.json")
             theirs = their_sequences(program.work / f"{name}.json", method)
             batch, labels = compare(ours, program, run, theirs, outcome)
-            expected = ours.expected(run, batch, labels, program.name == "LLaMA-Factory")
-            note_losses(outcome, there, ours.first_loss(run), expected, TOLERANCE[config.bits])
+            expected = ours.expected(run, batch, labels, program.name)
+            note_losses(outcome, there, ours.first_loss(run), expected)
     except (RuntimeError, ValueError, OSError) as error:
         outcome.steps, outcome.sound = "fails", False
         outcome.notes.append(" ".join(str(error).split())[:300])
@@ -358,30 +381,37 @@ def reward_of(program, run):
     return {"reward_model": str(program.work / "out_reward")} if run == "ppo" else {}
 
 
-def note_losses(outcome, there, here, expected, tolerance):
+def note_losses(outcome, there, here, expected):
     outcome.losses = f"{there:.4f} / {here:.4f}"
     if expected is None:
         outcome.losses += " / a head of its own"
         return
     outcome.losses += f" / {expected:.4f}"
-    if abs(there - expected) > tolerance:
+    if abs(there - expected) > TOLERANCE:
         outcome.sound = False
-        outcome.notes.append(f"further apart than {tolerance}")
+        outcome.notes.append(f"further apart than {TOLERANCE}")
 
 
 def move_adapters(ours: Ours, program: Program) -> list[str]:
     """What becomes of adapters that move, a sentence each."""
-    trained = program.adapter(program.work / "sft_LoRA.yaml")
+    settings = program.write(ours.rows("sft, LoRA"), program.work, ours.moved(program.work / "out_moved"), MOVED)
+    program.train(settings, "sft")
+    trained = program.adapter(settings)
     merged = vlm.merge(trained, program.work / "merged here")
     rows = ours.rows("sft, LoRA")
     checked = vlm.check_export(merged, trained, rows)
     tuned, processor = vlm.load_model(str(merged), 16)
     score = vlm.evaluate(vlm.generate(tuned, processor, rows, max_new_tokens=16), rows)
-    lines = [f"Its SFT adapter here: merged, {first_line(score)}; check_export: {first_line(checked)}"]
-    own = ours.folder / "ours_sft_LoRA" / "adapter"
+    if not checked.ok:
+        raise ValueError(repr(checked))
+    lines = [f"Its SFT adapter, after {STEPS} steps, here: merged, {first_line(score)}; {first_line(checked)}"]
+    own = ours.own_adapter()
     program.merge(own, ours.model_folder, program.work / "merged there")
     mine = vlm.merge(own, program.work / "merged own")
-    lines.append(f"Our SFT adapter there: merged; largest difference from the merge here {difference(mine, program)}")
+    most = difference(mine, program)
+    lines.append(
+        f"Our SFT adapter, after {STEPS} steps, there: merged; a weight is at most {most} from ours, in bfloat16"
+    )
     return lines
 
 

@@ -30,7 +30,7 @@ def test_what_was_run_names_every_run_of_both_programs():
         outcome = interchange_page.section_of(text, interchange_page.OUTCOMES, name)[1]
         runs = [run for run, (method, _) in tool.RUNS.items() if method not in lacks]
         assert [run for run in runs if f"| {run} |" not in outcome] == []
-        assert "Its SFT adapter here" in outcome and "Our SFT adapter there" in outcome
+        assert "Its SFT adapter" in outcome and "Our SFT adapter" in outcome
 
 
 def test_the_loss_of_a_method_is_that_of_its_formula():
