@@ -25,6 +25,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "interchange",
         "models",
         "samples",
+        "service",
         "studio",
         "training",
     ],
