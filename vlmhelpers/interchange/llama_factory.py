@@ -93,13 +93,6 @@ def _validation_there(run: "Run") -> str | None:
     return run.file("validation") if run.validated else None
 
 
-def _eval_dataset_here(value: object, _: Mapping) -> dict:
-    raise Differs(
-        "rows of their own for the validation, and here they are held out of the dataset: add them to it, and set "
-        "validation_rows to their number"
-    )
-
-
 _KEYS = (
     Key("model_name_or_path", ("model_id",), lambda run: run.model, shared.model_here),
     fixed("trust_remote_code", False, "code of a model's publisher is never executed"),
@@ -170,7 +163,13 @@ _KEYS = (
     Key("dataset_dir", ("dataset",), lambda run: str(run.folder), shared.nothing, note=f"where {_INFO} lies"),
     Key("dataset", ("dataset",), lambda run: run.name, shared.nothing, note=f"a name in {_INFO}"),
     Key("media_dir", ("image_root",), lambda run: str(run.folder), shared.nothing),
-    Key("eval_dataset", ("validation_rows",), _validation_there, _eval_dataset_here, note="a file of its own there"),
+    Key(
+        "eval_dataset",
+        ("validation_rows",),
+        _validation_there,
+        shared.validation_file_here,
+        note="a file of its own there",
+    ),
     Key("val_size", ("validation_rows",), lambda run: None, _held_out_here, note="a number of rows, no share"),
     same("cutoff_len", "max_length", 2048, note="it cuts there; a longer row is an error here"),
     fixed("overwrite_cache", True, NO_EFFECT),
@@ -203,25 +202,16 @@ _KEYS = (
     fixed("overwrite_output_dir", True, "a run goes on, or says why it cannot"),
     same("per_device_train_batch_size", "batch_size", 8).replaced(here=shared.batch_here),
     same("gradient_accumulation_steps", default=1),
-    same("num_train_epochs", "epochs", 3.0),
-    Key("max_steps", ("max_steps",), shared.steps_there, lambda value, _: {"max_steps": value}, -1),
+    *shared.LENGTH,
     same("learning_rate", default=5e-5),
-    Key(
-        "lr_scheduler_type",
-        ("lr_scheduler_type",),
-        lambda run: run.config.lr_scheduler_type,
-        shared.schedule_here,
-        "linear",
-    ),
-    Key("warmup_steps", ("warmup_steps",), lambda run: run.config.warmup_steps, shared.warmup_here, 0),
-    Key("warmup_ratio", ("warmup_steps",), lambda run: None, shared.ratio_here, note="a share, here a number"),
+    *shared.schedule_keys("linear"),
     same("adam_beta2", default=0.999),
     same("max_grad_norm", default=1.0),
     fixed("weight_decay", 0.0, "weights do not decay"),
     same("seed", default=42),
     Key("bf16", (), lambda run: run.dtype == "bfloat16", shared.nothing, note="chosen here by what the GPU can do"),
     Key("fp16", (), lambda run: run.dtype == "float16" or None, shared.nothing, note="as bf16"),
-    Key("use_cpu", (), lambda run: not run.on_gpu or None, shared.nothing, note="chosen here by what is there"),
+    shared.ON_CPU,
     Key(
         "disable_gradient_checkpointing",
         ("gradient_checkpointing",),
@@ -231,34 +221,7 @@ _KEYS = (
         "the opposite of it",
     ),
     same("logging_steps", default=500),
-    Key("eval_strategy", (), lambda run: "steps" if run.validated else None, shared.strategy_here),
-    Key(
-        "eval_steps",
-        ("eval_steps",),
-        lambda run: run.config.validated_every if run.validated else None,
-        shared.eval_steps_here("val_size"),
-    ),
-    Key(
-        "per_device_eval_batch_size",
-        (),
-        lambda run: run.config.batch_size if run.validated else None,
-        shared.nothing,
-        note="that of the training here",
-    ),
-    Key("save_steps", ("save_steps",), shared.save_steps_there, lambda value, _: {"save_steps": value}, 500),
-    Key(
-        "early_stopping_steps",
-        ("early_stopping_patience",),
-        lambda run: run.config.early_stopping_patience,
-        shared.of_validation("early_stopping_patience", "val_size"),
-        note="validations",
-    ),
-    Key(
-        "load_best_model_at_end",
-        ("load_best_model_at_end",),
-        lambda run: run.config.tracks_best or None,
-        shared.of_validation("load_best_model_at_end", "val_size"),
-    ),
+    *shared.validation_keys("val_size", "early_stopping_steps"),
     Key("report_to", ("report_to",), lambda run: run.config.report_to, shared.tracker_here, "none"),
 )
 # What asks for something that a run here does not have.

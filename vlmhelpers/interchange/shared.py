@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from vlmhelpers.common.settings import shown
-from vlmhelpers.interchange.keys import Differs, is_nothing, is_true, number, several
+from vlmhelpers.interchange.keys import Differs, Key, is_nothing, is_true, number, same, several
 from vlmhelpers.training.config import RunConfig
 
 if TYPE_CHECKING:
@@ -184,6 +184,67 @@ def tracker_here(value: object, keys: Mapping) -> dict:
         known = next((name for name in names if name in _TRACKERS), "none")
         raise Differs(f"{shown(value)}: here one of {', '.join(_TRACKERS)}; {known} was taken", report_to=known)
     return {"report_to": names[0]}
+
+
+# How long it is trained, and on what: keys that both programs have by the same names.
+LENGTH = (
+    same("num_train_epochs", "epochs", 3.0),
+    Key("max_steps", ("max_steps",), steps_there, lambda value, _: {"max_steps": value}, -1),
+)
+ON_CPU = Key("use_cpu", (), lambda run: not run.on_gpu or None, nothing, note="chosen here by what is there")
+
+
+def schedule_keys(usual: str) -> tuple[Key, ...]:
+    """The schedule of the learning rate, `usual` without one, and its warm-up."""
+    return (
+        Key(
+            "lr_scheduler_type", ("lr_scheduler_type",), lambda run: run.config.lr_scheduler_type, schedule_here, usual
+        ),
+        Key("warmup_steps", ("warmup_steps",), lambda run: run.config.warmup_steps, warmup_here, 0),
+        Key("warmup_ratio", ("warmup_steps",), lambda run: None, ratio_here, note="a share, here a number"),
+    )
+
+
+def validation_keys(held_out: str, patience: str) -> tuple[Key, ...]:
+    """Validations and checkpoints. `held_out`, `patience`: the keys of rows taken out, and of early stopping."""
+    return (
+        Key("eval_strategy", (), lambda run: "steps" if run.validated else None, strategy_here),
+        Key(
+            "eval_steps",
+            ("eval_steps",),
+            lambda run: run.config.validated_every if run.validated else None,
+            eval_steps_here(held_out),
+        ),
+        Key(
+            "per_device_eval_batch_size",
+            (),
+            lambda run: run.config.batch_size if run.validated else None,
+            nothing,
+            note="that of the training here",
+        ),
+        Key("save_steps", ("save_steps",), save_steps_there, lambda value, _: {"save_steps": value}, 500),
+        Key(
+            patience,
+            ("early_stopping_patience",),
+            lambda run: run.config.early_stopping_patience,
+            of_validation("early_stopping_patience", held_out),
+            note="validations",
+        ),
+        Key(
+            "load_best_model_at_end",
+            ("load_best_model_at_end",),
+            lambda run: run.config.tracks_best or None,
+            of_validation("load_best_model_at_end", held_out),
+        ),
+    )
+
+
+def validation_file_here(value: object, keys: Mapping) -> dict:
+    """A file of rows for the validation."""
+    raise Differs(
+        "rows of their own for the validation, and here they are held out of the dataset: add them to it, and set "
+        "validation_rows to their number"
+    )
 
 
 def refusals(program: str, template: str, config: RunConfig) -> Iterator[str]:

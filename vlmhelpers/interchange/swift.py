@@ -121,13 +121,8 @@ def _share_here(value: object, _: Mapping) -> dict:
     return {}
 
 
-def _val_dataset_here(value: object, _: Mapping) -> dict:
-    if is_nothing(value):
-        return {}
-    raise Differs(
-        "rows of their own for the validation, and here they are held out of the dataset: add them to it, and set "
-        "validation_rows to their number"
-    )
+def _val_dataset_here(value: object, keys: Mapping) -> dict:
+    return {} if is_nothing(value) else shared.validation_file_here(value, keys)
 
 
 def _env_here(value: object, _: Mapping) -> dict:
@@ -273,23 +268,14 @@ _KEYS = (
     fixed("add_version", False, "a run is its folder"),
     same("per_device_train_batch_size", "batch_size", 1).replaced(here=shared.batch_here),
     same("gradient_accumulation_steps", default=_default_accumulation),
-    same("num_train_epochs", "epochs", 3.0),
-    Key("max_steps", ("max_steps",), shared.steps_there, lambda value, _: {"max_steps": value}, -1),
+    *shared.LENGTH,
     same("learning_rate", default=lambda keys: 1e-5 if keys.get("tuner_type") == "full" else 1e-4),
-    Key(
-        "lr_scheduler_type",
-        ("lr_scheduler_type",),
-        lambda run: run.config.lr_scheduler_type,
-        shared.schedule_here,
-        "cosine",
-    ),
-    Key("warmup_steps", ("warmup_steps",), lambda run: run.config.warmup_steps, shared.warmup_here, 0),
-    Key("warmup_ratio", ("warmup_steps",), lambda run: None, shared.ratio_here, note="a share, here a number"),
+    *shared.schedule_keys("cosine"),
     same("adam_beta2", default=0.95),
     same("max_grad_norm", default=1.0),
     fixed("weight_decay", 0.0, "weights do not decay").replaced(default=0.1),
     same("seed", default=42),
-    Key("use_cpu", (), lambda run: not run.on_gpu or None, shared.nothing, note="chosen here by what is there"),
+    shared.ON_CPU,
     Key(
         "gradient_checkpointing",
         ("gradient_checkpointing",),
@@ -298,34 +284,7 @@ _KEYS = (
         True,
     ),
     same("logging_steps", default=5),
-    Key("eval_strategy", (), lambda run: "steps" if run.validated else None, shared.strategy_here),
-    Key(
-        "eval_steps",
-        ("eval_steps",),
-        lambda run: run.config.validated_every if run.validated else None,
-        shared.eval_steps_here(""),
-    ),
-    Key(
-        "per_device_eval_batch_size",
-        (),
-        lambda run: run.config.batch_size if run.validated else None,
-        shared.nothing,
-        note="that of the training here",
-    ),
-    Key("save_steps", ("save_steps",), shared.save_steps_there, lambda value, _: {"save_steps": value}, 500),
-    Key(
-        "early_stop_interval",
-        ("early_stopping_patience",),
-        lambda run: run.config.early_stopping_patience,
-        shared.of_validation("early_stopping_patience", ""),
-        note="validations",
-    ),
-    Key(
-        "load_best_model_at_end",
-        ("load_best_model_at_end",),
-        lambda run: run.config.tracks_best or None,
-        shared.of_validation("load_best_model_at_end", ""),
-    ),
+    *shared.validation_keys("", "early_stop_interval"),
     Key("report_to", ("report_to",), lambda run: [run.config.report_to], shared.tracker_here, "tensorboard"),
 )
 _WITHOUT = {
