@@ -5,8 +5,8 @@ from types import ModuleType
 
 import pytest
 
-from vlmhelpers.interchange.rewards import SCORES, split_rewards, unknown_rewards, write_plugin
-from vlmhelpers.training.rewards import parse_rewards
+from vlmhelpers.interchange.rewards import SCORES, unknown_rewards, write_plugin
+from vlmhelpers.training.rewards import parse_rewards, split_rewards
 
 REWARDS = r"exact_match; 0.1*length_within:3; matches:(An?|The) \w+\; no; number_within:0.5; -2*number_within:5%"
 ANSWERS = [

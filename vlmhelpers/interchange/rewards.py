@@ -45,20 +45,9 @@ def make(name, weight, score, setting):
 """
 
 
-def split_rewards(text: str) -> list[str]:
-    """The texts of single rewards, as `parse_rewards` takes them apart."""
-    return [part.strip() for part in re.findall(r"(?:\\.|[^;])+", text, re.DOTALL) if part.strip()]
-
-
-def _parts(text):
-    """(weight, name, setting) of one reward."""
-    weight, name, setting = re.fullmatch(r"(?:(-?\d*\.?\d+)\s*\*\s*)?([^:]*)(?::(.*))?", text, re.DOTALL).groups()
-    return float(weight or 1), name, setting
-
-
 def unknown_rewards(text: str) -> list[str]:
     """Those that the plugin does not have."""
-    return [reward for reward in split_rewards(text) if _parts(reward)[1] not in SCORES]
+    return [reward for reward in rewards.split_rewards(text) if rewards.reward_parts(reward)[1] not in SCORES]
 
 
 def write_plugin(path: Path, text: str) -> None:
@@ -84,7 +73,7 @@ def _constant(name, value):
 
 
 def _calls(text):
-    for reward in split_rewards(text):
-        weight, name, setting = _parts(reward)
-        yield f"make({reward!r}, {weight!r}, lambda text, answer, setting: {SCORES[name]}, {setting!r})"
+    for reward in rewards.split_rewards(text):
+        weight, name, setting = rewards.reward_parts(reward)
+        yield f"make({reward!r}, {float(weight or 1)!r}, lambda text, answer, setting: {SCORES[name]}, {setting!r})"
     yield ""

@@ -133,7 +133,7 @@ def _env_here(value: object, _: Mapping) -> dict:
 
 
 def _rewards_there(run: "Run") -> list[str] | None:
-    from vlmhelpers.interchange.rewards import split_rewards
+    from vlmhelpers.training.rewards import split_rewards
 
     return split_rewards(run.config.rewards or "")
 

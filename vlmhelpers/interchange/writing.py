@@ -17,7 +17,6 @@ from vlmhelpers.common.printable import one_line, printable
 from vlmhelpers.data.rows import plain_rows
 from vlmhelpers.data.schema import kind_of
 from vlmhelpers.estimation.planning import count_rows, with_cap
-from vlmhelpers.estimation.suggestion import suggest
 from vlmhelpers.families import FAMILIES, family_of, find_config, tiny_model
 from vlmhelpers.families.family import Family
 from vlmhelpers.interchange.imported import Program
@@ -92,8 +91,7 @@ def outline(config: RunConfig, program: Program, refusals: Callable) -> str:
     Raises ValueError for what the program lacks.
     """
     model = _model_of(config, refusals)
-    chosen = config.chosen | ({"bits": 16} if config.changes_base else {})
-    values = suggest(model, method=config.method, weights=config.weights, **chosen)
+    values = pipeline.suggest_for(config, model)
     parts = dict.fromkeys(["train", *["validation"] * bool(config.validation_rows)])
     run = _make_run(pipeline.fill_from(config, values), model, None, _UNWRITTEN, "rows", parts)
     return yaml.safe_dump(_keys_of(run, program), sort_keys=False, allow_unicode=True)

@@ -179,9 +179,14 @@ def fit_values(config: RunConfig, model_id: str, rows: Dataset, gpu: Gpu | None,
     sampled are not in it. Raises ValueError where the rows do not fit on the GPU.
     """
     text_only = not any(rows.with_format("arrow")["images"].to_pylist())
-    chosen = config.chosen | ({"bits": 16} if config.changes_base else {})
-    values = suggest(model_id, text_only, method=config.method, weights=config.weights, **chosen)
+    values = suggest_for(config, model_id, text_only)
     return replace(values, gpu=gpu).fit(rows, processor, logits_for(config.runs_on), **config.memory_options)
+
+
+def suggest_for(config: RunConfig, model_id: str, text_only: bool = False) -> Values:
+    """The `Values` that suit the model, before a look at the rows, with what the settings choose."""
+    chosen = config.chosen | ({"bits": 16} if config.changes_base else {})
+    return suggest(model_id, text_only, method=config.method, weights=config.weights, **chosen)
 
 
 def fill_from(config: RunConfig, values: Values) -> RunConfig:

@@ -206,7 +206,17 @@ def parse_rewards(text: str) -> list[Reward]:
 
     In a regular expression a `;` is written `\;`, which matches the same. Raises ValueError as `parse_reward`.
     """
-    return [parse_reward(part) for part in re.findall(r"(?:\\.|[^;])+", text, re.DOTALL) if part.strip()]
+    return list(map(parse_reward, split_rewards(text)))
+
+
+def split_rewards(text: str) -> list[str]:
+    """The texts of the single rewards, as `parse_reward` takes them."""
+    return [part.strip() for part in re.findall(r"(?:\\.|[^;])+", text, re.DOTALL) if part.strip()]
+
+
+def reward_parts(text: str) -> tuple[str | None, str, str | None]:
+    """The weight, the name and the setting in the text of one reward; None for what is not there."""
+    return _TEXT.fullmatch(text.strip()).groups()
 
 
 def parse_reward(text: str) -> Reward:
@@ -215,7 +225,7 @@ def parse_reward(text: str) -> Reward:
 
     A weight may come first: `0.2*exact_match`. Raises ValueError for another text, with the nearest name and them all.
     """
-    weight, name, setting = _TEXT.fullmatch(text.strip()).groups()
+    weight, name, setting = reward_parts(text)
     if name not in _REWARDS:
         meant = get_close_matches(name[:50], _REWARDS, n=1, cutoff=0)[0]
         there = f"There are: {', '.join(_REWARDS)}. A ; inside of a pattern is written \\;"
