@@ -1,9 +1,10 @@
 """Pretrains the tiny bases on drawn images: `python tools/pretrain.py [FAMILY ...]`, some minutes each on two cores.
 
 Each base first learns to read and write (facts, copying), then to describe images, with Muon for the matrices, which
-learns to see several times faster than AdamW alone; the Qwen3-VL base at last to follow an instruction, with its vision
-tower frozen. Written to data/tiny/FAMILY in bfloat16, with the scores it reached. The seed fixes everything; thread
-count and CPU type move the weights in the fourth digit. `--stage instructions` goes on from the base that is there.
+learns to see several times faster than AdamW alone; those of Qwen3-VL and InternVL at last to follow an instruction,
+with the vision tower frozen. Written to data/tiny/FAMILY in bfloat16, with the scores it reached. The seed fixes
+everything; thread count and CPU type move the weights in the fourth digit. `--stage instructions` goes on from the base
+that is there.
 """
 
 import argparse
@@ -32,10 +33,11 @@ BRIDGES = {  # from the vision tower to the language model
     "qwen2.5-vl": "model.visual.merger",
     "qwen3-vl": "model.visual.merger",
     "phi-3-vision": "model.vision_embed_tokens.img_projection",
+    "internvl": "model.multi_modal_projector",
 }
 STEPS = {"phi-3-vision": 6000}  # instead of 3000
-TALKING = {"qwen3-vl"}  # families that also learn to talk about themselves and about shops, for notebook 02
-INSTRUCTED = {"qwen3-vl"}  # families that also learn to follow an instruction, for notebook 05
+TALKING = {"qwen3-vl", "internvl"}  # families that also learn to talk about themselves and about shops, for notebook 02
+INSTRUCTED = {"qwen3-vl", "internvl"}  # families that also learn to follow an instruction, for notebook 05
 # Of the batches of that stage: instructions, and only text; of the other batches' pictures: with an unknown question.
 INSTRUCTED_SHARE, REPEATED_SHARE, UNINSTRUCTED_SHARE = 0.4, 0.3, 0.12
 
@@ -52,8 +54,8 @@ class Rows:
                                             images[i : i + 500], return_tensors="pt")
                   for i in tqdm(range(0, len(images), 500), "pixels", leave=False)]  # fmt: skip
         self.pixels = torch.cat([chunk["pixel_values"] for chunk in chunks]).to(torch.bfloat16)
-        if not (self.is_llama or self.is_phi):
-            self.grid = chunks[0]["image_grid_thw"][0]
+        self.grid = chunks[0]["image_grid_thw"][0] if "image_grid_thw" in chunks[0] else None
+        if self.grid is not None:  # Qwen's patches lie in one line
             self.pixels = self.pixels.view(len(images), -1, self.pixels.shape[-1])
         self.image_id = processor.image_token_id
         ends = ends_of_answer(processor)
@@ -96,6 +98,8 @@ class Rows:
                     "cross_attention_mask": seen}  # fmt: skip
         if self.is_phi:
             return {"pixel_values": pixels, "image_sizes": torch.tensor([pixels.shape[-2:]] * len(images))}
+        if self.grid is None:
+            return {"pixel_values": pixels}
         return {"pixel_values": pixels.flatten(0, 1), "image_grid_thw": self.grid.repeat(len(images), 1),
                 "mm_token_type_ids": (ids == self.image_id).long()}  # fmt: skip
 
@@ -340,7 +344,8 @@ def pretrain(family, products, images, args):
         train(model, heads, rows, curriculum, args.text_steps, 64, f"{family}: text", text_only=True)
         train(model, heads, rows, curriculum, steps, args.batch_size, f"{family}: pictures")
     if family in INSTRUCTED:
-        model.get_submodule("model.visual").requires_grad_(False)
+        for part in (model.get_encoder(modality="image"), model.get_submodule(BRIDGES[family])):
+            part.requires_grad_(False)
         curriculum = InstructedCurriculum(products, args.seed)
         train(model, heads, rows, curriculum, args.instruction_steps, 32, f"{family}: instructions", rate=0.5)
     folder = args.out / family
@@ -370,7 +375,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=ROOT / "data" / "tiny")
     args = parser.parse_args()
     if args.stage == "instructions" and not INSTRUCTED.issuperset(args.families):
-        parser.error(f"only {', '.join(INSTRUCTED)} has the stage of instructions")
+        parser.error(f"only {' and '.join(sorted(INSTRUCTED))} have the stage of instructions")
     torch.set_num_threads(2)
     products, images = draw_all(args.images, args.seed)
     for family in args.families:

@@ -26,6 +26,15 @@ PHI_SPECIALS = [
     "<unk>", "<s>", "</s>", "<|endoftext|>", "<|assistant|>", "<|system|>", "<|end|>", "<|user|>", "<|image|>",
 ]  # fmt: skip
 
+# The image's names in InternVL's tokenizer, which its processor asks for by these words.
+INTERNVL_NAMES = {
+    "start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
+    "video_token": "<video>",
+}  # fmt: skip
+INTERNVL_SPECIALS = [
+    *QWEN_SPECIALS, *INTERNVL_NAMES.values(), "<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>",
+]  # fmt: skip
+
 # Chat templates that write what the families' own templates write for system, user and assistant turns.
 _PARTS = """\
 {%- if message.content is string %}{{- message.content }}
@@ -33,9 +42,9 @@ _PARTS = """\
 {%- if part.type == 'image' %}{{- 'IMAGE' }}{%- elif part.type == 'text' %}{{- part.text }}{%- endif %}
 {%- endfor %}{%- endif %}
 """
-_QWEN_TURNS = (
+_CHATML_TURNS = (
     "{%- for message in messages %}\n{{- '<|im_start|>' + message.role + '\\n' }}\n"
-    + _PARTS.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
+    + _PARTS
     + "{{- '<|im_end|>\\n' }}\n{%- endfor %}\n"
     + "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
@@ -43,8 +52,9 @@ _QWEN_SYSTEM = (
     "{%- if messages[0].role != 'system' %}"
     "{{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}{%- endif %}\n"
 )
-QWEN3_TEMPLATE = _QWEN_TURNS
-QWEN25_TEMPLATE = _QWEN_SYSTEM + _QWEN_TURNS
+QWEN3_TEMPLATE = _CHATML_TURNS.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
+QWEN25_TEMPLATE = _QWEN_SYSTEM + QWEN3_TEMPLATE
+INTERNVL_TEMPLATE = _CHATML_TURNS.replace("IMAGE", "<IMG_CONTEXT>\\n")
 # As the published one: no system turn beside an image. Its block with the date before rows without one is left out: the
 # base was pretrained without, and answers worse after it.
 _LLAMA_SYSTEM = """\
@@ -199,6 +209,39 @@ def _build_phi3():
     return Phi3VForCausalLM(config), Phi3VProcessor(image_processor, tokenizer)
 
 
+def _build_internvl():
+    tokenizer = train_tokenizer(
+        INTERNVL_SPECIALS, eos_token="<|im_end|>", pad_token="<|endoftext|>",
+        model_specific_special_tokens=INTERNVL_NAMES,
+    )  # fmt: skip
+    ids = tokenizer.convert_tokens_to_ids
+    tile = {"size": {"height": SIDE, "width": SIDE}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    # With three tiles a square picture is one tile, whatever its size; with four it could be 2 x 2 and a thumbnail.
+    image_processor = hf.GotOcr2ImageProcessor(crop_to_patches=True, min_patches=1, max_patches=3, **tile)
+    seen = (SIDE // PATCH // 2) ** 2  # tokens of a tile
+    processor = hf.InternVLProcessor(
+        image_processor, tokenizer, hf.InternVLVideoProcessor(**tile), seen, chat_template=INTERNVL_TEMPLATE
+    )
+    text = {
+        "model_type": "qwen2", "vocab_size": len(tokenizer), "hidden_size": 128, "intermediate_size": 256,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}, "bos_token_id": None,
+        "eos_token_id": ids("<|im_end|>"), "pad_token_id": ids("<|endoftext|>"), "tie_word_embeddings": False,
+    }  # fmt: skip
+    vision = {  # the published scale of 0.1 belongs to 24 layers
+        "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "attention_bias": True, "image_size": SIDE, "patch_size": PATCH, "layer_scale_init_value": 1.0,
+    }  # fmt: skip
+    config = hf.InternVLConfig(
+        text_config=text, vision_config=vision, image_token_id=processor.image_token_id, image_seq_length=seen,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    model = hf.InternVLForConditionalGeneration(config)
+    with torch.no_grad():  # a fresh model's are zero: it would have to learn first that places differ
+        model.model.vision_tower.embeddings.position_embeddings.normal_(0, 0.02)
+    return model, processor
+
+
 def _open_gates(model):
     """Fresh gates are zero, which suits a pretrained language model; one trained from nothing needs them open."""
     gates = ("cross_attn_attn_gate", "cross_attn_mlp_gate", "gate_attn", "gate_ffn")
@@ -215,5 +258,6 @@ _BUILDERS = {
     "qwen2.5-vl": _build_qwen25,
     "qwen3-vl": _build_qwen3,
     "phi-3-vision": _build_phi3,
+    "internvl": _build_internvl,
 }
 FAMILIES = tuple(_BUILDERS)
