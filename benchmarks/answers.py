@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from vlmhelpers.common.environment import quiet
 from vlmhelpers.data.schema import FEATURES, make_row
-from vlmhelpers.families import FAMILIES, tiny_model
+from vlmhelpers.families import TINY_BASES, tiny_model
 from vlmhelpers.inference.generation import generate
 from vlmhelpers.models.loading import load_model
 from vlmhelpers.samples.drawing import QUESTIONS, sample_products
@@ -19,14 +19,14 @@ def main(argv=None):
     options = parse(argv)
     quiet()
     dataset = make_rows(options)
-    for family in FAMILIES if options.family == "all" else [options.family]:
+    for family in TINY_BASES if options.family == "all" else [options.family]:
         print(f"\n{family}: {len(dataset)} rows, batches of {options.batch}")
         compare(family, dataset, options)
 
 
 def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--family", choices=[*FAMILIES, "all"], default="qwen3-vl", help="whose tiny model answers")
+    parser.add_argument("--family", choices=[*TINY_BASES, "all"], default="qwen3-vl", help="whose tiny model answers")
     parser.add_argument("--rows", type=int, default=64, help="questions about drawn pictures, one each")
     parser.add_argument("--side", type=int, default=96, help="the pictures' sides in pixels")
     parser.add_argument("--batch", type=int, default=32, help="rows per batch")

@@ -19,7 +19,7 @@ from vlmhelpers.batches.pixel_cache import pack, unpack
 from vlmhelpers.common.files import temporary_name
 from vlmhelpers.data.schema import FEATURES, make_row
 from vlmhelpers.evaluation.ablation import blank_images
-from vlmhelpers.families import FAMILIES, tiny_model
+from vlmhelpers.families import TINY_BASES, tiny_model
 from vlmhelpers.models.loading import set_max_pixels
 from vlmhelpers.samples.drawing import sample_products
 
@@ -43,7 +43,7 @@ def load(family):
     return processor
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=TINY_BASES)
 def processor(request):
     return load(request.param)
 

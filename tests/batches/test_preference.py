@@ -7,7 +7,7 @@ from transformers import AutoProcessor
 from vlmhelpers.batches import PreferenceCollator, RatedCollator, VisionCollator
 from vlmhelpers.batches.chat_template import IGNORED
 from vlmhelpers.data.schema import make_pair, make_rated
-from vlmhelpers.families import FAMILIES, family_of, tiny_model
+from vlmhelpers.families import TINY_BASES, family_of, tiny_model
 from vlmhelpers.samples.drawing import sample_products
 
 ASKED = "What is this?"
@@ -26,7 +26,7 @@ RATED = [
 ]
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=TINY_BASES)
 def processor(request):
     return AutoProcessor.from_pretrained(tiny_model(request.param))
 
@@ -157,7 +157,7 @@ def test_no_length_is_asked_of_answers_that_nobody_gave_to_that_prompt(processor
         RatedCollator(processor, max_length=longest - 1)(rows)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", TINY_BASES)
 def test_a_mismatched_answer_sees_the_image_to_its_end(tiny, name):
     """In the main batch Mllama's text attends to the image as far as the main answer goes; TRL takes that for both."""
     model, processor = tiny(name)

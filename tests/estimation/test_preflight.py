@@ -16,7 +16,7 @@ from vlmhelpers.data.schema import FEATURES, make_row
 from vlmhelpers.estimation import planning
 from vlmhelpers.estimation.memory import estimate_time
 from vlmhelpers.estimation.planning import count_rows, preflight, propose_cap, with_cap
-from vlmhelpers.families import FAMILIES, family_of, tiny_model
+from vlmhelpers.families import TINY_BASES, family_of, tiny_model
 
 LLAMA, PHI, QWENS = "llama-3.2-vision", "phi-3-vision", ("qwen2.5-vl", "qwen3-vl")
 
@@ -31,7 +31,7 @@ def equal_rows_are_estimated_once():
 @pytest.fixture(scope="module")
 def processors():
     """family -> its tiny processor; Qwens keep images of 32x32 to 256x256 pixels, Phi cuts up to 6 tiles."""
-    made = {family: AutoProcessor.from_pretrained(tiny_model(family)) for family in FAMILIES}
+    made = {family: AutoProcessor.from_pretrained(tiny_model(family)) for family in TINY_BASES}
     for family in QWENS:
         made[family].image_processor.size = {"shortest_edge": 32**2, "longest_edge": 256**2}
     made[PHI].image_processor.num_crops = 6
@@ -65,7 +65,7 @@ def dataset(rows_of):
     )
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=TINY_BASES)
 def family(request):
     return request.param
 

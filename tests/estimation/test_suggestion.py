@@ -9,7 +9,7 @@ from vlmhelpers.data.schema import FEATURES, make_row
 from vlmhelpers.estimation import suggestion
 from vlmhelpers.estimation.memory import GIB, GPUS, Memory
 from vlmhelpers.estimation.suggestion import Values, suggest
-from vlmhelpers.families import FAMILIES, tiny_model
+from vlmhelpers.families import TINY_BASES, tiny_model
 from vlmhelpers.families.family import Family
 from vlmhelpers.training.config import RunConfig
 from vlmhelpers.training.methods.catalog import METHODS
@@ -46,10 +46,10 @@ def memory(monkeypatch):
     return take
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TINY_BASES)
 def test_a_tiny_base_gets_its_familys_values(family):
     values = suggest(tiny_model(family))
-    expected = {name: value for name, (value, _) in FAMILIES[family].suitable_values(is_tiny=True).items()}
+    expected = {name: value for name, (value, _) in TINY_BASES[family].suitable_values(is_tiny=True).items()}
     assert values.is_tiny and expected.items() <= values.settings.items()
     assert values.learning_rate > 1e-3 and values.max_steps > 0
 
@@ -141,7 +141,7 @@ def test_a_batch_of_ones_own_that_does_not_fit_stays_and_is_said(published, memo
 
 
 def test_a_model_that_cannot_be_estimated_gets_the_least(published, memory, monkeypatch):
-    monkeypatch.setattr(type(FAMILIES["qwen2.5-vl"]), "dry_run_inputs", Family.dry_run_inputs)
+    monkeypatch.setattr(type(TINY_BASES["qwen2.5-vl"]), "dry_run_inputs", Family.dry_run_inputs)
     values = suggest(REAL, gpu="T4").fit(rows_of(400), published)
     assert (values.bits, values.batch_size, values.gradient_accumulation_steps) == (4, 1, 16)
     assert "memory of this model is not estimated" in values.reasons["batch_size"]

@@ -22,7 +22,7 @@ from vlmhelpers.export import adapters, probing, verification
 from vlmhelpers.export.adapters import merge, save_adapter
 from vlmhelpers.export.hub import merged_card
 from vlmhelpers.export.verification import check_export
-from vlmhelpers.families import FAMILIES, tiny_model
+from vlmhelpers.families import TINY_BASES, tiny_model
 from vlmhelpers.inference.generation import generate
 from vlmhelpers.models.backends import add_lora
 from vlmhelpers.models.loading import load_model, load_processor
@@ -67,7 +67,7 @@ def in_this_process(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TINY_BASES)
 def test_merged_weights_answer_as_the_adapter(family, adapter_of, tmp_path):
     adapter, dataset, answers = adapter_of(family)
     out = merge(adapter, tmp_path / "merged", dtype=torch.float32)

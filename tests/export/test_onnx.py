@@ -18,7 +18,7 @@ from vlmhelpers.models.loading import load_weights
 
 pytestmark = pytest.mark.slow
 
-FAMILIES = ("phi-3-vision", "qwen3-vl")
+TINY_BASES = ("phi-3-vision", "qwen3-vl")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def mixed(rows_of, picture):
     return rows_of(rows)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TINY_BASES)
 def test_answers_and_logits_are_those_of_the_merged_model(family, exported, mixed):
     folder, merged, learned = exported(family)
     check = check_onnx(folder, merged, mixed, max_new_tokens=12).raise_if_wrong()
@@ -55,7 +55,7 @@ def test_answers_and_logits_are_those_of_the_merged_model(family, exported, mixe
     assert sum(map(str.__eq__, tuned.answers["onnx"], wanted)) >= 3
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TINY_BASES)
 def test_rows_of_a_batch_are_padded_on_either_side(family, exported, mixed):
     folder, merged, _ = exported(family)
     onnx, model = OnnxModel(folder), load_weights(merged, dtype=torch.float32).eval()

@@ -15,13 +15,13 @@ from vlmhelpers.data.schema import assistant, user
 from vlmhelpers.export import serving
 from vlmhelpers.export.adapters import merge, save_adapter
 from vlmhelpers.export.model_server import serve_model
-from vlmhelpers.families import FAMILIES, family_of, tiny_model
+from vlmhelpers.families import TINY_BASES, family_of, tiny_model
 from vlmhelpers.inference.generation import generate
 from vlmhelpers.models.loading import load_model
 
 pytestmark = pytest.mark.slow
 
-TAKEN = [name for name, family in FAMILIES.items() if not family.not_by_transformers_serve]
+TAKEN = [name for name, family in TINY_BASES.items() if not family.not_by_transformers_serve]
 GREEDY = {"temperature": 0, "frequency_penalty": 0, "max_tokens": 64}
 
 
@@ -150,7 +150,7 @@ def test_the_list_of_models_needs_a_cache_of_the_hub_and_lacks_the_one_that_is_s
 
 
 def test_what_a_family_cannot_is_found_out_by_the_server_itself(monkeypatch):
-    refused = [name for name in FAMILIES if name not in TAKEN]
+    refused = [name for name in TINY_BASES if name not in TAKEN]
     assert refused == ["phi-3-vision"]
     for name in refused:
         with pytest.raises(ValueError, match="transformers serve does not serve this model: .*phi3_v.*generate"):

@@ -502,7 +502,7 @@ def test_saved_and_loaded_again_under_the_published_names(tiny, tmp_path):
 def test_unsloth_is_not_asked_for_what_it_does_not_have(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(models, "choose_backend", lambda backend: "unsloth")
     assert not models._runs_on_unsloth("auto", tiny[1])
-    with pytest.raises(ValueError, match="Unsloth does not have phi-3-vision"):
+    with pytest.raises(ValueError, match="Unsloth does not run phi-3-vision: it does not have phi3_v"):
         models._runs_on_unsloth("unsloth", tiny[1])
 
 

@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 
 from vlmhelpers.batches.pixel_cache import precompute
 from vlmhelpers.data.schema import FEATURES, text_part, user
-from vlmhelpers.families import FAMILIES, family_of, tiny_model
+from vlmhelpers.families import TINY_BASES, family_of, tiny_model
 from vlmhelpers.inference.answer_log import row_keys
 from vlmhelpers.inference.generation import generate, stream_answer, stream_conversation
 from vlmhelpers.models.loading import load_model
@@ -22,7 +22,7 @@ WORDS = [("What is the opposite of big?", "Small.", []), ("Write 3 as a word.", 
 SIZES = (96, 64, 160, 96, 128, 224)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=TINY_BASES)
 def loaded(request):
     return load_model(tiny_model(request.param), bits=16)
 

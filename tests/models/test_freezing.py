@@ -10,7 +10,7 @@ from trl import SFTConfig, SFTTrainer
 
 from vlmhelpers.batches import VisionCollator
 from vlmhelpers.data.schema import make_row
-from vlmhelpers.families import FAMILIES, TOWERS, family_of
+from vlmhelpers.families import TINY_BASES, TOWERS, family_of
 from vlmhelpers.inference.generation import generate
 from vlmhelpers.models import load_model, restore_dtypes, train_only
 
@@ -36,7 +36,7 @@ def last_of_language(model, number):
     return {name for name, match in found.items() if match and int(match[1]) in layers}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TINY_BASES)
 def test_towers_and_last_layers(tiny, family):
     model, _ = tiny(family)
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
@@ -59,7 +59,7 @@ def test_towers_and_last_layers(tiny, family):
     assert 0 < len(last_of_language(model, 1)) < len(last_of_language(model, 99)) < len(of_towers(model, "language"))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TINY_BASES)
 @pytest.mark.parametrize(
     "settings", [{"towers": ["vision", "projector"]}, {"towers": ["language"], "last_layers": 1}, {"last_layers": 0}]
 )
@@ -101,7 +101,7 @@ def dtypes(model):
     return {name: parameter.dtype for name, parameter in model.named_parameters()}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TINY_BASES)
 def test_what_is_trained_becomes_float32_and_what_no_longer_is_gets_its_bits_back(tiny, family, picture):
     model, processor = tiny(family)
     model.to(torch.bfloat16)
@@ -132,7 +132,7 @@ def test_a_deep_copy_computes_with_its_own_weights(tiny, picture):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("family", "settings"), [*((family, LAST) for family in FAMILIES), ("qwen3-vl", {}), ("qwen2.5-vl", {})]
+    ("family", "settings"), [*((family, LAST) for family in TINY_BASES), ("qwen3-vl", {}), ("qwen2.5-vl", {})]
 )
 def test_small_steps_are_kept_and_the_model_is_saved_in_its_bits(tiny, family, settings, picture, rows_of, tmp_path):
     model, processor = tiny(family)

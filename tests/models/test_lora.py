@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from trl import SFTConfig, SFTTrainer
 
 from vlmhelpers.batches.collator import VisionCollator
-from vlmhelpers.families import FAMILIES, family_of, tiny_model
+from vlmhelpers.families import TINY_BASES, family_of, tiny_model
 from vlmhelpers.models.loading import load_model
 from vlmhelpers.models.lora import describe_trainable, keep_adapters_float32, lora_targets
 
@@ -39,7 +39,7 @@ def test_counts_by_tower_in_4_bits_and_without():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TINY_BASES)
 @pytest.mark.parametrize("bits", [4, 16])
 def test_every_adapter_weight_moves_and_no_frozen_one(family, bits, rows_of, picture, tmp_path):
     model, processor = load_model(tiny_model(family), bits=bits)
@@ -63,7 +63,7 @@ def test_every_adapter_weight_moves_and_no_frozen_one(family, bits, rows_of, pic
         assert p.requires_grad == (name in adapters) and (name not in adapters or p.dtype == torch.float32), name
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TINY_BASES)
 def test_lower_language_layers_can_be_left_out(family):
     model, _ = load_model(tiny_model(family), bits=16)
     linear = linear_layers(model, "language")
@@ -83,7 +83,7 @@ def test_a_model_with_adapters_has_the_same_targets():
     assert lora_targets(tuned, vision=True) == lora_targets(model, vision=True) == chosen
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TINY_BASES)
 def test_attention_and_mlp_are_chosen_apart(family):
     model, _ = load_model(tiny_model(family), bits=16)
     projector = linear_layers(model, "projector")

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from vlmhelpers.batches.collator import VisionCollator
-from vlmhelpers.families import FAMILIES, family_of, tiny_model
+from vlmhelpers.families import TINY_BASES, family_of, tiny_model
 from vlmhelpers.models import loading as models
 from vlmhelpers.models.loading import choose_model, load_model
 
@@ -18,7 +18,7 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TINY_BASES)
 def test_without_a_gpu_the_tiny_base_of_the_family_stands_in(family, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_model(PUBLISHED[family]) == str(tiny_model(family)) == choose_model(family)
@@ -105,8 +105,8 @@ def test_names_belong_to_towers():
         "base_model.model.model.language_model.layers.0.mlp.up_proj.lora_A.default": "language",
         "lm_head": "head",
     }
-    assert {name: FAMILIES["qwen3-vl"].tower_of(name) for name in names} == names
-    assert FAMILIES["llama-3.2-vision"].tower_of("model.multi_modal_projector") == "projector"
+    assert {name: TINY_BASES["qwen3-vl"].tower_of(name) for name in names} == names
+    assert TINY_BASES["llama-3.2-vision"].tower_of("model.multi_modal_projector") == "projector"
 
 
 def test_skipped_modules_are_full_names():

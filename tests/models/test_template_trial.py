@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from vlmhelpers.common import processes
-from vlmhelpers.families import FAMILIES, tiny_model
+from vlmhelpers.families import TINY_BASES, tiny_model
 from vlmhelpers.models import template_trial
 from vlmhelpers.models.loading import load_model, load_processor
 
@@ -52,7 +52,7 @@ def test_a_template_that_refuses_conversations_is_tried_once(with_template, monk
     load_model(folder, bits=16)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TINY_BASES)
 def test_templates_of_the_tiny_bases_need_no_trial(family, monkeypatch):
     monkeypatch.setattr(template_trial, "run_trial", lambda *_, **__: pytest.fail("was tried"))
     load_processor(tiny_model(family))

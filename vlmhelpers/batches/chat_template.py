@@ -8,6 +8,10 @@ otherwise than the model has to write it, as those for thinking models do with e
 
 import re
 from contextlib import suppress
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
 
 from vlmhelpers.batches.conversation import clean, without_blank_lines
 from vlmhelpers.data.rules import Problem
@@ -27,7 +31,8 @@ _NO_PROMPT = (
     "is not written after the prompt that the model gets there",
     "the chat template is not made for training, so give the processor another chat_template",
 )
-_MOST_KNOWN = 10_000  # pieces of text
+_LOST_SYSTEM = "the chat template leaves the system turn out"
+_MOST_KNOWN = 10_000  # prompts
 
 
 class Refused(ValueError):
@@ -40,30 +45,59 @@ class Refused(ValueError):
 class ChatTemplate:
     """The chat template and the (fast) tokenizer of one processor.
 
-    The processor may write any number of image tokens for an image of the text. All its other tokens must be those of
-    the text between the images, apart from tokens that begin a sequence (some write one after each image).
+    The processor may write whatever it needs in place of an image of the text; `image_ids` are the tokens that it has
+    written so far. What stands between the images has to reach its tokenizer as it is.
     """
 
     def __init__(self, processor):
         self.processor = processor
         self.tokenizer = tokenizer = processor.tokenizer
-        self.control_tokens, image = _control_tokens(processor), family_of(processor).image_pattern(processor)
+        family = family_of(processor)
+        self.control_tokens, image = _control_tokens(processor, family), family.image_pattern(processor)
         longest_first = sorted(self.control_tokens, key=len, reverse=True)  # as the tokenizer finds them
         self.control = re.compile("|".join([image, *map(re.escape, longest_first)]))
         self.control_ids = {*tokenizer.convert_tokens_to_ids(longest_first)}
+        self.image_ids = set()
         self._image = re.compile(image)
-        self._not_text = {processor.image_token_id, tokenizer.bos_token_id} - {tokenizer.eos_token_id}
-        self._known = {}  # piece of text -> its tokens: prompts repeat from row to row, and everything in every epoch
+        self._begins = {tokenizer.bos_token_id} - {tokenizer.eos_token_id}
+        self._known = {}  # prompt -> its tokens: prompts repeat from row to row, and all do in every epoch
 
     def text(self, messages, prompt=False):
         """The conversation as text, one placeholder per image; `prompt` adds the header of the next answer."""
+        system = [message["content"] for message in messages if message["role"] == "system"]
         try:
-            return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+            text = self._render(messages, prompt, bool(system) and self._system_in_parts)
         except MemoryError:
             raise
         except Exception as error:  # a template is a program of others, which may also be one for plain strings
             reason = f"the chat template refuses the conversation: {error}".rstrip(".")
             raise Refused(reason, self._remedy(messages, prompt)) from error
+        if any(content.strip() not in text for content in system):
+            raise Refused(_LOST_SYSTEM, self._remedy(messages, prompt))
+        return text
+
+    def _render(self, messages, prompt=False, system_in_parts=False):
+        if system_in_parts:
+            messages = [m | {"content": [text_part(m["content"])]} if m["role"] == "system" else m for m in messages]
+        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+
+    @cached_property
+    def _system_in_parts(self):
+        """Whether the template shows a system turn only where it is a list of parts: some refuse or lose a string."""
+        turns = [{"role": "system", "content": _MARKER}, {"role": "user", "content": [text_part("?")]}]
+        for in_parts in (False, True):
+            with suppress(Exception):
+                if _MARKER in self._render(turns, system_in_parts=in_parts):
+                    return in_parts
+        return False
+
+    @cached_property
+    def end_id(self) -> int | None:
+        """The token that ends an answer, or the first of it; None where the template writes none."""
+        turns = [{"role": role, "content": [text_part(_MARKER)]} for role in ("user", "assistant")]
+        with suppress(ValueError):
+            tail = self.text(turns).rpartition(_MARKER)[2]
+            return self.tokenizer.convert_tokens_to_ids(self._end_token(tail.lstrip()))
 
     def _remedy(self, messages, prompt):
         others = [message for message in messages if message["role"] != "system"]
@@ -131,10 +165,13 @@ class ChatTemplate:
     def _end_of_turn(self, tail):
         """Length of the end token at the start of `tail`, with the whitespace before it."""
         blank = len(tail) - len(tail.lstrip())
-        ends = [token for token in self.control_tokens if tail.startswith(token, blank)]
+        return blank + len(self._end_token(tail[blank:]))
+
+    def _end_token(self, tail):
+        ends = [token for token in self.control_tokens if tail.startswith(token)]
         if not ends:
             raise ValueError("the chat template writes no end token after an answer: no way to learn to stop")
-        return blank + max(map(len, ends))
+        return max(ends, key=len)
 
     def decode(self, ids: list[int]) -> str:
         """The text of generated tokens without those that steer the conversation; tokens of one's own stay."""
@@ -145,61 +182,94 @@ class ChatTemplate:
         """As `decode`, with what was escaped before it was learned as it was written."""
         return unescape_control_tokens(self.decode(ids), self.control)
 
-    def tokens(self, text: str) -> list[tuple[int, int]]:
-        """(id, first character) of every token of `text`, without images and tokens that begin a sequence."""
-        tokens, start = [], 0
-        for stop, after in [*(match.span() for match in self._image.finditer(text)), (len(text), None)]:
-            tokens += [(token, start + first) for token, first in self._tokens_of(text[start:stop])]
-            start = after
-        return tokens
+    def labels(self, text: str, spans: list[tuple[int, int]], read: "Read") -> torch.Tensor:
+        """The labels (t,) of what the tokenizer read: its ids inside the `spans` of `text`, IGNORED elsewhere.
 
-    def _tokens_of(self, piece):
-        if piece not in self._known:
+        Raises ValueError where the processor has changed `text` between its images, or where the prompt alone has other
+        tokens than in front of its answer.
+        """
+        pieces, first = self._pieces(text, read.text), torch.tensor(read.starts)
+        inside = torch.zeros(len(first), dtype=torch.bool)
+        learned = inside.clone()
+        for start, stop, shift in pieces:
+            inside |= (start + shift <= first) & (first < stop + shift)
+            for begin, end in spans:
+                learned |= (max(begin, start) + shift <= first) & (first < min(end, stop) + shift)
+        for begin, _ in spans:
+            self._check_prompt(read, begin + next(shift for start, _, shift in reversed(pieces) if start <= begin))
+        ids = torch.tensor(read.ids)
+        self.image_ids |= {*ids[~inside].tolist()} & {*self.tokenizer.added_tokens_decoder} - self._begins
+        learned &= ~torch.isin(ids, torch.tensor([*self._begins, IGNORED]))
+        return torch.where(learned, ids, IGNORED)
+
+    def _pieces(self, text, expanded):
+        """(start, stop, how much further on in `expanded`) of what stands between the images of `text`."""
+        borders = [0, *(index for match in self._image.finditer(text) for index in match.span()), len(text)]
+        pieces, limit = [], len(expanded)
+        for start, stop in reversed([*zip(borders[::2], borders[1::2], strict=True)]):
+            limit = expanded.rfind(text[start:stop], 0, limit)
+            if limit < 0:
+                raise ValueError(f"the processor changes the text before its tokenizer reads it: {text[start:stop]!r}")
+            pieces.insert(0, (start, stop, limit - start))
+        return pieces
+
+    def _check_prompt(self, read, start):
+        """Of a prompt that ends at `start` in what the tokenizer read."""
+        prompt = read.text[:start]
+        if prompt not in self._known:
             if len(self._known) == _MOST_KNOWN:
                 self._known.clear()
-            found = self.tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
-            pairs = zip(found["input_ids"], found["offset_mapping"], strict=True)
-            self._known[piece] = [(token, first) for token, (first, _) in pairs if token not in self._not_text]
-        return self._known[piece]
-
-    def labels(self, text: str, spans: list[tuple[int, int]], ids: list[int]) -> list[int]:
-        """The label of every id: the id itself inside the `spans` of `text`, IGNORED elsewhere.
-
-        `ids` is one sequence of the batch without its padding: the tokens of `text` with its images expanded. Raises
-        ValueError where they are not, or where the prompt alone has other tokens than in front of its answer.
-        """
-        tokens = self.tokens(text)
-        indices = [i for i, token in enumerate(ids) if token not in self._not_text]
-        if [ids[i] for i in indices] != [token for token, _ in tokens]:
-            raise ValueError("the processor's text tokens are not those of its tokenizer")
-        for start, _ in spans:
-            if self.tokens(text[:start]) != [(token, first) for token, first in tokens if first < start]:
-                raise ValueError(
-                    f"the tokenizer joins the end of the prompt, {text[:start][-20:]!r}, with the start of the "
-                    f"answer, {text[start:][:20]!r}: the model would learn to answer a prompt that it never meets"
-                )
-        labels = [IGNORED] * len(ids)
-        for index, (token, first) in zip(indices, tokens, strict=True):
-            if any(start <= first < end for start, end in spans):
-                labels[index] = token
-        return labels
+            self._known[prompt] = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        if self._known[prompt] != [token for token, first in zip(read.ids, read.starts, strict=True) if first < start]:
+            raise ValueError(
+                f"the tokenizer joins the end of the prompt, {prompt[-20:]!r}, with the start of the answer, "
+                f"{read.text[start:][:20]!r}: the model would learn to answer a prompt that it never meets"
+            )
 
 
-def _control_tokens(processor):
+def _control_tokens(processor, family):
     """The added tokens that steer a conversation, and are no words of it; all others are learned.
 
-    They are special, and named (`eos_token`), written by the chat template or the processor, or of the form `<|...|>`;
-    other special ones somebody added for his own answers. One that swallows the blanks beside it, such as Phi-3's
+    They are special, and named (`eos_token`), written by the chat template or the processor, of the form `<|...|>` or
+    the family's; other special ones somebody added for his own answers. One that swallows the blanks beside it, such as Phi-3's
     `</s>`, is no word of a text, either.
     """
     names = processor.tokenizer.special_tokens_map.values()
     written = " ".join(str(text) for text in (*names, *vars(processor).values()) if isinstance(text, str | dict))
-    steers = re.compile(r"<\|.*\|>").fullmatch
+    steers = re.compile("|".join(filter(None, (r"<\|.*\|>", family.control_tokens)))).fullmatch
     return {*names} | {
         token.content
         for token in processor.tokenizer.added_tokens_decoder.values()
         if token.lstrip or token.rstrip or token.special and (token.content in written or steers(token.content))
     }
+
+
+class Read(NamedTuple):
+    """One text as a tokenizer read it, images expanded: its ids, and the first character of each token."""
+
+    text: str
+    ids: list[int]
+    starts: list[int]
+
+
+class ListeningTokenizer:
+    """Stands in for the tokenizer of a processor, and keeps what it reads: a `Read` for each text."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.read = tokenizer, []
+
+    def __getattr__(self, name):
+        return getattr(self.tokenizer, name)
+
+    def __call__(self, text, *args, **options):
+        made = self.tokenizer(text, *args, return_offsets_mapping=True, **options)
+        texts = [text] if isinstance(text, str) else text
+        for index, (one, offsets) in enumerate(zip(texts, made.pop("offset_mapping"), strict=True)):
+            real = made["attention_mask"][index]
+            kept = [i for i, is_token in enumerate(real) if is_token]
+            ids = [int(made["input_ids"][index][i]) for i in kept]
+            self.read.append(Read(one, ids, [int(offsets[i][0]) for i in kept]))
+        return made
 
 
 def _lost(answer, written):

@@ -4,12 +4,14 @@ Training and inference go through the same steps, so a prompt is the very beginn
 template writes the text, and one call of the processor makes all tensors.
 """
 
+import copy
 from collections.abc import Sequence
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, ProcessorMixin
 
-from vlmhelpers.batches.chat_template import IGNORED, ChatTemplate
+from vlmhelpers.batches.chat_template import IGNORED, ChatTemplate, ListeningTokenizer
 from vlmhelpers.batches.conversation import naming, to_answer, to_train
 from vlmhelpers.batches.pixel_cache import for_images
 from vlmhelpers.families import family_of
@@ -64,12 +66,14 @@ class VisionCollator:
         for conversation in conversations:
             with naming(conversation.name):
                 written.append(self.template.to_train(conversation.messages, self.train_on))
-        batch = self._tensors(conversations, [text for text, _ in written], padding_side="right")
-        batch["labels"] = torch.full_like(batch["input_ids"], IGNORED)
-        for i, (conversation, (text, spans)) in enumerate(zip(conversations, written, strict=True)):
-            ids = batch["input_ids"][i][batch["attention_mask"][i].bool()].tolist()
+        batch, read = self._tensors(conversations, [text for text, _ in written], padding_side="right")
+        labels = []
+        for conversation, (text, spans), one in zip(conversations, written, read, strict=True):
             with naming(conversation.name):
-                batch["labels"][i, : len(ids)] = torch.tensor(self.template.labels(text, spans, ids))
+                labels.append(self.template.labels(text, spans, one))
+        batch["labels"] = pad_sequence(labels, batch_first=True, padding_value=IGNORED)
+        if self.max_length is not None:
+            self._check_lengths(conversations, batch)
         if self.logits == "labeled":  # `labels` stay: trainers count them
             following = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
             batch["logits_to_keep"] = (following != IGNORED).any(dim=0).nonzero().flatten()
@@ -83,28 +87,41 @@ class VisionCollator:
         for conversation in conversations:
             with naming(conversation.name):
                 texts.append(self.template.text(conversation.messages, prompt=True))
-        return self._tensors(conversations, texts, padding_side="left")
+        batch, read = self._tensors(conversations, texts, padding_side="left")
+        for conversation, text, one in zip(conversations, texts, read, strict=True):
+            with naming(conversation.name):
+                self.template.labels(text, [], one)  # none: it tells what stands for the images
+        if self.max_length is not None:
+            self._check_lengths(conversations, batch)
+        return batch
+
+    def is_image(self, ids: torch.Tensor) -> torch.Tensor:
+        """Which of the `ids` of batches made so far stand for images (bool, of the same shape)."""
+        return torch.isin(ids, torch.tensor(sorted(self.template.image_ids), dtype=ids.dtype))
 
     def _tensors(self, conversations, texts, padding_side):
-        """One call of the processor for the whole batch; the texts begin with the token that they need."""
+        """(the batch, what the tokenizer read of each row): one call of the processor.
+
+        The texts begin with the token that they need.
+        """
         if not self.family.mixable:
             _check_one_kind(conversations)
-        images = [conversation.images for conversation in conversations if conversation.images]
-        batch = for_images(self.processor, [image for row in images for image in row])(
+        images = [conversation.images for conversation in conversations]
+        processor = copy.copy(for_images(self.processor, [image for row in images for image in row]))
+        processor.tokenizer = ListeningTokenizer(self.processor.tokenizer)
+        batch = processor(
             text=texts,
-            images=images or None,
+            images=images if any(images) else None,
             padding=True,
             padding_side=padding_side,
             add_special_tokens=False,
             return_tensors="pt",
         )
-        if self.max_length is not None:
-            self._check_lengths(conversations, batch)
-        return self.family.complete_batch(batch, [len(conversation.images) for conversation in conversations])
+        return self.family.complete_batch(batch, [len(row) for row in images]), processor.tokenizer.read
 
     def _check_lengths(self, conversations, batch):
         lengths = batch["attention_mask"].sum(dim=1).tolist()
-        image_tokens = (batch["input_ids"] == self.processor.image_token_id).sum(dim=1).tolist()
+        image_tokens = self.is_image(batch["input_ids"]).sum(dim=1).tolist()
         for conversation, length, of_images in zip(conversations, lengths, image_tokens, strict=True):
             if length > self.max_length:
                 room = self.max_length - (length - of_images)
@@ -116,12 +133,11 @@ class VisionCollator:
 
     def _remedy(self, images, room):
         """How to bring a row's images down to `room` tokens: by a cap on their pixels, else by less text."""
-        image_processor = self.processor.image_processor
         if not images:
             return "shorten its text or raise max_length"
         if not self.family.has_pixel_cap:
             return "shorten its text or raise max_length; an image of this family takes as many tokens at any size"
-        cap = self.family.largest_cap(image_processor, images, room)
+        cap = self.family.largest_cap(self.processor, images, room)
         if cap is None and room <= 0:
             return "its text leaves no room for its images, so shorten it or raise max_length"
         if cap is None:
@@ -134,7 +150,7 @@ def _check_one_kind(conversations):
     without = [conversation.name for conversation in conversations if not conversation.images]
     if without and len(without) < len(conversations):
         raise ValueError(
-            f"{', '.join(without)}: no image, but other rows of the batch have one, and a model with "
-            "cross-attention cannot take both at once. Keep rows with and without images in batches of their own: two "
-            "datasets, or a batch size of 1"
+            f"{', '.join(without)}: no image, but other rows of the batch have one, and this family cannot take both "
+            "at once, or was not tried. Keep rows with and without images in batches of their own: two datasets, or a "
+            "batch size of 1"
         )

@@ -36,7 +36,10 @@ def show_mask(collator: VisionCollator | AnswerCollator, row: dict) -> Html:
     batch = collator([row])
     trained = batch["labels"] != IGNORED if "labels" in batch else batch["completion_mask"].bool()
     sequences = zip(batch["input_ids"], trained, batch["attention_mask"].bool(), strict=True)
-    masks = [_mask(ids[real].tolist(), on[real].tolist(), collator.processor) for ids, on, real in sequences]
+    masks = [
+        _mask(ids[real].tolist(), on[real].tolist(), collator.is_image(ids[real]).tolist(), collator.processor.tokenizer)
+        for ids, on, real in sequences
+    ]
     images = [thumbnail(image) for image in (row.get("images") or [])[:MOST_THUMBNAILS]]
     more = len(row.get("images") or []) - len(images)
     pictures = Markup("<br>").join([*images, f"and {more} more"] if more else images)
@@ -44,23 +47,20 @@ def show_mask(collator: VisionCollator | AnswerCollator, row: dict) -> Html:
     return Html(page, "\n".join(text for _, text in masks))
 
 
-def _mask(ids, trained, processor):
+def _mask(ids, trained, is_image, tokenizer):
     """(markup, text) of one sequence."""
-    kinds = [_kind(token, learned, processor) for token, learned in zip(ids, trained, strict=True)]
+    kinds = [
+        "image" if image else "trained" if learned else "ignored"
+        for image, learned in zip(is_image, trained, strict=True)
+    ]
     counts = {kind: f"{kinds.count(kind)} {kind}" for kind in _STYLES}
     runs = [(kind, [ids[i] for i in indices]) for kind, indices in groupby(range(len(ids)), kinds.__getitem__)]
-    runs = [(k, [f"× {len(run)}"] if k == "image" else _readable(run, processor.tokenizer)) for k, run in runs]
+    runs = [(k, [f"× {len(run)}"] if k == "image" else _readable(run, tokenizer)) for k, run in runs]
     text = [f"{len(ids)} tokens: {', '.join(counts.values())}", *(f"{kind:>7} | {' '.join(run)}" for kind, run in runs)]
     spans = [_span(kind, ["image " * (kind == "image") + run[0], *run[1:]]) for kind, run in runs]
     chip = Markup('<span style="{}">{}</span>')
     legend = Markup(" ").join(chip.format(_STYLES[kind], count) for kind, count in counts.items())
     return _SEQUENCE.format(len(ids), legend, Markup("").join(spans)), "\n".join(text)
-
-
-def _kind(token, trained, processor):
-    if token == processor.image_token_id:
-        return "image"
-    return "trained" if trained else "ignored"
 
 
 def _span(kind, texts):

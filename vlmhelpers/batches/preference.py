@@ -24,6 +24,7 @@ class AnswerCollator:
     def __init__(self, processor: ProcessorMixin, max_length: int | None = None, logits: str = "all"):
         self.processor, self.max_length, self.logits = processor, max_length, logits
         self._collator = VisionCollator(processor, max_length, train_on="last", logits=logits)
+        self.is_image = self._collator.is_image
 
 
 def _answers(collator, answers):

@@ -24,7 +24,7 @@ from vlmhelpers.estimation.memory import (
 from vlmhelpers.estimation.planning import Preflight, count_again, longest_shape, with_cap
 from vlmhelpers.estimation.planning import preflight as count_and_estimate
 from vlmhelpers.estimation.suggestion import Values
-from vlmhelpers.families import FAMILIES, family_of, find_config, tiny_model
+from vlmhelpers.families import TINY_BASES, family_of, find_config, tiny_model
 from vlmhelpers.families.received import is_within_reach
 from vlmhelpers.models.loading import resolve_model
 from vlmhelpers.training import pipeline
@@ -151,7 +151,7 @@ def preflight(config: RunConfig, gpu: str | None = None) -> Plan:
 
 def _is_published(model_id):
     """Whether a hub id's shape is known without its weights."""
-    if model_id in FAMILIES or Path(model_id).is_dir():
+    if model_id in TINY_BASES or Path(model_id).is_dir():
         return False
     try:
         find_config(model_id)
@@ -163,7 +163,7 @@ def _is_published(model_id):
 def _processor(config, model_id) -> tuple[ProcessorMixin, str]:
     """(the run's processor, ""); that of the family's tiny base, and a sentence, for one that is out of reach."""
     family = family_of(model_id).name
-    if family in FAMILIES and not (Path(model_id).is_dir() or is_within_reach(model_id, "tokenizer_config.json")):
+    if family in TINY_BASES and not (Path(model_id).is_dir() or is_within_reach(model_id, "tokenizer_config.json")):
         note = f"The hub is out of reach: tokens are counted by the processor of the tiny {family}."
         return pipeline.fresh_processor(config, str(tiny_model(family))), note
     return pipeline.fresh_processor(config, model_id), ""

@@ -8,7 +8,7 @@ from vlmhelpers.commands.tuned import Tuned, base_of, find_weights, read_setting
 from vlmhelpers.export.adapter_files import ADAPTER_CONFIG_FILE
 from vlmhelpers.export.adapters import load_processor
 from vlmhelpers.export.serving import served_rank, vllm_command
-from vlmhelpers.families import FAMILIES
+from vlmhelpers.families import TINY_BASES
 from vlmhelpers.inference.served import VllmEngine, VllmServer, open_session, request_json
 from vlmhelpers.models import loading
 from vlmhelpers.models.loading import resolve_model, set_max_pixels
@@ -29,7 +29,7 @@ def use_model(settings: Generating | Evaluating, tuned: Tuned | None = None) -> 
 
 def _served(settings):
     folder, run = find_weights(settings.model) if Path(settings.model).is_dir() else (settings.model, None)
-    folder = resolve_model(folder)[0] if folder in FAMILIES else str(folder)
+    folder = resolve_model(folder)[0] if folder in TINY_BASES else str(folder)
     config = read_settings(run) if run else None
     if (Path(folder) / ADAPTER_CONFIG_FILE).is_file():
         adapter, base = folder, base_of(folder, config)

@@ -16,7 +16,7 @@ from vlmhelpers.common.files import remove_abandoned
 from vlmhelpers.estimation.suggestion import Values, suggest
 from vlmhelpers.export.adapter_files import ADAPTER_CONFIG_FILE
 from vlmhelpers.export.adapters import attach, find_base, load_processor
-from vlmhelpers.families import FAMILIES
+from vlmhelpers.families import TINY_BASES
 from vlmhelpers.models import loading
 from vlmhelpers.models.loading import load_model, resolve_model
 from vlmhelpers.training.background import CONFIG, TrainingRun
@@ -90,8 +90,8 @@ def load_tuned(name: str | Path, bits: int | None = None, backend: str = "auto")
     for a tiny model and 4 for others. Raises FileNotFoundError and ValueError, with the remedy, for a folder that holds
     none of these, and the errors of `load_model`.
     """
-    if not Path(name).is_dir() and str(name) not in FAMILIES and str(name).count("/") != 1:
-        known = f"a family ({', '.join(FAMILIES)}) or a hub id (owner/name)"
+    if not Path(name).is_dir() and str(name) not in TINY_BASES and str(name).count("/") != 1:
+        known = f"a family ({', '.join(TINY_BASES)}) or a hub id (owner/name)"
         raise FileNotFoundError(f"there is no folder {name}: name a run's, an adapter's or a model's, {known}")
     folder, run = find_weights(name) if Path(name).is_dir() else (Path(name), None)
     config = read_settings(run) if run else None

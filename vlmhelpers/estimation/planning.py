@@ -76,7 +76,7 @@ def count_again(counts: Iterable[Count], processor: ProcessorMixin, **options) -
 
 def _count(collator, row, number, index):
     batch = collator([row])
-    image = (batch["input_ids"] == collator.processor.image_token_id).sum()
+    image = collator.is_image(batch["input_ids"]).sum()
     image *= collator.family.images_in_sequence  # elsewhere a mark in the text, but no token of an image's content
     total, labeled = batch["attention_mask"].sum(), (batch["labels"] != IGNORED).sum()
     return Count(number, index, int(total), int(image), int(labeled), row)
@@ -148,7 +148,7 @@ def propose_cap(processor: ProcessorMixin, counts: Sequence[Count], max_length: 
     for count in counts:
         if count.total > max_length and count.image:
             room = max_length - count.total + count.image
-            caps.append(family.largest_cap(processor.image_processor, count.sized["images"], room))
+            caps.append(family.largest_cap(processor, count.sized["images"], room))
     return min(filter(None, caps), default=None)
 
 
@@ -306,7 +306,7 @@ class Preflight(Shown):
         panels = figure.subplots(2, 2, height_ratios=(2, 1), subplot_kw={"frame_on": False, "xticks": [], "yticks": []})
         ways = {"now": self.processor, "with the cap": self.capped}
         for (whole, detail), (title, processor) in zip(panels.T, ways.items(), strict=True):
-            seen, tokens = family_of(processor).as_seen(processor.image_processor, image)
+            seen, tokens = family_of(processor).as_seen(processor, image)
             width, height = seen.size
             whole.imshow(seen)
             whole.set_title(f"{title}: {width:,} x {height:,} pixels, {tokens:,} tokens", fontsize=9)

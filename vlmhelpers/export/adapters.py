@@ -26,7 +26,7 @@ from vlmhelpers.export.adapter_files import (
     read_adapter_config,
 )
 from vlmhelpers.export.hub import CARD, adapter_card, merged_card
-from vlmhelpers.families import FAMILIES, family_of, tiny_model
+from vlmhelpers.families import TINY_BASES, family_of, tiny_model
 from vlmhelpers.families.received import load_config
 from vlmhelpers.models import loading
 
@@ -100,7 +100,7 @@ def find_base(adapter: str | Path, base: str | Path | None = None) -> str:
     Raises FileNotFoundError and, for a quantized base and for what cannot be read, ValueError.
     """
     name = str(base or read_adapter_config(adapter).get("base_model_name_or_path"))
-    name = str(tiny_model(name)) if name in FAMILIES else name
+    name = str(tiny_model(name)) if name in TINY_BASES else name
     try:
         config = load_config(name)
     except (OSError, HFValidationError) as error:

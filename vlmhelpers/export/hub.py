@@ -16,7 +16,7 @@ from peft import LoraConfig
 
 from vlmhelpers.common.environment import LIBRARIES
 from vlmhelpers.common.printable import one_line, printable
-from vlmhelpers.families import FAMILIES, family_of
+from vlmhelpers.families import TINY_BASES, family_of
 
 CARD = "README.md"
 _LOADING = re.compile(r"## How to load it\n.*?(?=\n## |\Z)", flags=re.DOTALL)
@@ -85,7 +85,7 @@ def _render(base, metadata, **values):
     data = ModelCardData(base_model=base, pipeline_tag="image-text-to-text", **metadata, **license_data)
     # Python writes no backtick as \x60, but a reader of Markdown may take three of them for the end of the code.
     values |= {"base": base, "base_code": repr(base).replace("`", r"\x60"), "markdown": _markdown}
-    values |= {"is_tiny": base in FAMILIES, "family": family, "license_text": license_text}
+    values |= {"is_tiny": base in TINY_BASES, "family": family, "license_text": license_text}
     return ModelCard.from_template(data, Path(__file__).with_name("model_card.md"), **values)
 
 

@@ -9,6 +9,6 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "family": ["TOWERS", "Family"],
         "phi3_vision.tiles": ["show_crops"],
         "published": ["PUBLISHED"],
-        "registry": ["FAMILIES", "family_of", "find_config", "tiny_model"],
+        "registry": ["FAMILIES", "TINY_BASES", "family_of", "find_config", "tiny_model"],
     },
 )

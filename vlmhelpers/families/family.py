@@ -1,5 +1,7 @@
 """What differs from one model architecture to another, as one object; what transformers can tell is derived here."""
 
+import copy
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +15,7 @@ from vlmhelpers.common.environment import data_dir
 from vlmhelpers.families.towers import derive_towers
 from vlmhelpers.families.values import TINY, TINY_BY_METHOD, USUAL, USUAL_BY_METHOD, USUAL_FOR_TEXT
 
-TOWERS = ("vision", "projector", "language", "head")
+TOWERS = ("vision", "projector", "language", "head")  # what may be trained; some models have "audio", too
 UNKNOWN_LICENSE = ({}, "not known here: look it up on the page of the base")
 TINY_LICENSE = ({"license": "apache-2.0"}, "Apache License 2.0, as this project's tiny bases are")
 
@@ -22,17 +24,22 @@ TINY_LICENSE = ({"license": "apache-2.0"}, "Apache License 2.0, as this project'
 class Family:
     """One model architecture; this class is the generic one, for what nobody has described by hand.
 
-    name: also of the folder of its tiny base. model_type: as in config.json. processor: its class.
-    id_words: words that together mark the id of a model on the hub.
-    vision, projector: the modules of these towers: their names, alone or with those of the modules around them.
+    name: also of the folder of its tiny base, where it has one. model_types: as in config.json. processors: the names
+        of their classes. id_pattern: a regular expression for what marks the id of a model on the hub, in lower case.
+    vision, projector, audio, head: the modules of these towers: their names, alone or with those of the modules around
+        them. `for_model` finds them; by hand only where transformers does not know: a projector inside the encoder.
+    not_quantized: names of modules inside the decoder that 4 bits break. router: those that choose experts.
+    control_tokens: a regular expression for special tokens that no text may hold, and that neither the chat template
+        nor the processor names.
     packable: rows packed into one sequence do not see each other.
     mixable: a batch may have rows with and without images.
+    several_images: "" where its published models were trained for several images in a row, else a sentence.
     images_in_sequence: an image takes tokens of the sequence; elsewhere the text attends to it.
     has_pixel_cap: fewer pixels make fewer image tokens, and `set_max_pixels` can ask for them.
     caches_pixels: a batch has its images one after another, or in slots for each row, so that pixels can be stored.
     caches_features: its tower computes each image by itself; it has `feature_tower`, `split_...`, `join_features`.
     not_sampled: why the trainers of TRL that sample answers cannot train it; "" where they pass its images on.
-    unsloth: Unsloth has it. gguf_architectures: what llama.cpp's converter has of it.
+    not_by_unsloth: why Unsloth does not run it; "" where it does. gguf_architectures: what llama.cpp's converter has.
     not_by_transformers_serve, not_by_vllm, not_by_ollama: why they do not serve its models from a folder; "" where they
         do, or nobody knows.
     llama_factory, swift: its template in LLaMA-Factory, and in ms-swift, where it is its type, too; "" where they have
@@ -47,19 +54,25 @@ class Family:
     """
 
     name: str = "generic"
-    model_type: str = ""
-    processor: str = ""
-    id_words: tuple[str, ...] = ()
+    model_types: tuple[str, ...] = ()
+    processors: tuple[str, ...] = ()
+    id_pattern: str = ""
     vision: tuple[str, ...] = ()
     projector: tuple[str, ...] = ()
+    audio: tuple[str, ...] = ()
+    head: tuple[str, ...] = ("lm_head",)
+    not_quantized: tuple[str, ...] = ()
+    router: tuple[str, ...] = ("router", "gate", "shared_expert_gate", "modality_router", "wg")
+    control_tokens: str = ""
     packable: bool = False
-    mixable: bool = True
+    mixable: bool = False
+    several_images: str = ""
     images_in_sequence: bool = True
     has_pixel_cap: bool = False
     caches_pixels: bool = False
     caches_features: bool = False
     not_sampled: str = ""
-    unsloth: bool = True
+    not_by_unsloth: str = "nobody has tried it there"
     gguf_architectures: tuple[str, ...] = ()
     not_by_transformers_serve: str = ""
     not_by_vllm: str = ""
@@ -79,7 +92,7 @@ class Family:
 
     def is_meant_by(self, model_id: str) -> bool:
         """Whether the id of a model on the hub, in lower case, is one of this family."""
-        return bool(self.id_words) and all(word in model_id for word in self.id_words)
+        return bool(self.id_pattern and re.search(self.id_pattern, model_id))
 
     def tiny_base(self) -> Path:
         """The folder of the tiny base. Raises FileNotFoundError where there is none."""
@@ -106,25 +119,42 @@ class Family:
     # Towers
 
     def tower_of(self, name: str) -> str:
-        """The tower, one of `TOWERS`, of a module or parameter by its full name; the projector comes after vision."""
+        """The tower, one of `TOWERS` or "audio", of a module or parameter by its full name."""
         dotted = f".{name}."
-        for tower, modules in (("projector", self.projector), ("vision", self.vision), ("head", ("lm_head",))):
-            if any(f".{module}." in dotted for module in modules):
+        for tower in ("projector", "vision", "audio", "head"):  # a projector may be inside of vision
+            if any(f".{module}." in dotted for module in getattr(self, tower)):
                 return tower
         return "language"
 
+    def is_router(self, name: str) -> bool:
+        """Whether the module of that name chooses experts: adapted, it would send tokens elsewhere."""
+        return name.rpartition(".")[2] in self.router
+
     def for_model(self, model: PreTrainedModel) -> "Family":
         """This family with the towers of `model`, where they are not described by hand."""
-        return self if self.vision else replace(self, **derive_towers(model))
+        if self.vision:
+            return self
+        found = derive_towers(model)
+        return replace(self, **found | {"projector": (*self.projector, *found["projector"])})
 
     def prepare(self, model: PreTrainedModel) -> None:
         """Makes a loaded model compute the same in less time."""
 
-    # Image tokens and the cap on pixels
+    # Text
+
+    def repair_template(self, template: str) -> str:
+        """The chat template as it can be trained with."""
+        return template
+
+    def placeholder(self, processor, number: int) -> str:
+        """What stands for the image of that number, from 1 on, in a text for the processor."""
+        return processor.image_token
 
     def image_pattern(self, processor) -> str:
         """A regular expression for what the processor takes for an image in a text."""
         return re.escape(processor.image_token)
+
+    # Image tokens and the cap on pixels
 
     def size_reader(self, image_processor):
         """A stand-in for `image_processor` that only counts image tokens; None where that takes a blank image."""
@@ -134,17 +164,40 @@ class Family:
         """An image that takes as many tokens as one of `size` (width, height)."""
         return Image.new("RGB", size)
 
+    def count_image_tokens(self, processor, sizes: Sequence[tuple[int, int]]) -> int:
+        """The tokens that images of `sizes` (width, height) take together: those of blank images."""
+        text = "".join(self.placeholder(processor, number) for number in range(1, len(sizes) + 1))
+        images = [[self.blank_image(size) for size in sizes]]
+        return len(processor(text=[text], images=images, add_special_tokens=False)["input_ids"][0])
+
     def set_max_pixels(self, image_processor, max_pixels: int) -> None:
         """Caps the pixels of an image after resizing, in `image_processor` itself. Raises ValueError without a cap."""
         raise ValueError(f"{type(image_processor).__name__} has no pixel cap: its size is {image_processor.size}")
 
-    def largest_cap(self, image_processor, images: Sequence[Image.Image], room: int) -> int | None:
+    def caps(self, image_processor) -> list[int]:
+        """The values of `max_pixels` that make a difference, from the present one downwards."""
+        return []
+
+    def max_pixels(self, image_processor) -> int | None:
+        """The cap in force; None without."""
+        return next(iter(self.caps(image_processor)), None)
+
+    def largest_cap(self, processor, images: Sequence[Image.Image], room: int) -> int | None:
         """The largest `max_pixels` that brings `images` down to `room` tokens together, or None."""
+        sizes, capped = [image.size for image in images], copy.copy(processor)
+        capped.image_processor = copy.deepcopy(processor.image_processor)
+        for cap in self.caps(processor.image_processor):
+            self.set_max_pixels(capped.image_processor, cap)
+            if self.count_image_tokens(capped, sizes) <= room:
+                return cap
         return None
 
-    def as_seen(self, image_processor, image: Image.Image) -> tuple[Image.Image, int]:
-        """(the image as the model gets it, its tokens)."""
-        raise ValueError(f"{self.name}: how an image is resized is not known here")
+    def as_seen(self, processor, image: Image.Image) -> tuple[Image.Image, int]:
+        """(the image with the pixels that the model gets, its tokens)."""
+        cap = self.max_pixels(processor.image_processor)
+        scale = min(1, ((cap or math.inf) / (image.width * image.height)) ** 0.5)
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        return image.resize(size, Image.Resampling.BICUBIC), self.count_image_tokens(processor, [image.size])
 
     # Batches
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-# Of `FAMILIES`; the first is the one to begin with.
+# Families with a tiny base; the first is the one to begin with.
 NAMES = ("qwen3-vl", "qwen2.5-vl", "llama-3.2-vision", "phi-3-vision")
 # The published shapes: hub ids whose config.json lies here, enough to count parameters and to estimate memory with.
 SHAPES = Path(__file__).parent / "shapes"

@@ -40,11 +40,12 @@ class _Grids(ImageProcessorStandIn):
 class QwenVL(Family):
     """What both have in common: one token stands for (patch_size * merge_size) ** 2 pixels after resizing."""
 
-    vision: tuple[str, ...] = ("visual",)
-    projector: tuple[str, ...] = ("merger", "deepstack_merger_list")
+    projector: tuple[str, ...] = ("visual.merger", "visual.deepstack_merger_list")  # inside of what transformers gives
+    mixable: bool = True
     has_pixel_cap: bool = True
     caches_pixels: bool = True
     caches_features: bool = True
+    not_by_unsloth: str = ""
 
     def prepare(self, model):
         group_windows(model)
@@ -82,11 +83,15 @@ class QwenVL(Family):
         shortest = min(dict(image_processor.size)["shortest_edge"], max_pixels)
         image_processor.size = {"shortest_edge": shortest, "longest_edge": max_pixels}
 
-    def largest_cap(self, image_processor, images, room):
+    def max_pixels(self, image_processor):
+        return dict(image_processor.size)["longest_edge"]
+
+    def largest_cap(self, processor, images, room):
         """Found from the sizes alone, with the processor's own resizing rule.
 
         An image that has to shrink counts with all tokens that the cap allows: another shape may need them.
         """
+        image_processor = processor.image_processor
         merge = image_processor.merge_size
         pixels = (image_processor.patch_size * merge) ** 2
         shortest, longest = image_processor.size["shortest_edge"], image_processor.size["longest_edge"]
@@ -104,7 +109,8 @@ class QwenVL(Family):
 
         return bisect_right(range(1, longest // pixels + 1), room, key=needed) * pixels or None
 
-    def as_seen(self, image_processor, image):
+    def as_seen(self, processor, image):
+        image_processor = processor.image_processor
         _, rows, columns = image_processor([image], return_tensors="pt")["image_grid_thw"][0].tolist()
         size = (columns * image_processor.patch_size, rows * image_processor.patch_size)
         return image.resize(size, Image.Resampling.BICUBIC), rows * columns // image_processor.merge_size**2
@@ -205,9 +211,9 @@ _RESEARCH = ({"license": "other", "license_name": "qwen-research"}, "Qwen Resear
 
 QWEN2_5_VL = QwenVL(
     name="qwen2.5-vl",
-    model_type="qwen2_5_vl",
-    processor="Qwen2_5_VLProcessor",
-    id_words=("qwen2.5-vl",),
+    model_types=("qwen2_5_vl",),
+    processors=("Qwen2_5_VLProcessor",),
+    id_pattern="qwen2.5-vl",
     # The model drops the position ids before it builds the mask, so packed rows see each other (transformers 5.17).
     packable=False,
     gguf_architectures=("Qwen2_5_VLForConditionalGeneration",),
@@ -222,9 +228,9 @@ QWEN2_5_VL = QwenVL(
 )
 QWEN3_VL = QwenVL(
     name="qwen3-vl",
-    model_type="qwen3_vl",
-    processor="Qwen3VLProcessor",
-    id_words=("qwen3-vl",),
+    model_types=("qwen3_vl",),
+    processors=("Qwen3VLProcessor",),
+    id_pattern=r"qwen3-vl-(?!\d+b-a\d)",  # those are mixtures of experts
     packable=True,
     gguf_architectures=("Qwen3VLForConditionalGeneration",),
     llama_factory="qwen3_vl_nothink",

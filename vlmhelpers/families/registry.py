@@ -11,12 +11,14 @@ from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from vlmhelpers.families.family import Family
 from vlmhelpers.families.llama_vision import LLAMA_3_2_VISION
 from vlmhelpers.families.phi3_vision import PHI_3_VISION
-from vlmhelpers.families.published import PUBLISHED, SHAPES
+from vlmhelpers.families.published import NAMES, PUBLISHED, SHAPES
 from vlmhelpers.families.qwen_vl import QWEN2_5_VL, QWEN3_VL
 from vlmhelpers.families.received import is_within_reach, load_config, read_object
 
-# A family that is added here is loaded, trained, evaluated and exported, and goes through the tests of all families.
+# A family that is added here goes through the conformance suite. Of several with one class of processor, the first is
+# that of a processor whose model is not known.
 FAMILIES = {family.name: family for family in (LLAMA_3_2_VISION, QWEN2_5_VL, QWEN3_VL, PHI_3_VISION)}
+TINY_BASES = {name: FAMILIES[name] for name in NAMES}  # those with a tiny base, the first to begin with
 GENERIC = Family()
 _PUBLISHERS = {name.partition("/")[0].lower() for name in PUBLISHED} | {"unsloth"}  # whose names tell the shape
 
@@ -26,29 +28,48 @@ def family_of(subject: str | Path | PreTrainedConfig | ProcessorMixin | PreTrain
     if isinstance(subject, (str, Path)):
         return _by_name(str(subject))
     config = getattr(subject, "config", subject)
-    if model_type := getattr(config, "model_type", None):
-        family = _first(lambda family: family.model_type == model_type)
-        return family.for_model(subject) if hasattr(subject, "get_decoder") else family
-    classes = {kind.__name__ for kind in type(subject).__mro__}
-    return _first(lambda family: family.processor in classes)
+    if not getattr(config, "model_type", None):
+        return _by_processor(subject)
+    family = _by_config(config)
+    return family.for_model(subject) if hasattr(subject, "get_decoder") else family
+
+
+def _by_config(config):
+    return _by_type(config.model_type, getattr(getattr(config, "vision_config", None), "model_type", None))
+
+
+def _by_type(model_type, vision_type):
+    """Pixtral is a Llava of another tower."""
+    kind = vision_type if (model_type, vision_type) == ("llava", "pixtral") else model_type
+    return _first(lambda family: kind in family.model_types)
+
+
+def _by_processor(processor):
+    """By its class; where several families have that, by the model of whose folder or id it was loaded."""
+    classes = {kind.__name__ for kind in type(processor).__mro__}
+    found = [family for family in FAMILIES.values() if classes & {*family.processors}]
+    named = _by_name(processor.tokenizer.name_or_path or "") if len(found) > 1 else None
+    return named if named in found else (*found, GENERIC)[0]
 
 
 def _by_name(name: str) -> Family:
     if name in FAMILIES:
         return FAMILIES[name]
     config = Path(name) / "config.json"
-    model_type = read_object(config).get("model_type") if config.is_file() else _model_type_on_hub(name)
-    if model_type:
-        return _first(lambda family: family.model_type == model_type)
-    return _first(lambda family: family.is_meant_by(name.lower()))
+    if config.is_file():
+        content = read_object(config)
+        vision = content.get("vision_config")
+        return _by_type(content.get("model_type"), vision.get("model_type") if isinstance(vision, dict) else None)
+    on_hub = _config_on_hub(name)
+    return _by_config(on_hub) if on_hub else _first(lambda family: family.is_meant_by(name.lower()))
 
 
-def _model_type_on_hub(name):
-    """What the configuration of a hub id says; None for one whose name tells all, or that cannot be read now."""
+def _config_on_hub(name):
+    """The configuration of a hub id; None for one whose name tells all, or that cannot be read now."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or Path(name).exists() or _known_shape(name)[1]:
         return None
     try:
-        return _of_hub(name).model_type
+        return _of_hub(name)
     except (OSError, ValueError):
         return None
 
@@ -59,9 +80,9 @@ def _first(fits: Callable[[Family], bool]) -> Family:
 
 def tiny_model(family: str) -> Path:
     """The folder of the tiny base of a family. ValueError for an unknown one, FileNotFoundError if not pretrained."""
-    if family not in FAMILIES:
-        raise ValueError(f"no tiny base is called {family!r}; there are: {', '.join(FAMILIES)}")
-    return FAMILIES[family].tiny_base()
+    if family not in TINY_BASES:
+        raise ValueError(f"no tiny base is called {family!r}; there are: {', '.join(TINY_BASES)}")
+    return TINY_BASES[family].tiny_base()
 
 
 def find_config(model_id: str | Path) -> PreTrainedConfig:

@@ -7,20 +7,24 @@ from transformers import PreTrainedModel
 
 
 def derive_towers(model: PreTrainedModel) -> dict[str, tuple[str, ...]]:
-    """The names of the modules of `model` in the towers "vision" and "projector".
+    """The names of the modules of `model` in the towers "vision", "audio", "head" and "projector".
 
-    Vision is what transformers' `get_encoder(modality="image")` gives, or nothing; the projector is all that lies
-    outside of that, the decoder and the head. Raises ValueError where nothing does: images then enter inside.
+    Vision and audio are what transformers' `get_encoder` gives for them, or nothing; the projector is all that lies
+    outside of these, of the decoder and of the head. Raises ValueError where nothing does: images then enter inside.
     """
     names = {id(module): name for name, module in model.named_modules()}
     language, head = names[id(model.get_decoder())], names.get(id(model.get_output_embeddings()))
-    encoder = names[id(model.get_encoder(modality="image"))]
-    found = encoder and not f"{language}.".startswith(f"{encoder}.")  # else transformers gives what holds the decoder
-    vision = (encoder,) if found else ()
-    projector = tuple(_outside(model, {language, head, *vision}))
+    vision, audio = (_encoder(model, kind, names, language) for kind in ("image", "audio"))
+    projector = tuple(_outside(model, {language, head, *vision, *audio}))
     if not language or not (vision or projector):
         raise ValueError(f"a {type(model).__name__} has its vision inside the decoder: describe its towers in a Family")
-    return {"vision": vision, "projector": projector}
+    return {"vision": vision, "audio": audio, "head": (head,) if head else (), "projector": projector}
+
+
+def _encoder(model, modality, names, language):
+    """(its name,), or nothing where transformers gives what holds the decoder."""
+    encoder = names.get(id(model.get_encoder(modality=modality)), "")
+    return (encoder,) if encoder and not f"{language}.".startswith(f"{encoder}.") else ()
 
 
 def _outside(module: torch.nn.Module, towers: set, prefix: str = "") -> list[str]:

@@ -110,9 +110,9 @@ def _try(model, collator, dataset, batch, settings):
 
 def _answer(model, collator, inputs, settings):
     """(text, whether it was cut off, new tokens) of each row."""
-    processor = collator.processor
+    processor, settings = collator.processor, ends_of(model, collator) | settings
     tokens = model.generate(**inputs, **decoding(processor, settings))[:, inputs["input_ids"].shape[1] :]
-    ends = settings.get("eos_token_id", model.generation_config.eos_token_id)
+    ends = settings["eos_token_id"]
     ends = [processor.tokenizer.pad_token_id, *(ends if isinstance(ends, (list, tuple)) else [ends])]
     goes_on = ~torch.isin(tokens, torch.tensor([end for end in ends if end is not None], device=tokens.device))
     counts = (goes_on.cumprod(dim=1).sum(dim=1) + 1).clamp(max=tokens.shape[1])
@@ -121,14 +121,21 @@ def _answer(model, collator, inputs, settings):
     return list(zip(texts, cut.tolist(), counts.tolist(), strict=True))
 
 
+def ends_of(model: PreTrainedModel, collator: VisionCollator) -> dict[str, object]:
+    """The argument of `model.generate` with the tokens that end an answer: the model's own, and what is trained."""
+    own, end = model.generation_config.eos_token_id, collator.template.end_id
+    known = [*own] if isinstance(own, (list, tuple)) else [own]
+    return {"eos_token_id": own if end in (None, *known) else [*filter(lambda e: e is not None, known), end]}
+
+
 def _device_name(device):
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def longest_first(dataset: Dataset, processor: ProcessorMixin, done: Container[int]) -> list[list[int]]:
     """The indices of rows not in `done`: those with images, and those without, as not all families mix them."""
-    lengths, size = {True: {}, False: {}}, dict(processor.image_processor.size or {})
-    cap = size.get("longest_edge", math.inf) if family_of(processor).has_pixel_cap else math.inf  # pixels
+    lengths = {True: {}, False: {}}
+    cap = family_of(processor).max_pixels(processor.image_processor) or math.inf
     for i, row in enumerate(stream_plain_rows(dataset, ["messages", "images"], "measuring rows")):
         if i not in done:
             characters = sum(len(message_text(message)) for message in row["messages"])
@@ -187,7 +194,8 @@ def stream_conversation(
     printed = write is None and not in_notebook()
     write = write or (_print_piece if printed else _grow_output())
     streamer = _Pieces(collator.template.decode, write)
-    settings = decoding(processor, {"max_new_tokens": max_new_tokens, "streamer": streamer} | options)
+    options = ends_of(model, collator) | {"max_new_tokens": max_new_tokens, "streamer": streamer} | options
+    settings = decoding(processor, options)
     with eval_mode(model), torch.inference_mode():
         model.generate(**inputs, **settings)
     if printed:

@@ -193,8 +193,8 @@ def served_settings(model: Served, processor: ProcessorMixin, options: dict) -> 
 def pixel_limits(processor: ProcessorMixin) -> dict[str, int]:
     """Arguments of vLLM's processor: the limits of an image's pixels that this one has; none where it has none."""
     size = dict(processor.image_processor.size or {}) if family_of(processor).has_pixel_cap else {}
-    names = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}
-    return {name: size[key] for name, key in names.items() if key in size}
+    names = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}  # one alone is a side
+    return {name: size[key] for name, key in names.items()} if size.keys() >= {*names.values()} else {}
 
 
 def _sampling(options):

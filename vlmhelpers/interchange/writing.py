@@ -17,7 +17,7 @@ from vlmhelpers.common.printable import one_line, printable
 from vlmhelpers.data.rows import plain_rows
 from vlmhelpers.data.schema import kind_of
 from vlmhelpers.estimation.planning import count_rows, with_cap
-from vlmhelpers.families import FAMILIES, family_of, find_config, tiny_model
+from vlmhelpers.families import TINY_BASES, family_of, find_config, tiny_model
 from vlmhelpers.families.family import Family
 from vlmhelpers.interchange.imported import Program
 from vlmhelpers.interchange.rows import Images, Turns, columns_of, have_images, refuse_rows
@@ -98,7 +98,7 @@ def outline(config: RunConfig, program: Program, refusals: Callable) -> str:
 
 
 def _model_of(config, refusals):
-    model = str(tiny_model(config.model_id)) if config.model_id in FAMILIES else _absolute(config.model_id)
+    model = str(tiny_model(config.model_id)) if config.model_id in TINY_BASES else _absolute(config.model_id)
     if problem := next(refusals(config, family_of(model)), None):
         raise ValueError(printable(problem))
     return model
@@ -162,12 +162,12 @@ def _as_seen(capped, processor):
     def seen(image: Image.Image) -> Image.Image:
         if not family.has_pixel_cap:
             return image
-        shown, tokens = family.as_seen(capped.image_processor, image)
+        shown, tokens = family.as_seen(capped, image)
         if shown.width * shown.height >= image.width * image.height:
             return image
-        if family.as_seen(processor.image_processor, shown)[1] == tokens:
+        if family.as_seen(processor, shown)[1] == tokens:
             return shown
-        if family.as_seen(processor.image_processor, image)[1] != tokens:
+        if family.as_seen(processor, image)[1] != tokens:
             raise ValueError(
                 "max_pixels is more than the model's own processor allows, which other programs take as it is: choose "
                 "a smaller max_pixels, or change the size in the model's processor_config.json"

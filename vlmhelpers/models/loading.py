@@ -10,7 +10,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndByte
 from vlmhelpers.common.display import show_note
 from vlmhelpers.common.distributed import is_sharded
 from vlmhelpers.common.environment import compute_dtype, hidden_gpu, one_gpu
-from vlmhelpers.families import FAMILIES, family_of, tiny_model
+from vlmhelpers.families import TINY_BASES, family_of, tiny_model
 from vlmhelpers.families.received import count_weights, load_config, reading
 from vlmhelpers.models.backends import choose_backend, load_with_unsloth
 from vlmhelpers.models.template_trial import check_template
@@ -30,7 +30,7 @@ def choose_model(model_id: str) -> str:
 
 def resolve_model(model_id: str) -> tuple[str, str]:
     """What `choose_model` gives, and what its box says."""
-    if model_id not in FAMILIES:
+    if model_id not in TINY_BASES:
         if Path(model_id).is_dir():
             return str(model_id), f"{model_id}, a local folder"
         one_gpu()
@@ -39,8 +39,8 @@ def resolve_model(model_id: str) -> tuple[str, str]:
         if torch.cuda.is_available():
             return model_id, f"{model_id} on {torch.cuda.get_device_name()}"
     family = family_of(model_id).name
-    if family not in FAMILIES:
-        raise ValueError(f"no GPU for {model_id!r} and no tiny base for its family; families: {', '.join(FAMILIES)}")
+    if family not in TINY_BASES:
+        raise ValueError(f"no GPU for {model_id!r} and no tiny base for its family; families with one: {', '.join(TINY_BASES)}")
     stands_in = "" if model_id == family else f" There is no GPU here: it stands in for {model_id}."
     text = f"the tiny base of {family}: the real architecture with about a million parameters, pretrained on drawn"
     why = " images. It shows how the method works, not how good a real model is."
@@ -144,9 +144,13 @@ def _runs_on_unsloth(backend, processor):
     if choose_backend(backend) != "unsloth":
         return False
     family = family_of(processor)
-    if backend == "unsloth" and not family.unsloth:
-        raise ValueError(f'Unsloth does not have {family.name}: choose backend="auto" or backend="transformers"')
-    return family.unsloth
+    if not family.not_by_unsloth:
+        return True
+    why = f"Unsloth does not run {family.name}: {family.not_by_unsloth}"
+    if backend == "unsloth":
+        raise ValueError(f'{why}. Choose backend="auto" or backend="transformers"')
+    print(f"{why}. transformers and peft run it")
+    return False
 
 
 def check_vocabulary(processor: ProcessorMixin, model: PreTrainedModel) -> None:
@@ -154,7 +158,7 @@ def check_vocabulary(processor: ProcessorMixin, model: PreTrainedModel) -> None:
 
     There an image token needs none.
     """
-    vocabulary, image = processor.tokenizer.get_vocab(), processor.image_token_id
+    vocabulary, image = processor.tokenizer.get_vocab(), getattr(processor, "image_token_id", None)
     rows, head = (part.weight.shape[0] for part in (model.get_input_embeddings(), model.get_output_embeddings()))
     missing = {token: index for token, index in vocabulary.items() if index >= rows or head <= index != image}
     if more := sorted(missing, key=vocabulary.get):

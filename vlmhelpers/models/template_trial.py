@@ -28,10 +28,10 @@ def check_template(processor, name: str | Path) -> None:
 
 @cache
 def _own_templates():
-    from vlmhelpers.families import FAMILIES  # heavy, and not needed in the trial
+    from vlmhelpers.families import TINY_BASES  # heavy, and not needed in the trial
 
     found = set()
-    for family in FAMILIES.values():
+    for family in TINY_BASES.values():
         with suppress(FileNotFoundError):
             found.add((family.tiny_base() / "chat_template.jinja").read_text(encoding="utf-8"))
     return found

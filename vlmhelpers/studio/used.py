@@ -26,7 +26,7 @@ def _unused(values, family):
         yield from ("cache", "backend")
     if family is not None and not family.has_pixel_cap:
         yield "max_pixels"
-    if family is not None and not family.unsloth:
+    if family is not None and family.not_by_unsloth:
         yield "backend"
 
 

@@ -22,7 +22,7 @@ from vlmhelpers.data.splitting import hold_out, split
 from vlmhelpers.data.validation import check_dataset
 from vlmhelpers.estimation.memory import Gpu, this_gpu
 from vlmhelpers.estimation.suggestion import Values, suggest
-from vlmhelpers.families import FAMILIES, family_of
+from vlmhelpers.families import TINY_BASES, family_of
 from vlmhelpers.families.received import read_object
 from vlmhelpers.models.freezing import train_only
 from vlmhelpers.models.loading import choose_model, load_model, load_processor, set_max_pixels
@@ -334,7 +334,7 @@ def _loader(config, model_id) -> Callable[[str], tuple[PreTrainedModel, Processo
         """
         adapter = (Path(name) / ADAPTER_CONFIG).is_file()
         base = str(read_object(Path(name) / ADAPTER_CONFIG).get("base_model_name_or_path")) if adapter else name
-        if base in FAMILIES or not Path(base).is_dir():
+        if base in TINY_BASES or not Path(base).is_dir():
             base = model_id if base == config.model_id else choose_model(base)
         model, processor = load_model(base, config.bits, backend=config.runs_on)
         if adapter:

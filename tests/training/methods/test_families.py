@@ -15,7 +15,7 @@ from trl.trainer.utils import use_adapter
 from vlmhelpers.batches import VisionCollator
 from vlmhelpers.data import to_rows
 from vlmhelpers.data.schema import PROMPT_FEATURES, RATED_FEATURES, make_prompt, make_rated, message_text, user
-from vlmhelpers.families import FAMILIES, family_of
+from vlmhelpers.families import TINY_BASES, family_of
 from vlmhelpers.inference.likelihood import rank_pairs
 from vlmhelpers.models import train_only
 from vlmhelpers.training import RunConfig
@@ -84,7 +84,7 @@ def teacher(model):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", PREFERENCES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TINY_BASES)
 def test_the_chosen_answers_become_likelier_than_the_rejected_ones(trainer_of, family, method):
     assert_prefers(trainer_of(family, method, **ALONE.get(method, {})))
 
@@ -113,7 +113,7 @@ def assert_prefers(trainer):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TINY_BASES)
 def test_a_reward_model_learns_which_answers_are_better(trainer_of, family):
     trainer = trainer_of(family, "reward")
     before, reward = weights(trainer.model), RewardModel(trainer.model, trainer.processing_class)

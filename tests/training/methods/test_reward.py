@@ -11,7 +11,7 @@ from trl.data_utils import prepare_multimodal_messages
 
 from vlmhelpers.batches import PreferenceCollator, VisionCollator
 from vlmhelpers.data.schema import PAIR_FEATURES, make_pair
-from vlmhelpers.families import FAMILIES
+from vlmhelpers.families import TINY_BASES
 from vlmhelpers.samples.drawing import sample_products
 from vlmhelpers.training.methods import RewardConfig, RewardModel, RewardTrainer, sampled_prompts
 from vlmhelpers.training.methods.reward import SCALE, answer_rewards
@@ -36,7 +36,7 @@ def by_hand(model, processor, row, side):
     return model(**batch).logits[0, end, labels[end]].item()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TINY_BASES)
 def test_a_reward_is_the_logit_of_the_end_token_where_it_stands(tiny, family):
     model, processor = tiny(family)
     with torch.no_grad():
@@ -64,7 +64,7 @@ def called(reward, processor, dataset, texts):
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TINY_BASES)
 def test_called_by_a_trainer_it_gives_what_it_ranks_by(tiny, family):
     model, processor = tiny(family)
     reward = RewardModel(model, processor, batch_size=2)

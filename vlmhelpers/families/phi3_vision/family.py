@@ -23,6 +23,9 @@ class Phi3Vision(Family):
 
     size_reader = _Tokens
 
+    def placeholder(self, processor, number):
+        return f"<|image_{number}|>"
+
     def image_pattern(self, processor):
         return rf"<\|image_\d+\|>|{super().image_pattern(processor)}"
 
@@ -33,14 +36,21 @@ class Phi3Vision(Family):
             raise ValueError(f"max_pixels={max_pixels} is less than one tile of Phi-3-Vision: {tile} pixels")
         image_processor.num_crops = max_pixels // tile
 
-    def largest_cap(self, image_processor, images, room):
-        for tiles in range(image_processor.num_crops, 0, -1):
-            if sum(image_processor.count_tokens(*image.size, tiles) for image in images) <= room:
-                return tiles * _tile_pixels(image_processor)
-        return None
+    def caps(self, image_processor):
+        return [tiles * _tile_pixels(image_processor) for tiles in range(image_processor.num_crops, 0, -1)]
 
-    def as_seen(self, image_processor, image):
-        return image_processor.arrange(image), image_processor.count_tokens(*image.size)
+    def largest_cap(self, processor, images, room):
+        """From the sizes alone."""
+        own, tile = processor.image_processor, _tile_pixels(processor.image_processor)
+
+        def needed(cap):
+            return sum(own.count_tokens(*image.size, cap // tile) for image in images)
+
+        return next((cap for cap in self.caps(own) if needed(cap) <= room), None)
+
+    def as_seen(self, processor, image):
+        own = processor.image_processor
+        return own.arrange(image), own.count_tokens(*image.size)
 
     def restart_length(self, config):
         return config.rope_parameters.get("original_max_position_embeddings")
@@ -72,16 +82,17 @@ def _tile_pixels(image_processor):
 
 PHI_3_VISION = Phi3Vision(
     name="phi-3-vision",
-    model_type="phi3_v",
-    processor="Phi3VProcessor",
-    id_words=("phi-3", "vision"),
+    model_types=("phi3_v",),
+    processors=("Phi3VProcessor",),
+    id_pattern="phi-3.*vision",
+    mixable=True,
     vision=("vision_embed_tokens",),
     projector=("img_projection",),
     # A packed row beyond the short factors' 4,096 tokens would turn the positions of its neighbors, too.
     packable=False,
     has_pixel_cap=True,
     caches_pixels=True,
-    unsloth=False,
+    not_by_unsloth="it does not have phi3_v",
     not_in_onnx="",
     not_by_transformers_serve="transformers itself has no phi3_v, and its server does not import what adds it",
     not_by_vllm="it reads this model with the code of its publisher, which is not in the folder, and without adapters",

@@ -53,21 +53,20 @@ class Phi3VProcessor(ProcessorMixin):
         _check_lists(wanted, images)
         pixels = self.image_processor(shown, num_crops=num_crops) if shown else {}
         counts = iter(pixels.pop("num_img_tokens", []))
-        ids = [self._ids(text, counts, add_special_tokens) for text in texts]
+        expanded = [self._expanded(text, counts, add_special_tokens) for text in texts]
+        ids = self.tokenizer(expanded, add_special_tokens=False)["input_ids"]
         if kwargs.get("truncation") and kwargs.get("max_length") is not None:
             ids = [self._cut(row, kwargs["max_length"]) for row in ids]
         options = {"padding": kwargs.get("padding", False)} | {name: kwargs.get(name) for name in _PADDING}
         batch = self.tokenizer.pad({"input_ids": ids}, return_attention_mask=True, **options)
         return BatchFeature({**batch, **pixels}, tensor_type=return_tensors)
 
-    def _ids(self, text, counts, add_special_tokens):
-        """Token ids of one text, piece by piece between images; `counts` yields the tokens of its images in turn."""
-        bos = self.tokenizer.bos_token_id
-        first, *rest = self.tokenizer(_PLACEHOLDER.split(text)[::2], add_special_tokens=False)["input_ids"]
-        ids = [bos, *first] if add_special_tokens and first[:1] != [bos] else list(first)
-        for piece in rest:
-            ids += [self.image_token_id] * next(counts) + [bos, *piece]
-        return ids
+    def _expanded(self, text, counts, add_special_tokens):
+        """The text with the tokens of its images; `counts` yields their numbers in turn."""
+        bos = self.tokenizer.bos_token
+        first, *rest = _PLACEHOLDER.split(text)[::2]
+        begin = bos if add_special_tokens and not first.startswith(bos) else ""
+        return begin + first + "".join(self.image_token * next(counts) + bos + piece for piece in rest)
 
     def _cut(self, ids, max_length):
         if self.image_token_id in ids[max_length:]:
