@@ -3,7 +3,7 @@
 import transformers as hf
 from random_families import parts, templates, vocabularies
 
-from other_families.parts import CLIP, HALF, SIGLIP, VICUNA, chat_template, llama_tokenizer, named_roles
+from other_families.parts import CLIP, HALF, SIGLIP, chat_template, chatml_tokenizer, llama_tokenizer, named_roles
 
 _TURN = "<|START_OF_TURN_TOKEN|><|{}_TOKEN|>CONTENT<|END_OF_TURN_TOKEN|>"
 COHERE = named_roles(_TURN.format("USER"), _TURN.format("CHATBOT"), _TURN.format("SYSTEM"))
@@ -135,19 +135,19 @@ def idefics2():
     return config, processor
 
 
+# As published, an answer has no end in any of these three, and a space after each text in the latter two.
+VIPLLAVA = chat_template(
+    named_roles("###Human: CONTENT", "###Assistant: CONTENT", "CONTENT"), "<image>\n", "###Assistant:"
+)
+CLIP_TOKENS = {
+    "patch_size": parts.PATCH, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1
+}  # fmt: skip
+
+
 def vipllava():
     tokenizer = llama_tokenizer(named={"image_token": "<image>"})
     image_processor = hf.CLIPImageProcessor(size={"shortest_edge": parts.TILE}, crop_size=parts.SQUARE)
-    template = chat_template(
-        "###{{ m.role.capitalize() }}: CONTENT{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}",
-        "<image>\n",
-        "###Assistant:",
-        start="{{ bos_token }}",
-    )
-    processor = hf.LlavaProcessor(
-        image_processor, tokenizer, patch_size=parts.PATCH, vision_feature_select_strategy="default",
-        num_additional_image_tokens=1, chat_template=template,
-    )  # fmt: skip
+    processor = hf.LlavaProcessor(image_processor, tokenizer, chat_template=VIPLLAVA, **CLIP_TOKENS)
     config = hf.VipLlavaConfig(
         text_config=parts.text(tokenizer, model_type="llama"),
         vision_config=CLIP | {"num_hidden_layers": 3},
@@ -163,9 +163,8 @@ def llava_next_video():
         size={"shortest_edge": parts.TILE}, crop_size=parts.SQUARE, image_grid_pinpoints=parts.GRIDS
     )
     processor = hf.LlavaNextVideoProcessor(
-        hf.LlavaNextVideoVideoProcessor(), image_processor, tokenizer, patch_size=parts.PATCH,
-        vision_feature_select_strategy="default", num_additional_image_tokens=1, chat_template=VICUNA,
-    )  # fmt: skip
+        hf.LlavaNextVideoVideoProcessor(), image_processor, tokenizer, chat_template=templates.LLAVA, **CLIP_TOKENS
+    )
     config = hf.LlavaNextVideoConfig(
         text_config=parts.text(tokenizer, model_type="llama"),
         vision_config=CLIP,
@@ -176,6 +175,142 @@ def llava_next_video():
     return config, processor
 
 
+def video_llava():
+    tokenizer = llama_tokenizer(named={"image_token": "<image>", "video_token": "<video>"})
+    square = {"size": {"shortest_edge": parts.TILE}, "crop_size": parts.SQUARE}
+    processor = hf.VideoLlavaProcessor(
+        hf.VideoLlavaImageProcessor(**square),
+        hf.VideoLlavaVideoProcessor(**square),
+        tokenizer,
+        chat_template=templates.LLAVA,
+        **CLIP_TOKENS,
+    )
+    config = hf.VideoLlavaConfig(
+        text_config=parts.text(tokenizer, model_type="llama"),
+        vision_config=CLIP,
+        image_token_index=tokenizer.image_token_id,
+        video_token_index=tokenizer.video_token_id,
+    )
+    return config, processor
+
+
+def granite4_vision():
+    special = ["<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>"]
+    names = {"eos_token": "<|end_of_text|>", "pad_token": "<|pad|>"}
+    tokenizer = vocabularies.byte_level(special, {"image_token": "<image>"}, **names)
+    turn = "<|start_of_role|>{{ m.role }}<|end_of_role|>CONTENT<|end_of_text|>\n"
+    template = chat_template(turn, "<image>\n", "<|start_of_role|>assistant<|end_of_role|>")
+    image_processor = hf.LlavaNextImageProcessor(
+        size={"shortest_edge": parts.TILE}, crop_size=parts.SQUARE, image_grid_pinpoints=parts.GRIDS
+    )
+    processor = hf.Granite4VisionProcessor(
+        image_processor,
+        tokenizer,
+        patch_size=parts.PATCH,
+        vision_feature_select_strategy="full",
+        downsample_rate="2/4",
+        chat_template=template,
+    )
+    qformer = {
+        "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 128,
+        "cross_attention_frequency": 1, "max_position_embeddings": 64, "encoder_hidden_size": 64,
+    }  # fmt: skip
+    config = hf.Granite4VisionConfig(
+        text_config=parts.text(tokenizer),
+        vision_config=SIGLIP,
+        image_token_index=tokenizer.image_token_id,
+        image_grid_pinpoints=parts.GRIDS,
+        vision_feature_select_strategy="full",
+        downsample_rate="2/4",
+        deepstack_layer_map=[[-1, 0]],
+        spatial_target_layers=[1],
+        qformer_config=qformer,
+    )
+    return config, processor
+
+
+def _deepseek_tokenizer(**more):
+    names = {"bos_token": "<｜begin▁of▁sentence｜>", "eos_token": "<｜end▁of▁sentence｜>", "pad_token": "<｜▁pad▁｜>"}
+    return vocabularies.byte_level([], {"image_token": "<image_placeholder>", **more}, **names)
+
+
+def deepseek_vl_hybrid():
+    tokenizer = _deepseek_tokenizer()
+    image_processor = hf.DeepseekVLHybridImageProcessor(
+        size=parts.SQUARE, high_res_size={"height": 4 * parts.TILE, "width": 4 * parts.TILE}
+    )
+    processor = hf.DeepseekVLHybridProcessor(
+        image_processor, tokenizer, chat_template=templates.DEEPSEEK_VL, num_image_tokens=16
+    )
+    sharp = {
+        "hidden_size": 64, "output_channels": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_dim": 128,
+        "image_size": 4 * parts.TILE, "patch_size": parts.PATCH, "window_size": 4, "global_attn_indexes": [1],
+    }  # fmt: skip
+    config = hf.DeepseekVLHybridConfig(
+        text_config=parts.text(tokenizer, model_type="llama"),
+        vision_config=SIGLIP,
+        high_res_vision_config=sharp,
+        image_token_id=tokenizer.image_token_id,
+    )
+    return config, processor
+
+
+def janus():
+    tokenizer = _deepseek_tokenizer(boi_token="<begin_of_image>", eoi_token="<end_of_image>")
+    turn = named_roles("<|User|>: CONTENT\n\n", "<|Assistant|>: CONTENT{{ eos_token }}", "CONTENT\n\n")
+    template = chat_template(turn, "<image_placeholder>\n", "<|Assistant|>:", start="{{ bos_token }}")
+    processor = hf.JanusProcessor(
+        hf.JanusImageProcessor(size=parts.SQUARE), tokenizer, chat_template=template, num_image_tokens=16
+    )
+    vision = parts.VISION | {"mlp_ratio": 2, "projection_dim": parts.WIDTH, "num_image_tokens": 16}
+    vision.pop("intermediate_size")
+    drawing = {
+        "embed_dim": 8, "num_embeddings": 32, "latent_channels": 32, "base_channels": 32, "channel_multiplier": [1, 1],
+        "num_res_blocks": 1, "projection_dim": 32, "image_token_embed_dim": 32,
+    }  # fmt: skip
+    config = hf.JanusConfig(
+        text_config=parts.text(tokenizer, model_type="llama"),
+        vision_config=vision,
+        vq_config=drawing,
+        image_token_id=tokenizer.image_token_id,
+    )
+    return config, processor
+
+
+def qianfan_ocr():
+    named = {
+        "start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
+    }  # fmt: skip
+    tokenizer = chatml_tokenizer(named=named)
+    image_processor = hf.GotOcr2ImageProcessor(size=parts.SQUARE, min_patches=1, max_patches=4, **HALF)
+    processor = hf.QianfanOCRProcessor(
+        image_processor, tokenizer, image_seq_length=4, chat_template=templates.chatml("<image>\n")
+    )
+    square = {"image_size": (parts.TILE, parts.TILE), "patch_size": (parts.PATCH, parts.PATCH)}
+    config = hf.QianfanOCRConfig(
+        text_config=parts.text(tokenizer, head_dim=32),
+        vision_config=parts.VISION | square,
+        image_token_id=processor.image_token_id,
+        image_seq_length=4,
+    )
+    return config, processor
+
+
+def step3p7():
+    control = ["<patch_start>", "<patch_end>", "<patch_newline>", "<im_start>", "<im_end>", "<im_patch>"]
+    tokenizer = chatml_tokenizer(control)
+    tile = {"size": {"height": 112, "width": 112}, "patch_size": 56, "max_image_size": 224}
+    processor = hf.Step3p7Processor(
+        hf.Step3p7ImageProcessor(**tile), tokenizer, chat_template=templates.chatml("<im_patch>")
+    )
+    text = parts.text(
+        tokenizer, head_dim=32, moe_intermediate_size=64, n_routed_experts=4, num_experts_per_tok=2,
+        share_expert_dim=64, sliding_window=64, mlp_layer_types=["dense", "sparse", "sparse"],
+    )  # fmt: skip
+    vision = parts.VISION | {"image_size": 112, "mlp_ratio": 2.0, "max_position_embeddings": 64}
+    return hf.Step3p7Config(text_config=text, vision_config=vision, image_token_id=processor.image_token_id), processor
+
+
 BUILDERS = {
     "llama4": llama4,
     "aya_vision": aya_vision,
@@ -184,4 +319,10 @@ BUILDERS = {
     "idefics2": idefics2,
     "vipllava": vipllava,
     "llava_next_video": llava_next_video,
+    "video_llava": video_llava,
+    "granite4_vision": granite4_vision,
+    "deepseek_vl_hybrid": deepseek_vl_hybrid,
+    "janus": janus,
+    "qianfan_ocr": qianfan_ocr,
+    "step3p7": step3p7,
 }

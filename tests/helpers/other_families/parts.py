@@ -35,9 +35,3 @@ def named_roles(user, assistant, system="CONTENT\n"):
     """A turn for `chat_template` that is written in another way by each role."""
     by_role = f"{{% if m.role == 'user' %}}{user}{{% elif m.role == 'assistant' %}}{assistant}"
     return by_role + f"{{% else %}}{system}{{% endif %}}"
-
-
-VICUNA = chat_template(
-    named_roles("USER: CONTENT ", "ASSISTANT: CONTENT{{ eos_token }}", "CONTENT "),
-    "<image>\n", "ASSISTANT:", start="{{ bos_token }}",
-)  # fmt: skip
