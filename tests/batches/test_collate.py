@@ -471,16 +471,16 @@ def test_too_long_for_max_length_where_no_cap_helps(tiny):
 
 
 def test_the_largest_cap_counts_in_tokens_of_the_real_size(tiny, monkeypatch):
-    image_processor = tiny["qwen3-vl"][1].image_processor
+    processor = tiny["qwen3-vl"][1]
     big, small, strip = picture(0, 128, 128), picture(1, 32, 48), picture(2, 512, 16)  # 64, 6 and 32 tokens
-    assert QWEN3_VL.largest_cap(image_processor, [big], 20) == 20 * 16**2
-    assert QWEN3_VL.largest_cap(image_processor, [big, small], 20) == 14 * 16**2
-    assert QWEN3_VL.largest_cap(image_processor, [big, small], 9) == 4 * 16**2
-    assert QWEN3_VL.largest_cap(image_processor, [big, big, small], 21) == 7 * 16**2
-    assert QWEN3_VL.largest_cap(image_processor, [strip], 10) == 3 * 16**2  # never thinner than a token
-    assert QWEN3_VL.largest_cap(image_processor, [big], 0) is None
-    monkeypatch.setattr(image_processor, "size", {"shortest_edge": 48**2, "longest_edge": 48**2})
-    assert QWEN3_VL.largest_cap(image_processor, [picture(0, 32, 32)], 5) == 4 * 16**2  # the lower limit, too
+    assert QWEN3_VL.largest_cap(processor, [big], 20) == 20 * 16**2
+    assert QWEN3_VL.largest_cap(processor, [big, small], 20) == 14 * 16**2
+    assert QWEN3_VL.largest_cap(processor, [big, small], 9) == 4 * 16**2
+    assert QWEN3_VL.largest_cap(processor, [big, big, small], 21) == 7 * 16**2
+    assert QWEN3_VL.largest_cap(processor, [strip], 10) == 3 * 16**2  # never thinner than a token
+    assert QWEN3_VL.largest_cap(processor, [big], 0) is None
+    monkeypatch.setattr(processor.image_processor, "size", {"shortest_edge": 48**2, "longest_edge": 48**2})
+    assert QWEN3_VL.largest_cap(processor, [picture(0, 32, 32)], 5) == 4 * 16**2  # the lower limit, too
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 from tiny_families import build
+from transformers import BatchFeature
 
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.data.schema import FEATURES, assistant, make_pair, make_prompt, make_rated, make_row, text_part, user
@@ -143,7 +144,7 @@ def test_the_template_sees_the_conversations_of_rows_of_every_kind(with_template
 
 
 class NumberedImages(type("Phi3VProcessor", (), {})):  # by whose name its family is known
-    """A processor as Phi-3-Vision's: `<|image_1|>` in the text, pieces tokenised apart, each begun anew."""
+    """A processor as Phi-3-Vision's: `<|image_1|>` in the text, and what follows an image is begun anew."""
 
     model_input_names = ["input_ids", "attention_mask", "pixel_values"]
     begin, image_token, tokens_per_image = "<|endoftext|>", "<|image_pad|>", 5
@@ -164,15 +165,23 @@ class NumberedImages(type("Phi3VProcessor", (), {})):  # by whose name its famil
         return text + ("<|im_start|>assistant\n" if add_generation_prompt else "")
 
     def __call__(self, text, images, padding, padding_side, add_special_tokens, return_tensors):
-        sequences = []
-        for one in text:
-            first, *rest = re.split(r"<\|image_\d+\|>", one)
-            ids = self.tokenizer(first)["input_ids"]
-            for piece in rest:
-                ids += [self.image_token_id] * self.tokens_per_image
-                ids += self.tokenizer(self.begin + piece)["input_ids"]
-            sequences.append({"input_ids": ids})
-        return self.tokenizer.pad(sequences, padding_side=padding_side, return_tensors=return_tensors)
+        image = self.image_token * self.tokens_per_image + self.begin
+        expanded = [re.sub(r"<\|image_\d+\|>", lambda _: image, one) for one in text]
+        options = {"padding": padding, "padding_side": padding_side, "return_tensors": return_tensors}
+        return BatchFeature(self.tokenizer(expanded, add_special_tokens=add_special_tokens, **options))
+
+
+class CutApart(NumberedImages):
+    """One that has the pieces of a text read one by one."""
+
+    def __call__(self, text, images, **options):
+        pieces = [piece for one in text for piece in re.split(r"<\|image_\d+\|>", one)]
+        return super().__call__(pieces, images, **options)
+
+
+def test_a_processor_that_cuts_texts_apart_is_refused():
+    with pytest.raises(ValueError, match="CutApart lets its tokenizer read 3 texts of 1 rows: it cuts them apart"):
+        VisionCollator(CutApart())([make_row("Compare.", "Bags.", PICTURES)])
 
 
 def test_a_fourth_family_with_numbered_images_fits():

@@ -263,7 +263,7 @@ def test_the_cap_is_shown_on_an_image_with_its_pixels_and_tokens(family, reports
 
 def test_as_seen_is_the_size_that_the_patches_cover(processors):
     processor = processors["qwen3-vl"]
-    image, tokens = family_of(processor).as_seen(processor.image_processor, repair(noise(240, 200)))
+    image, tokens = family_of(processor).as_seen(processor, repair(noise(240, 200)))
     side = 2 * processors["qwen3-vl"].image_processor.patch_size
     assert tokens == image.width * image.height // side**2
     assert image.width % side == image.height % side == 0

@@ -238,7 +238,7 @@ def test_a_pixel_cap_lowers_the_tokens_and_is_saved_with_the_processor(base, roo
             set_max_pixels(roomy, 1000)
         return
     before = image_tokens(roomy, [row])
-    cap = base.family.largest_cap(image_processor, row["images"], before // 2)
+    cap = base.family.largest_cap(roomy, row["images"], before // 2)
     set_max_pixels(roomy, cap)
     capped = image_tokens(roomy, [row])
     assert 0 < capped <= before // 2

@@ -105,12 +105,13 @@ def test_names_belong_to_towers():
         "base_model.model.model.language_model.layers.0.mlp.up_proj.lora_A.default": "language",
         "lm_head": "head",
     }
-    assert {name: TINY_BASES["qwen3-vl"].tower_of(name) for name in names} == names
-    assert TINY_BASES["llama-3.2-vision"].tower_of("model.multi_modal_projector") == "projector"
+    qwen, llama = (family_of(models.meta_model(tiny_model(name))) for name in ("qwen3-vl", "llama-3.2-vision"))
+    assert {name: qwen.tower_of(name) for name in names} == names
+    assert llama.tower_of("model.multi_modal_projector") == "projector"
 
 
 def test_skipped_modules_are_full_names():
-    assert models.outside_language(tiny_model("llama-3.2-vision")) == [
+    assert models.not_in_4_bits(tiny_model("llama-3.2-vision")) == [
         "model.vision_model",
         "model.multi_modal_projector",
         "lm_head",

@@ -59,7 +59,7 @@ class ChatTemplate:
         self.control_ids = {*tokenizer.convert_tokens_to_ids(longest_first)}
         self.image_ids = set()
         self._image = re.compile(image)
-        self._begins = {tokenizer.bos_token_id} - {tokenizer.eos_token_id}
+        self._begins = {tokenizer.bos_token_id} - {tokenizer.eos_token_id, None}
         self._known = {}  # prompt -> its tokens: prompts repeat from row to row, and all do in every epoch
 
     def text(self, messages, prompt=False):
@@ -199,7 +199,7 @@ class ChatTemplate:
             self._check_prompt(read, begin + next(shift for start, _, shift in reversed(pieces) if start <= begin))
         ids = torch.tensor(read.ids)
         self.image_ids |= {*ids[~inside].tolist()} & {*self.tokenizer.added_tokens_decoder} - self._begins
-        learned &= ~torch.isin(ids, torch.tensor([*self._begins, IGNORED]))
+        learned &= ~torch.isin(ids, torch.tensor([IGNORED, *self._begins]))
         return torch.where(learned, ids, IGNORED)
 
     def _pieces(self, text, expanded):
@@ -231,8 +231,8 @@ def _control_tokens(processor, family):
     """The added tokens that steer a conversation, and are no words of it; all others are learned.
 
     They are special, and named (`eos_token`), written by the chat template or the processor, of the form `<|...|>` or
-    the family's; other special ones somebody added for his own answers. One that swallows the blanks beside it, such as Phi-3's
-    `</s>`, is no word of a text, either.
+    the family's; other special ones somebody added for his own answers. One that swallows the blanks beside it, such as
+    Phi-3's `</s>`, is no word of a text, either.
     """
     names = processor.tokenizer.special_tokens_map.values()
     written = " ".join(str(text) for text in (*names, *vars(processor).values()) if isinstance(text, str | dict))
@@ -263,12 +263,11 @@ class ListeningTokenizer:
 
     def __call__(self, text, *args, **options):
         made = self.tokenizer(text, *args, return_offsets_mapping=True, **options)
-        texts = [text] if isinstance(text, str) else text
-        for index, (one, offsets) in enumerate(zip(texts, made.pop("offset_mapping"), strict=True)):
-            real = made["attention_mask"][index]
-            kept = [i for i, is_token in enumerate(real) if is_token]
-            ids = [int(made["input_ids"][index][i]) for i in kept]
-            self.read.append(Read(one, ids, [int(offsets[i][0]) for i in kept]))
+        parts = [made[name] for name in ("input_ids", "attention_mask")] + [made.pop("offset_mapping")]
+        rows = [(text, *parts)] if isinstance(text, str) else zip(text, *parts, strict=True)
+        for one, ids, mask, offsets in rows:
+            kept = [i for i, is_token in enumerate(mask) if is_token]
+            self.read.append(Read(one, [int(ids[i]) for i in kept], [int(offsets[i][0]) for i in kept]))
         return made
 
 

@@ -117,7 +117,11 @@ class VisionCollator:
             add_special_tokens=False,
             return_tensors="pt",
         )
-        return self.family.complete_batch(batch, [len(row) for row in images]), processor.tokenizer.read
+        read = processor.tokenizer.read
+        if len(read) != len(texts):
+            what = f"lets its tokenizer read {len(read)} texts of {len(texts)} rows: it cuts them apart"
+            raise ValueError(f"{type(self.processor).__name__} {what}")
+        return self.family.complete_batch(batch, [len(row) for row in images]), read
 
     def _check_lengths(self, conversations, batch):
         lengths = batch["attention_mask"].sum(dim=1).tolist()

@@ -36,10 +36,7 @@ def show_mask(collator: VisionCollator | AnswerCollator, row: dict) -> Html:
     batch = collator([row])
     trained = batch["labels"] != IGNORED if "labels" in batch else batch["completion_mask"].bool()
     sequences = zip(batch["input_ids"], trained, batch["attention_mask"].bool(), strict=True)
-    masks = [
-        _mask(ids[real].tolist(), on[real].tolist(), collator.is_image(ids[real]).tolist(), collator.processor.tokenizer)
-        for ids, on, real in sequences
-    ]
+    masks = [_mask(ids[real], on[real].tolist(), collator) for ids, on, real in sequences]
     images = [thumbnail(image) for image in (row.get("images") or [])[:MOST_THUMBNAILS]]
     more = len(row.get("images") or []) - len(images)
     pictures = Markup("<br>").join([*images, f"and {more} more"] if more else images)
@@ -47,12 +44,11 @@ def show_mask(collator: VisionCollator | AnswerCollator, row: dict) -> Html:
     return Html(page, "\n".join(text for _, text in masks))
 
 
-def _mask(ids, trained, is_image, tokenizer):
+def _mask(ids, trained, collator):
     """(markup, text) of one sequence."""
-    kinds = [
-        "image" if image else "trained" if learned else "ignored"
-        for image, learned in zip(is_image, trained, strict=True)
-    ]
+    tokenizer, is_image, ids = collator.processor.tokenizer, collator.is_image(ids).tolist(), ids.tolist()
+    pairs = zip(is_image, trained, strict=True)
+    kinds = ["image" if image else "trained" if learned else "ignored" for image, learned in pairs]
     counts = {kind: f"{kinds.count(kind)} {kind}" for kind in _STYLES}
     runs = [(kind, [ids[i] for i in indices]) for kind, indices in groupby(range(len(ids)), kinds.__getitem__)]
     runs = [(k, [f"× {len(run)}"] if k == "image" else _readable(run, tokenizer)) for k, run in runs]

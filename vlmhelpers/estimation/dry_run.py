@@ -54,11 +54,11 @@ def make_meta_model(
         raise ValueError("4-bit weights cannot be trained themselves: choose bits=16 with full=True or last_layers")
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(copy.deepcopy(config), dtype=dtype, trust_remote_code=False)
-    tower_of = family_of(model).tower_of
-    _choose_attention(model, tower_of)
+    family = family_of(model)
+    _choose_attention(model, family.tower_of)
     stop_gradients_at_frozen_vision(model)  # as load_model does
     if bits == 4:
-        _quantize(model, tower_of, dtype)
+        _quantize(model, family, dtype)
     if own:
         choose_trained(model, TOWERS if full else ("language",), None if full else last_layers)
         for parameter in model.parameters():
@@ -102,8 +102,8 @@ def _flash(query, key, value, borders):
     return _aten._flash_attention_forward(*states, borders, borders, longest, longest, 0.0, False, False)[0][None]
 
 
-def _quantize(model, tower_of, dtype):
-    linear = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and tower_of(n) == "language"]
+def _quantize(model, family, dtype):
+    linear = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and family.is_quantized(n)]
     for name, module in linear:
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, _MetaLinear4bit(module, dtype))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -13,8 +14,9 @@ import torch
 from vlmhelpers.common.files import remove_abandoned, sync, temporary_name
 from vlmhelpers.common.processes import run_python
 from vlmhelpers.export.adapter_files import ADAPTER_CONFIG_FILE, adapter_shapes, read_adapter_config
-from vlmhelpers.families import FAMILIES, family_of
+from vlmhelpers.families import FAMILIES, family_of, find_config
 from vlmhelpers.families.received import read_object
+from vlmhelpers.models.loading import meta_model
 
 SCRIPT = "convert_hf_to_gguf.py"
 OUTTYPES = ("f32", "f16", "bf16", "q8_0")
@@ -241,12 +243,19 @@ def _value(value):
     return _one_line(value)
 
 
+def _outside_language(base):
+    """Whether a tensor is outside the language model, of a base whose shape is known; of another, by usual names."""
+    try:
+        family = family_of(meta_model(find_config(base)))
+    except ValueError:
+        return re.compile(r"(?<![a-z])(visual|vision|projector|connector|aligner|merger|lm_head)(?![a-z])").search
+    return lambda name: family.tower_of(name) != "language"
+
+
 def served_rank(adapter: str | Path, base: str | Path) -> int:
     """The `max_lora_rank` for an adapter. Raises ValueError for one that vLLM does not serve."""
-    config, family = read_adapter_config(adapter), family_of(base)
-    families = [family] if family.name in FAMILIES else FAMILIES.values()  # an unknown one may use any known name
-    names = adapter_shapes(adapter)
-    outside = [name for name in names if any(known.tower_of(name) != "language" for known in families)]
+    config, names, is_outside = read_adapter_config(adapter), adapter_shapes(adapter), _outside_language(base)
+    outside = [name for name in names if is_outside(name)]
     rank = max([config.get("r", 8), *(config.get("rank_pattern") or {}).values()])
     reasons = {
         f"{len(outside)} of its tensors are outside the language model (such as {outside[:1]})": outside,

@@ -126,9 +126,14 @@ class Family:
                 return tower
         return "language"
 
-    def is_router(self, name: str) -> bool:
-        """Whether the module of that name chooses experts: adapted, it would send tokens elsewhere."""
-        return name.rpartition(".")[2] in self.router
+    def is_adapted(self, name: str) -> bool:
+        """Whether adapters may go onto the linear layer of that name: not where it chooses experts."""
+        return name.rpartition(".")[2] not in self.router
+
+    def is_quantized(self, name: str) -> bool:
+        """Whether the linear layer of that name has 4 bits in a model of 4 bits: those of the decoder that bear it."""
+        kept = any(f".{module}." in f".{name}." for module in self.not_quantized)
+        return self.tower_of(name) == "language" and self.is_adapted(name) and not kept
 
     def for_model(self, model: PreTrainedModel) -> "Family":
         """This family with the towers of `model`, where they are not described by hand."""

@@ -84,7 +84,7 @@ class QwenVL(Family):
         image_processor.size = {"shortest_edge": shortest, "longest_edge": max_pixels}
 
     def max_pixels(self, image_processor):
-        return dict(image_processor.size)["longest_edge"]
+        return dict(image_processor.size or {}).get("longest_edge")
 
     def largest_cap(self, processor, images, room):
         """Found from the sizes alone, with the processor's own resizing rule.

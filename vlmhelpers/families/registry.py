@@ -9,15 +9,27 @@ from pathlib import Path
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from vlmhelpers.families.family import Family
+from vlmhelpers.families.gemma import GEMMA_3, GEMMA_4
+from vlmhelpers.families.glm4v import GLM_4V
+from vlmhelpers.families.internvl import INTERNVL
+from vlmhelpers.families.lfm2_vl import LFM2_VL
 from vlmhelpers.families.llama_vision import LLAMA_3_2_VISION
+from vlmhelpers.families.llava import LLAVA_NEXT, LLAVA_ONEVISION
+from vlmhelpers.families.mistral3 import MISTRAL_3
+from vlmhelpers.families.ovis2 import OVIS2
 from vlmhelpers.families.phi3_vision import PHI_3_VISION
 from vlmhelpers.families.published import NAMES, PUBLISHED, SHAPES
 from vlmhelpers.families.qwen_vl import QWEN2_5_VL, QWEN3_VL
 from vlmhelpers.families.received import is_within_reach, load_config, read_object
+from vlmhelpers.families.smolvlm import SMOLVLM
 
 # A family that is added here goes through the conformance suite. Of several with one class of processor, the first is
 # that of a processor whose model is not known.
-FAMILIES = {family.name: family for family in (LLAMA_3_2_VISION, QWEN2_5_VL, QWEN3_VL, PHI_3_VISION)}
+_ALL = (
+    *(LLAMA_3_2_VISION, QWEN2_5_VL, QWEN3_VL, PHI_3_VISION),
+    *(INTERNVL, LFM2_VL, GEMMA_3, GEMMA_4, SMOLVLM, MISTRAL_3, LLAVA_ONEVISION, LLAVA_NEXT, GLM_4V, OVIS2),
+)
+FAMILIES = {family.name: family for family in _ALL}
 TINY_BASES = {name: FAMILIES[name] for name in NAMES}  # those with a tiny base, the first to begin with
 GENERIC = Family()
 _PUBLISHERS = {name.partition("/")[0].lower() for name in PUBLISHED} | {"unsloth"}  # whose names tell the shape

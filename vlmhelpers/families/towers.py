@@ -6,6 +6,11 @@ import torch
 from transformers import PreTrainedModel
 
 
+def plain_name(name: str) -> str:
+    """A module's name without what peft puts around it."""
+    return name.removeprefix("base_model.model.").removesuffix(".base_layer")
+
+
 def derive_towers(model: PreTrainedModel) -> dict[str, tuple[str, ...]]:
     """The names of the modules of `model` in the towers "vision", "audio", "head" and "projector".
 
@@ -18,7 +23,8 @@ def derive_towers(model: PreTrainedModel) -> dict[str, tuple[str, ...]]:
     projector = tuple(_outside(model, {language, head, *vision, *audio}))
     if not language or not (vision or projector):
         raise ValueError(f"a {type(model).__name__} has its vision inside the decoder: describe its towers in a Family")
-    return {"vision": vision, "audio": audio, "head": (head,) if head else (), "projector": projector}
+    found = {"vision": vision, "audio": audio, "head": (head,) if head else (), "projector": projector}
+    return {tower: tuple(map(plain_name, modules)) for tower, modules in found.items()}
 
 
 def _encoder(model, modality, names, language):

@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "backends": ["add_lora", "choose_backend", "unsloth_collator", "use_unsloth"],
         "freezing": ["restore_dtypes", "train_only"],
         "loading": ["choose_model", "load_model", "set_max_pixels"],
-        "lora": ["describe_trainable", "fingerprint", "keep_adapters_float32", "lora_targets"],
+        "lora": ["describe_trainable", "expert_parameters", "fingerprint", "keep_adapters_float32", "lora_targets"],
         "vision": ["cache_vision_features", "stop_caching_vision_features"],
     },
 )

@@ -63,11 +63,19 @@ def load_with_unsloth(model_id: str | Path, bits: int, dtype: torch.dtype) -> Pr
 
 
 def add_lora(model: PreTrainedModel, lora: LoraConfig, seed: int = 3407) -> torch.nn.Module:
-    """`model` with adapters by `lora`; `seed` is for their start with Unsloth, elsewhere `set_seed` decides."""
+    """`model` with adapters by `lora`; `seed` is for their start with Unsloth, elsewhere `set_seed` decides.
+
+    Raises ValueError where peft adapts other layers than those of `lora_targets`.
+    """
     if getattr(model, _MARK, None) != "unsloth":
         from peft import get_peft_model
 
-        return get_peft_model(model, lora)
+        from vlmhelpers.models.lora import check_adapted, targets_of
+
+        targets, experts = targets_of(model, lora.target_modules), bool(lora.target_parameters)
+        tuned = get_peft_model(model, lora)
+        check_adapted(tuned, targets, experts)
+        return tuned
     from unsloth import FastVisionModel
 
     names = ("r", "lora_alpha", "lora_dropout", "bias", "target_modules", "use_rslora")

@@ -5,7 +5,14 @@ import os
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, PreTrainedModel, ProcessorMixin
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
 
 from vlmhelpers.common.display import show_note
 from vlmhelpers.common.distributed import is_sharded
@@ -40,7 +47,7 @@ def resolve_model(model_id: str) -> tuple[str, str]:
             return model_id, f"{model_id} on {torch.cuda.get_device_name()}"
     family = family_of(model_id).name
     if family not in TINY_BASES:
-        raise ValueError(f"no GPU for {model_id!r} and no tiny base for its family; families with one: {', '.join(TINY_BASES)}")
+        raise ValueError(f"no GPU for {model_id!r}, and its family has no tiny base, as {', '.join(TINY_BASES)} have")
     stands_in = "" if model_id == family else f" There is no GPU here: it stands in for {model_id}."
     text = f"the tiny base of {family}: the real architecture with about a million parameters, pretrained on drawn"
     why = " images. It shows how the method works, not how good a real model is."
@@ -77,10 +84,12 @@ def load_model(
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
             bnb_4bit_quant_storage=dtype if is_sharded() else torch.uint8,  # only numbers can be sharded
-            llm_int8_skip_modules=outside_language(model_id),
+            llm_int8_skip_modules=not_in_4_bits(model_id),
         )
     model = load_weights(model_id, **options)
     family_of(model).prepare(model)
+    if bits == 4:
+        _tell_share(model)
     stop_gradients_at_frozen_vision(model)
     if not torch.cuda.is_available():
         _keep_gradients_on_cpu(model)
@@ -125,7 +134,7 @@ def load_weights(name: str | Path, **options: object) -> PreTrainedModel:
     Raises ValueError, FileNotFoundError for a missing shard: also where transformers would fill in what is not there.
     """
     if Path(name).is_dir() and (held := count_weights(name)) is not None:
-        meta = _on_meta(name)
+        meta = meta_model(name)
         # 16 of 2 bits are stored in a number of 32; what is missing would take memory before it is noticed.
         most = held * (16 if getattr(meta.config, "quantization_config", None) else 1.05)
         if (described := sum(parameter.numel() for parameter in meta.parameters())) > most:
@@ -175,17 +184,36 @@ def set_max_pixels(processor: ProcessorMixin, max_pixels: int) -> None:
     family_of(processor).set_max_pixels(processor.image_processor, max_pixels)
 
 
-def outside_language(model_id: str | Path) -> list[str]:
-    """Full names (bitsandbytes ignores short ones) of the topmost modules outside the language model."""
-    model = _on_meta(model_id)
+def not_in_4_bits(model_id: str | Path) -> list[str]:
+    """Full names (bitsandbytes ignores short ones) of what keeps its bits: the topmost modules outside the decoder.
+
+    And the linear layers inside that choose experts, or that the family says 4 bits break.
+    """
+    model = meta_model(model_id)
+    family = family_of(model)
+    tower_of, modules = family.tower_of, dict(model.named_modules())
+    outside = [name for name in modules if name and tower_of(name) != "language"]
+    linear = [n for n, m in modules.items() if isinstance(m, torch.nn.Linear) and tower_of(n) == "language"]
+    topmost = [name for name in outside if tower_of(name.rpartition(".")[0]) == "language"]
+    return topmost + [name for name in linear if not family.is_quantized(name)]
+
+
+def _tell_share(model):
+    """Says how much of a mixture has 4 bits: bitsandbytes leaves the weights of its experts as they are."""
     tower_of = family_of(model).tower_of
-    names = [name for name, _ in model.named_modules() if name and tower_of(name) != "language"]
-    return [name for name in names if tower_of(name.rpartition(".")[0]) == "language"]
+    weights = [p for n, p in model.named_parameters() if tower_of(n) == "language" and ".embed" not in n]
+    if any(weight.dim() == 3 for weight in weights):
+        states = [weight.quant_state for weight in weights if getattr(weight, "quant_state", None)]
+        quantized = sum(state.shape.numel() for state in states)
+        total = quantized + sum(weight.numel() for weight in weights if not getattr(weight, "quant_state", None))
+        why = "those of its experts keep 16, for bitsandbytes quantizes linear layers"
+        print(f"{quantized / total:.0%} of the language model's weights have 4 bits: {why}")
 
 
-def _on_meta(name):
-    config = load_config(name)
-    with reading(name), torch.device("meta"):
+def meta_model(name: str | Path | PreTrainedConfig) -> PreTrainedModel:
+    """The model in a folder, on the hub, or of a configuration, without its weights: on the meta device."""
+    config = name if isinstance(name, PreTrainedConfig) else load_config(name)
+    with reading(config.name_or_path or config.model_type), torch.device("meta"):
         return AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
 
 

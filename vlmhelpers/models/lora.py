@@ -7,6 +7,7 @@ import torch
 
 from vlmhelpers.common.digests import tensors_digest
 from vlmhelpers.families import TOWERS, family_of
+from vlmhelpers.families.towers import plain_name
 
 # A module's name around its layer's number: (what is before, number, what follows).
 _LAYER = re.compile(r"(.*?\.)(\d+)(\..+)")
@@ -22,16 +23,19 @@ def lora_targets(
 ) -> str:
     """A regular expression for `LoraConfig(target_modules=...)` that hits the linear layers of the chosen towers only.
 
-    vision: that tower and its projector. attention, mlp: the layers inside the attention, and all others. from_layer:
-    the first of the language layers, from 0. Raises ValueError when nothing is chosen.
+    vision: that tower and its projector. attention, mlp: the layers inside the attention, and all others, but for those
+    that choose experts; of the experts themselves, see `expert_parameters`. from_layer: the first of the language
+    layers, from 0. Raises ValueError when nothing is chosen.
     """
-    tower_of = family_of(model).tower_of
-    names = {_plain(name): module for name, module in model.named_modules()}
+    family = family_of(model)
+    tower_of = family.tower_of
+    names = {plain_name(name): module for name, module in model.named_modules()}
     chosen = []
     for name in (name for name, module in names.items() if isinstance(module, torch.nn.Linear)):
         tower, is_attention = tower_of(name), "attn" in name or "attention" in name
         wanted = vision if tower in ("vision", "projector") else language and tower == "language"
         wanted &= tower == "projector" or (attention if is_attention else mlp)
+        wanted &= family.is_adapted(name)
         layer = int(found[2]) if (found := _LAYER.fullmatch(name)) else 0
         if wanted and ".lora_" not in name and (tower != "language" or layer >= from_layer):
             chosen.append(name)
@@ -43,9 +47,39 @@ def lora_targets(
     return _pattern(chosen, set(names) - set(chosen))
 
 
-def _plain(name):
-    """A module's name without what peft puts around it."""
-    return name.removeprefix("base_model.model.").removesuffix(".base_layer")
+def expert_parameters(model: torch.nn.Module) -> list[str]:
+    """Names for `LoraConfig(target_parameters=...)`: the experts' weights of a mixture, which are no linear layers.
+
+    The same for all layers: ["mlp.experts.down_proj", ...]; none for a model without experts. They stay in 16 bits
+    where the others have 4.
+    """
+    tower_of = family_of(model).tower_of
+    names = [plain_name(name) for name, weight in model.named_parameters() if weight.dim() == 3 and "lora_" not in name]
+    found = [name for name in names if ".experts." in name and tower_of(name) == "language"]
+    return sorted({match[3].removeprefix(".") for name in found if (match := _LAYER.fullmatch(name))})
+
+
+def targets_of(model: torch.nn.Module, pattern: object) -> set[str] | None:
+    """The modules that a regular expression of `lora_targets` hits; None for another kind of `target_modules`."""
+    if not isinstance(pattern, str) or pattern == "all-linear":
+        return None
+    return {plain_name(name) for name, _ in model.named_modules() if re.fullmatch(pattern, plain_name(name))}
+
+
+def check_adapted(model: torch.nn.Module, targets: set[str] | None, experts: bool) -> None:
+    """Raises ValueError where peft has put adapters elsewhere than on `targets`: it rewrites those of some mixtures.
+
+    targets: what `targets_of` gave before. experts: whether `LoraConfig(target_parameters=...)` asked for them.
+    """
+    adapted = {plain_name(name): module for name, module in model.named_modules() if hasattr(module, "lora_A")}
+    modules = {name for name, module in adapted.items() if not hasattr(module, "parameter_name")}  # else of experts
+    unasked = set() if experts else {*adapted} - modules
+    if targets is None or not (wrong := sorted(modules ^ targets | unasked)):
+        return
+    what = f"peft has not adapted what target_modules names: {len(wrong)} layers differ, such as {wrong[0]}"
+    decoder = next(name for name, module in model.named_modules() if module is model.get_decoder())
+    inside = rf'exclude_modules=r"(?!{re.escape(plain_name(decoder))}\.).*"'
+    raise ValueError(f"{what}. Add {inside} to LoraConfig, or adapt the attention alone: lora_targets(..., mlp=False)")
 
 
 def _pattern(names, others):
@@ -86,8 +120,9 @@ def describe_trainable(model: torch.nn.Module) -> Trainable:
     for name, parameter in model.named_parameters():
         quantized = getattr(parameter, "quant_state", None)
         size = quantized.shape.numel() if quantized is not None else parameter.numel()
-        counts[tower_of(name)][0] += size * parameter.requires_grad
-        counts[tower_of(name)][1] += size
+        of_tower = counts.setdefault(tower_of(name), [0, 0])
+        of_tower[0] += size * parameter.requires_grad
+        of_tower[1] += size
     return Trainable({tower: tuple(numbers) for tower, numbers in counts.items()})
 
 

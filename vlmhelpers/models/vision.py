@@ -4,6 +4,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from torch.utils._pytree import tree_map_only
 from transformers import PreTrainedModel
 
 from vlmhelpers.common.digests import digest, tensors_digest
@@ -29,14 +30,21 @@ def stop_gradients_at_frozen_vision(model: PreTrainedModel) -> None:
 
 
 class _NoGradIfFrozen:
-    """Stands in for a tower's `forward`; an object, so that a deep copy of the model has a tower of its own."""
+    """Stands in for a tower's `forward`; an object, so that a deep copy of the model has a tower of its own.
+
+    Pixels get the tower's type, as not all models see to that.
+    """
 
     def __init__(self, tower):
         self.tower, self.compute = tower, tower.forward
 
     def __call__(self, *args, **kwargs):
         with no_grad_if_frozen(self.tower):
+            args, kwargs = tree_map_only(torch.Tensor, self._as_tower, (args, kwargs))
             return self.compute(*args, **kwargs)
+
+    def _as_tower(self, tensor):
+        return tensor.to(self.tower.dtype) if tensor.is_floating_point() else tensor
 
 
 def cache_vision_features(model: torch.nn.Module, folder: str | Path) -> None:
