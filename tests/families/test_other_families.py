@@ -47,11 +47,10 @@ def lively(config):
 
 
 def test_every_architecture_is_described_built_or_refused_with_a_reason():
-    described = {model_type for family in FAMILIES.values() for model_type in family.model_types} | {*DESCRIBED}
-    assert not {*BUILDERS} & {*REFUSED}
-    assert not described & ({*BUILDERS} | {*REFUSED})
-    assert {*MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES} - described == {*BUILDERS} | {*REFUSED}
-    assert all(REFUSED.values())
+    described = {*DESCRIBED}.union(*(family.model_types for family in FAMILIES.values()))
+    assert {*MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES} <= described | {*BUILDERS} | {*REFUSED}
+    assert {*BUILDERS} | {*REFUSED} <= {*MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES} - {*DESCRIBED}
+    assert not {*BUILDERS} & {*REFUSED} and all(REFUSED.values())
 
 
 @pytest.mark.slow

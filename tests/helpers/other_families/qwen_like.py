@@ -318,9 +318,7 @@ def hunyuan_vl():
     config = hf.HunYuanVLConfig(
         text_config=parts.text(tokenizer, head_dim=32, **parts.rope(4, 4, 4, 4)),
         vision_config=vision,
-        **parts.ids(
-            tokenizer, image_token="<img>", im_start="<im_start>", im_end="<im_end>", im_newline="<im_newline>"
-        ),
+        **parts.ids(tokenizer, image_token="<img>", **special_ids),
     )
     return config, processor
 
@@ -412,7 +410,7 @@ def inkling_mm_model():
     tokenizer = vocabularies.byte_level([*marks.values(), "<|start|>", "<|message|>"], named, **names)
     turn = "<|start|>{{ m.role }}<|message|>CONTENT<|end|>"
     template = chat_template(turn, "<|content_image|><|unused_200054|>", "<|start|>assistant<|message|>")
-    image_processor = hf.InklingImageProcessor(size={"height": 40, "width": 40})
+    image_processor = hf.InklingImageProcessor(size={"height": parts.PATCH, "width": parts.PATCH})
     processor = hf.InklingProcessor(hf.InklingFeatureExtractor(), image_processor, tokenizer, chat_template=template)
     text = parts.text(
         tokenizer, head_dim=32, swa_num_attention_heads=4, swa_num_key_value_heads=2, swa_head_dim=32,
@@ -422,7 +420,8 @@ def inkling_mm_model():
     )  # fmt: skip
     config = hf.InklingConfig(
         text_config=text,
-        vision_config={"hidden_size": 64, "num_hidden_layers": 8, "num_attention_heads": 2},
+        # As many layers as folds of a patch: with fewer the model asks for scipy, with more it grows a thousandfold.
+        vision_config={"patch_size": parts.PATCH, "num_hidden_layers": 4},
         audio_config={"n_mel_bins": 8, "mel_vocab_size": 16},
         **parts.ids(tokenizer, **named, **marks),
     )
