@@ -19,7 +19,24 @@ MOST_PARAMETERS = 1_100_000
 ONE_SIZE = {"gemma3", "deepseek_vl", "llava", "paligemma"}  # every image takes the same number of tokens
 NEEDS_IMAGES = {"paligemma"}
 ANSWERS_AS_STRINGS = {"glm4v", "glm4v_moe"}
+SHAPES = [(150, 100), (64, 120), (150, 100)]  # of the images of a row, in pixels
 SIZES = [(64, 64), (64, 300), (150, 100), (300, 300)]
+
+
+def eight_tokens(side):
+    """The size that leaves an image at most eight tokens of that many pixels a side."""
+    return {"size": {"shortest_edge": 4 * side**2, "longest_edge": 8 * side**2}}
+
+
+LOWER = {  # settings of the image processor that leave fewer tokens
+    **dict.fromkeys(["qwen2_vl", "glm4v", "glm4v_moe"], eight_tokens(28)),
+    **dict.fromkeys(["qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe_thinker"], eight_tokens(32)),
+    **dict.fromkeys(["smolvlm", "idefics3", "mistral3", "pixtral"], {"size": {"longest_edge": 56}}),
+    **dict.fromkeys(["internvl", "ovis2"], {"max_patches": 1}),
+    "lfm2_vl": {"max_tiles": 2},
+    "gemma4": {"max_soft_tokens": 70},
+    "kimi_k25": {"max_patches": 64},
+}
 
 
 class Loaded(NamedTuple):
@@ -52,9 +69,6 @@ def loaded(request, load):
 def images():
     """Three images; the first and the last are of one size."""
     return [image.resize(size) for (_, image), size in zip(sample_products(3, "r", 96), SHAPES, strict=True)]
-
-
-SHAPES = [(150, 100), (64, 120), (150, 100)]
 
 
 def talk(name, images):
@@ -136,6 +150,19 @@ def test_larger_images_take_more_tokens_where_the_family_cuts_or_keeps_them(load
 
     counts = [tokens(size) for size in SIZES]
     assert (len({*counts}) == 1) == (loaded.name in ONE_SIZE), counts
+
+
+@pytest.mark.parametrize("name", LOWER)
+@torch.no_grad()
+def test_a_lower_cap_leaves_fewer_tokens_and_the_model_takes_them(name, load, images, tmp_path):
+    model, processor, row = load(name).model, load(name).processor, [images[0].resize((300, 300))]
+    processor.save_pretrained(tmp_path)
+    lowered = AutoProcessor.from_pretrained(tmp_path, trust_remote_code=False)
+    for setting, value in LOWER[name].items():
+        setattr(lowered.image_processor, setting, value)
+    inputs = batch(name, lowered, [row])
+    assert inputs["input_ids"].shape[1] < batch(name, processor, [row])["input_ids"].shape[1]
+    assert model(**inputs).logits.isfinite().all()
 
 
 # Text

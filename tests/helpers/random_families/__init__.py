@@ -51,7 +51,7 @@ _ENDS = {
     "glm4v": _GLM_ENDS,
     "glm4v_moe": _GLM_ENDS,
 }
-_GAIN = 2  # with transformers' own start, answers would hardly depend on the image
+_GAIN = 4  # with transformers' own start, answers would hardly depend on the image
 _SPREAD = 0.05  # of a matrix that starts with one value, as Gemma 3's projector and Gemma 4's positions do
 
 
@@ -82,8 +82,13 @@ def _model(config, tokenizer, ends):
 
 @torch.no_grad()
 def _enliven(model):
+    """Enlarges all matrices but those of tokens, which would then drown what is seen."""
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    tables.add(id(model.get_output_embeddings().weight))
     for parameter in model.parameters():
-        if parameter.dim() > 1 and parameter.std() > 0:
+        if parameter.dim() == 1 or id(parameter) in tables:
+            continue
+        if parameter.std() > 0:
             parameter.mul_(_GAIN)
-        elif parameter.dim() > 1:
+        else:
             parameter.normal_(0, _SPREAD)
