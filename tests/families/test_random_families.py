@@ -60,7 +60,7 @@ def load(tmp_path_factory):
     return loaded
 
 
-@pytest.fixture(params=BUILDERS)
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) for name in BUILDERS])  # half a minute in all
 def loaded(request, load):
     return load(request.param)
 
@@ -152,6 +152,7 @@ def test_larger_images_take_more_tokens_where_the_family_cuts_or_keeps_them(load
     assert (len({*counts}) == 1) == (loaded.name in ONE_SIZE), counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOWER)
 @torch.no_grad()
 def test_a_lower_cap_leaves_fewer_tokens_and_the_model_takes_them(name, load, images, tmp_path):

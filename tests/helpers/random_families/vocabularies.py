@@ -9,6 +9,7 @@ import random
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import GemmaTokenizer, LlamaTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 _WORDS = (
     "What color is the bag ? Describe this picture . red blue green plain small price of a shirt hat mug : $20 "
@@ -17,10 +18,8 @@ _WORDS = (
 _BYTE_LEVEL_SIZE = 420
 _SENTENCEPIECE_SIZE = 640  # 256 of them are the bytes
 
-# GPT-2's own way would part a blank line from the word after it; the newer vocabularies all have a pattern like this.
-_PIECES = Regex(
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+# GPT-2's own pattern would part a blank line from the word after it; the newer vocabularies all have one like this.
+_PIECES = Regex(PRETOKENIZE_REGEX)
 
 
 def byte_level(specials, named=None, **names):
