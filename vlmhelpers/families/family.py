@@ -173,7 +173,7 @@ class Family:
         """The tokens that images of `sizes` (width, height) take together: those of blank images."""
         text = "".join(self.placeholder(processor, number) for number in range(1, len(sizes) + 1))
         images = [[self.blank_image(size) for size in sizes]]
-        return len(processor(text=[text], images=images, add_special_tokens=False)["input_ids"][0])
+        return len(processor(text=[text], images=images, add_special_tokens=False, return_tensors="pt")["input_ids"][0])
 
     def set_max_pixels(self, image_processor, max_pixels: int) -> None:
         """Caps the pixels of an image after resizing, in `image_processor` itself. Raises ValueError without a cap."""

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from vlmhelpers.families.family import Family
 from vlmhelpers.families.qwen_vl import QwenVL
 
-# The published template prints the parts of an answer as Python does, and ends no answer: the next turn did, in training.
-_CONTENT = "{{ msg.content if msg.content is string else msg.content | map(attribute='text') | join }}"
+# The published template prints the parts of an answer as Python does, and ends no answer: in training the header of the
+# next turn did.
+_CONTENT = r"{{ \1 if \1 is string else \1 | map(attribute='text') | join }}"
 _END = "{% if messages[-1].role == 'assistant' %}<|user|>{% endif %}"
 
 
@@ -21,7 +22,7 @@ class Glm4V(QwenVL):
 
     def repair_template(self, template):
         """Answers as text, and the token behind the last one that the model ends its answers with."""
-        template = template.replace("{{ msg.content }}", _CONTENT)
+        template = re.sub(r"\{\{ *(\w+\.content) *\}\}", _CONTENT, template)
         return template if _END in template else re.sub(r"(?=\{%-? *if add_generation_prompt)", _END, template, count=1)
 
     def set_max_pixels(self, image_processor, max_pixels):
@@ -36,12 +37,9 @@ class Glm4V(QwenVL):
         """Each seven tenths of the one before, in whole tokens."""
         token = (image_processor.patch_size * image_processor.merge_size) ** 2
         tokens = [int(self.max_pixels(image_processor) / token * 2 ** (-step / 2)) for step in range(12)]
-        return [number * token for number in tokens if number]
+        return [number * token for number in dict.fromkeys(tokens) if number]
 
     largest_cap = Family.largest_cap
-
-    def vision_inputs(self, model, batch):
-        raise ValueError(f"{self.name}: {self.not_in_onnx}")
 
 
 GLM_4V = Glm4V(

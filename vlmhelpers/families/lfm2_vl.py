@@ -8,7 +8,7 @@ import torch
 from vlmhelpers.families.family import Family
 from vlmhelpers.families.tiles import nearly_square
 
-_FEWEST = 64  # image tokens: what the models were trained with
+_FEWEST, _MOST = 64, 256  # image tokens of an image that is not cut; a tile has the most
 
 
 @dataclass(frozen=True)
@@ -37,24 +37,19 @@ class Lfm2VL(Family):
         return [number * tile for number in tiles] + [number * _token_pixels(own) for number in tokens]
 
     def dry_run_inputs(self, config, ids, image_tokens):
-        """Tiles of 256 tokens, each with the token that names its place, and a last one with the rest."""
-        patches, merge = config.vision_config.num_patches * config.downsample_factor**2, config.downsample_factor
-        most = patches // merge**2
-        crops = math.ceil(image_tokens / (most + 2))
-        tokens = min(most * crops, image_tokens)
-        shapes = [nearly_square(number) for number in _parts(tokens, crops, most)] * len(ids)
+        """Tiles of the most tokens, each with one that names its place, and a last one with the rest."""
+        crops = math.ceil(image_tokens / (_MOST + 2))
+        tokens, merge = min(_MOST * crops, image_tokens), config.downsample_factor
         ids[:, :tokens] = config.image_token_id
-        shapes = merge * torch.tensor(shapes)
+        parts = [_MOST] * (crops - 1) + [tokens - _MOST * (crops - 1)]
+        shapes = merge * torch.tensor([nearly_square(part) for part in parts] * len(ids))
+        patches = _MOST * merge**2
         numbers = config.vision_config.num_channels * config.vision_config.patch_size**2
         return {
             "pixel_values": torch.empty(len(shapes), patches, numbers, device="meta"),
             "pixel_attention_mask": (torch.arange(patches) < shapes.prod(-1, keepdim=True)).long(),
             "spatial_shapes": shapes,
         }
-
-
-def _parts(tokens, crops, most):
-    return [most] * (crops - 1) + [tokens - most * (crops - 1)]
 
 
 def _token_pixels(image_processor):

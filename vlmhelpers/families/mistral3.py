@@ -20,15 +20,16 @@ class Mistral3(Family):
 
     def set_max_pixels(self, image_processor, max_pixels):
         """The side of a square of `max_pixels`, in whole tokens. Raises ValueError for less than one."""
-        token = _token(image_processor)
-        if max_pixels < token**2:
+        token, side = _token(image_processor), math.isqrt(max_pixels)
+        if side < token:
             raise ValueError(f"max_pixels={max_pixels} is less than one image token of {self.name}: {token**2} pixels")
-        image_processor.size = {"longest_edge": math.isqrt(max_pixels) // token * token}
+        if side != _side(image_processor):  # one that is set stays as it is
+            image_processor.size = {"longest_edge": side // token * token}
 
     def caps(self, image_processor):
-        side, token = dict(image_processor.size)["longest_edge"], _token(image_processor)
-        smaller = (side * step // _STEPS // token * token for step in range(_STEPS - 1, 0, -1))
-        return [side**2, *(length**2 for length in smaller if length)]
+        side, token = _side(image_processor), _token(image_processor)
+        smaller = [side * step // _STEPS // token * token for step in range(_STEPS - 1, 0, -1)]
+        return [length**2 for length in dict.fromkeys([side, *smaller]) if length]
 
     def dry_run_inputs(self, config, ids, image_tokens):
         """An image of as many rows as columns, and the end of each row beside its tokens."""
@@ -40,6 +41,10 @@ class Mistral3(Family):
             "pixel_values": torch.empty(len(ids), 3, rows * cell, columns * cell, device="meta"),
             "image_sizes": torch.tensor([[rows * cell, columns * cell]] * len(ids)),
         }
+
+
+def _side(image_processor):
+    return dict(image_processor.size)["longest_edge"]
 
 
 def _token(image_processor):

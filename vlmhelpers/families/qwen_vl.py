@@ -1,4 +1,4 @@
-"""Qwen2.5-VL and Qwen3-VL: images of any size, whose tokens grow with their pixels."""
+"""Qwen2-VL to Qwen3.5: images of any size, whose tokens grow with their pixels."""
 
 import math
 from bisect import bisect_right
@@ -38,7 +38,7 @@ class _Grids(ImageProcessorStandIn):
 
 @dataclass(frozen=True)
 class QwenVL(Family):
-    """What both have in common: one token stands for (patch_size * merge_size) ** 2 pixels after resizing."""
+    """What they have in common: one token stands for (patch_size * merge_size) ** 2 pixels after resizing."""
 
     projector: tuple[str, ...] = ("visual.merger", "visual.deepstack_merger_list")  # inside of what transformers gives
     mixable: bool = True
@@ -209,6 +209,22 @@ def attend_with_mask(module, query, key, value, attention_mask=None, *, cu_seq_l
 _APACHE = ({"license": "apache-2.0"}, "Apache License 2.0")
 _RESEARCH = ({"license": "other", "license_name": "qwen-research"}, "Qwen Research License: no commercial use")
 
+_NOT_IN_ONNX = "its parts were not exported yet"
+
+QWEN2_VL = QwenVL(
+    name="qwen2-vl",
+    model_types=("qwen2_vl",),
+    processors=("Qwen2VLProcessor",),
+    id_pattern="qwen2-vl",
+    # As of Qwen2.5-VL below.
+    packable=False,
+    gguf_architectures=("Qwen2VLForConditionalGeneration",),
+    not_by_ollama="its converter does not have Qwen2-VL",
+    llama_factory="qwen2_vl",
+    swift="qwen2_vl",
+    not_in_onnx=_NOT_IN_ONNX,
+    licenses=(("qwen2-vl-72b", {"license": "other", "license_name": "qwen"}, "Qwen License"), ("qwen2-vl-", *_APACHE)),
+)
 QWEN2_5_VL = QwenVL(
     name="qwen2.5-vl",
     model_types=("qwen2_5_vl",),
@@ -246,4 +262,28 @@ QWEN3_VL = QwenVL(
         "adam_beta2": USUAL["adam_beta2"],
         "max_grad_norm": USUAL["max_grad_norm"],
     },
+)
+QWEN3_VL_MOE = QwenVL(
+    name="qwen3-vl-moe",
+    model_types=("qwen3_vl_moe",),
+    processors=("Qwen3VLProcessor",),
+    id_pattern=r"qwen3-vl-\d+b-a\d",
+    packable=True,
+    gguf_architectures=("Qwen3VLMoeForConditionalGeneration",),
+    llama_factory="qwen3_vl_nothink",
+    not_in_onnx=_NOT_IN_ONNX,
+    licenses=(("qwen3-vl-", *_APACHE),),
+)
+QWEN3_5 = QwenVL(
+    name="qwen3.5",
+    model_types=("qwen3_5",),
+    processors=("Qwen3VLProcessor",),
+    id_pattern=r"qwen3\.5-\d+(\.\d+)?b(?!-a\d)",
+    # Its linear attention runs over the borders of packed rows.
+    packable=False,
+    gguf_architectures=("Qwen3_5ForConditionalGeneration",),
+    llama_factory="qwen3_5",
+    swift="qwen3_5",
+    not_in_onnx=_NOT_IN_ONNX,
+    licenses=(("qwen3.5-", *_APACHE),),
 )

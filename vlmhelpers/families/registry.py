@@ -19,7 +19,7 @@ from vlmhelpers.families.mistral3 import MISTRAL_3
 from vlmhelpers.families.ovis2 import OVIS2
 from vlmhelpers.families.phi3_vision import PHI_3_VISION
 from vlmhelpers.families.published import NAMES, PUBLISHED, SHAPES
-from vlmhelpers.families.qwen_vl import QWEN2_5_VL, QWEN3_VL
+from vlmhelpers.families.qwen_vl import QWEN2_5_VL, QWEN2_VL, QWEN3_5, QWEN3_VL, QWEN3_VL_MOE
 from vlmhelpers.families.received import is_within_reach, load_config, read_object
 from vlmhelpers.families.smolvlm import SMOLVLM
 
@@ -27,6 +27,7 @@ from vlmhelpers.families.smolvlm import SMOLVLM
 # that of a processor whose model is not known.
 _ALL = (
     *(LLAMA_3_2_VISION, QWEN2_5_VL, QWEN3_VL, PHI_3_VISION),
+    *(QWEN2_VL, QWEN3_VL_MOE, QWEN3_5),
     *(INTERNVL, LFM2_VL, GEMMA_3, GEMMA_4, SMOLVLM, MISTRAL_3, LLAVA_ONEVISION, LLAVA_NEXT, GLM_4V, OVIS2),
 )
 FAMILIES = {family.name: family for family in _ALL}
