@@ -41,7 +41,7 @@ BUILDERS: dict[str, Callable[[], tuple[PretrainedConfig, ProcessorMixin]]] = {
 # What ends the generation of the published models where that is more than the tokenizer's own end.
 _QWEN_ENDS = ("<|im_end|>", "<|endoftext|>")
 _GLM_ENDS = ("<|endoftext|>", "<|user|>", "<|observation|>")
-_ENDS = {
+ENDS: dict[str, tuple[str, ...]] = {
     "qwen2_vl": _QWEN_ENDS,
     "qwen3_vl_moe": _QWEN_ENDS,
     "qwen3_5": _QWEN_ENDS,
@@ -55,16 +55,17 @@ _GAIN = 4  # with transformers' own start, answers would hardly depend on the im
 _SPREAD = 0.05  # of a matrix that starts with one value, as Gemma 3's projector and Gemma 4's positions do
 
 
-def build(name: str, folder: Path) -> Path:
+def build(name: str, folder: Path, builders: dict = BUILDERS, ends: dict = ENDS) -> Path:
     """Writes the model of that name and its processor to `folder/name`, once, and returns that folder.
 
-    The weights are the same every time. KeyError for a name that is not in `BUILDERS`.
+    The weights are the same every time. `builders` and `ends` may be those of `other_families`. KeyError for a name
+    that is not in `builders`.
     """
-    config, processor = BUILDERS[name]()
+    config, processor = builders[name]()
     target = Path(folder) / name
     if not target.exists():
         with atomic_folder(target) as unfinished:
-            _model(config, processor.tokenizer, _ENDS.get(name)).save_pretrained(unfinished)
+            _model(config, processor.tokenizer, ends.get(name)).save_pretrained(unfinished)
             processor.save_pretrained(unfinished)
     return target
 

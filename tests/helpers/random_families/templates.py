@@ -81,12 +81,12 @@ PIXTRAL = (
 )
 
 # Only a user's content may be in parts; of other turns a list would be written as Python does. An answer has no end:
-# the model ends it with the header of the next turn.
+# the model ends it with the header of the next turn. Named as the published one names them, as a repair looks for that.
 GLM4V = (
-    "[gMASK]<sop>{% for message in messages %}{{ '<|' + message.role + '|>\n' }}"
-    "{% if message.role == 'user' %}"
-    + _content("<|begin_of_image|><|image|><|end_of_image|>")
-    + "{% else %}{{ message.content }}{% endif %}{% endfor %}"
+    "[gMASK]<sop>{% for msg in messages %}{{ '<|' + msg.role + '|>\n' }}"
+    "{% if msg.role == 'user' %}"
+    + _content("<|begin_of_image|><|image|><|end_of_image|>").replace("message", "msg")
+    + "{% else %}{{ msg.content }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
 
