@@ -1,4 +1,4 @@
-"""The tiny random models of families that no `Family` object describes: each is whole, and no architecture is missing."""
+"""The tiny random models of families that no `Family` object describes: each works, and no architecture is missing."""
 
 import math
 

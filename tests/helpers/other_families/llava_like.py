@@ -2,6 +2,7 @@
 
 import transformers as hf
 from random_families import parts, templates, vocabularies
+from transformers.image_utils import OPENAI_CLIP_MEAN
 
 from other_families.parts import CLIP, HALF, SIGLIP, chat_template, chatml_tokenizer, llama_tokenizer, named_roles
 
@@ -234,10 +235,13 @@ def _deepseek_tokenizer(**more):
     return vocabularies.byte_level([], {"image_token": "<image_placeholder>", **more}, **names)
 
 
+SHARP = {"height": 4 * parts.TILE, "width": 4 * parts.TILE}
+
+
 def deepseek_vl_hybrid():
     tokenizer = _deepseek_tokenizer()
     image_processor = hf.DeepseekVLHybridImageProcessor(
-        size=parts.SQUARE, high_res_size={"height": 4 * parts.TILE, "width": 4 * parts.TILE}
+        size=parts.SQUARE, high_res_size=SHARP, high_res_image_mean=OPENAI_CLIP_MEAN, **HALF
     )
     processor = hf.DeepseekVLHybridProcessor(
         image_processor, tokenizer, chat_template=templates.DEEPSEEK_VL, num_image_tokens=16
@@ -260,7 +264,7 @@ def janus():
     turn = named_roles("<|User|>: CONTENT\n\n", "<|Assistant|>: CONTENT{{ eos_token }}", "CONTENT\n\n")
     template = chat_template(turn, "<image_placeholder>\n", "<|Assistant|>:", start="{{ bos_token }}")
     processor = hf.JanusProcessor(
-        hf.JanusImageProcessor(size=parts.SQUARE), tokenizer, chat_template=template, num_image_tokens=16
+        hf.JanusImageProcessor(size=parts.SQUARE, **HALF), tokenizer, chat_template=template, num_image_tokens=16
     )
     vision = parts.VISION | {"mlp_ratio": 2, "projection_dim": parts.WIDTH, "num_image_tokens": 16}
     vision.pop("intermediate_size")

@@ -22,6 +22,7 @@ GLM_IDS = {
 GLM = chat_template(
     "<|{{ m.role }}|>\nCONTENT", "<|begin_of_image|><|image|><|end_of_image|>", "<|assistant|>\n", start="[gMASK]<sop>"
 )
+UNSIZED = {name: value for name, value in parts.VISION.items() if name != "image_size"}
 EXPERTS = {"moe_intermediate_size": 64, "num_experts_per_tok": 2}
 
 
@@ -252,11 +253,9 @@ def video_llama_3():
         hf.VideoLlama3ImageProcessor(size=size, patch_size=14), tokenizer, hf.VideoLlama3VideoProcessor(),
         chat_template=templates.chatml("<image>\n"),
     )  # fmt: skip
-    vision = parts.VISION
-    vision.pop("image_size")
     config = hf.VideoLlama3Config(
         text_config=parts.text(tokenizer, model_type="qwen2"),
-        vision_config=vision,
+        vision_config=UNSIZED,
         image_token_id=tokenizer.image_token_id,
         video_token_id=tokenizer.video_token_id,
     )
@@ -310,7 +309,7 @@ def hunyuan_vl():
     template = chat_template(turn, "<im_start><img><im_end>", "", start="{{ bos_token }}")
     image_processor = hf.HunYuanVLImageProcessor(size=_areas(16))
     processor = hf.HunYuanVLProcessor(image_processor, tokenizer, chat_template=template)
-    vision = {name: value for name, value in parts.VISION.items() if name != "image_size"} | {
+    vision = UNSIZED | {
         "patch_size": 16, "out_hidden_size": parts.WIDTH, "max_image_size": 256, "min_image_size": 32,
         "img_max_token_num": 64,
     }  # fmt: skip
@@ -358,7 +357,7 @@ def muse_glimmer():
         tokenizer,
         chat_template=templates.of_trl("muse_glimmer"),
     )
-    vision = {name: value for name, value in parts.VISION.items() if name != "image_size"} | {
+    vision = UNSIZED | {
         "pos_emb_height": 8, "pos_emb_width": 8, "max_position_embeddings": 64
     }  # fmt: skip
     config = hf.MuseGlimmerConfig(
