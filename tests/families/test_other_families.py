@@ -6,7 +6,7 @@ import pytest
 import torch
 from other_families import BUILDERS, ENDS, REFUSED
 from random_families import BUILDERS as DESCRIBED
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from vlmhelpers.data.schema import assistant, user
@@ -65,6 +65,17 @@ def test_model_and_processor_fit_each_other(name, images):
     assert math.isfinite(model(**inputs, labels=labels).loss.item())
     first, second = (model(**batch(processor, [[image]])).logits[0, -1] for image in images)
     assert (first - second).abs().max() > 0.01 * first.std()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_processor_that_is_read_again_makes_the_same_batches(name, images, tmp_path):
+    config, processor = BUILDERS[name]()
+    config.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again = AutoProcessor.from_pretrained(tmp_path, trust_remote_code=False)
+    built, read = (batch(each, [images, []]) for each in (processor, again))
+    assert built.keys() == read.keys() and all(torch.equal(built[key], read[key]) for key in built)
 
 
 @pytest.mark.parametrize("name", ENDS)

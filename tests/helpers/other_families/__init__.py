@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 from transformers import PretrainedConfig, ProcessorMixin
 
-from other_families import discrete, llava_like, qwen_like
+from other_families import discrete, llava_like, patches, qwen_like
 from other_families.refused import REFUSED
 
 __all__ = ["BUILDERS", "ENDS", "REFUSED"]
 
 BUILDERS: dict[str, Callable[[], tuple[PretrainedConfig, ProcessorMixin]]] = (
-    llava_like.BUILDERS | qwen_like.BUILDERS | discrete.BUILDERS
+    llava_like.BUILDERS | qwen_like.BUILDERS | patches.BUILDERS | discrete.BUILDERS
 )
 
 # What ends the generation of the published models where that is more than the tokenizer's own end.

@@ -4,6 +4,7 @@ from random_families import parts, vocabularies
 
 CLIP = parts.VISION | {"model_type": "clip_vision_model", "projection_dim": 64}
 SIGLIP = parts.VISION | {"model_type": "siglip_vision_model", "vision_use_head": False}
+UNSIZED = {name: value for name, value in parts.VISION.items() if name != "image_size"}
 HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 
 
@@ -16,7 +17,15 @@ def chatml_tokenizer(specials=(), named=None):
 def llama_tokenizer(specials=(), named=None):
     """A SentencePiece vocabulary with the control tokens of Llama 2; arguments as of `vocabularies.llama`."""
     names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-    return vocabularies.llama(specials, named, **names)
+    tokenizer = vocabularies.llama(specials, named, **names)
+    tokenizer.init_kwargs["legacy"] = True  # the class does not save it, and would write fewer spaces when read again
+    return tokenizer
+
+
+def areas(patch, least=4, most=16):
+    """From `least` to `most` tokens an image, as areas in pixels; 2 x 2 patches are a token."""
+    token = (2 * patch) ** 2
+    return {"shortest_edge": least * token, "longest_edge": most * token}
 
 
 def chat_template(turn, image, reply, start=""):
