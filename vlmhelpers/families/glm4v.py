@@ -17,7 +17,6 @@ class Glm4V(QwenVL):
     """Its image processor counts the pixels of both frames that an image is made into."""
 
     projector: tuple[str, ...] = ("visual.merger", "visual.downsample")
-    caches_features: bool = False
     not_in_onnx: str = "its vision tower was not cut apart yet"
 
     def repair_template(self, template):
