@@ -40,18 +40,10 @@ def _cohere_text(tokenizer):
 
 
 def aya_vision():
-    special = [
-        "<|START_OF_IMG|>",
-        "<|END_OF_IMG|>",
-        "<|IMG_PATCH|>",
-        "<|IMG_LINE_BREAK|>",
-        "<image>",
-        "TILE",
-        "TILE_GLOBAL",
-    ]
-    tiles = [f"TILE_{number}" for number in range(1, 13)]
+    marks = ["<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>", "<|IMG_LINE_BREAK|>", "<image>"]
+    tiles = ["TILE", "TILE_GLOBAL", *(f"TILE_{number}" for number in range(1, 13))]
     names = {"bos_token": "<BOS_TOKEN>", "eos_token": "<|END_OF_TURN_TOKEN|>", "pad_token": "<PAD>"}
-    tokenizer = vocabularies.byte_level([*COHERE_TOKENS, *special, *tiles], **names)
+    tokenizer = vocabularies.byte_level([*COHERE_TOKENS, *marks, *tiles], **names)
     image_processor = hf.GotOcr2ImageProcessor(size=parts.SQUARE, min_patches=1, max_patches=4, **HALF)
     template = chat_template(COHERE, "<image>", COHERE_REPLY, start="<BOS_TOKEN>")
     processor = hf.AyaVisionProcessor(

@@ -5,6 +5,10 @@ from random_families import parts, vocabularies
 CLIP = parts.VISION | {"model_type": "clip_vision_model", "projection_dim": 64}
 SIGLIP = parts.VISION | {"model_type": "siglip_vision_model", "vision_use_head": False}
 UNSIZED = {name: value for name, value in parts.VISION.items() if name != "image_size"}
+LINEAR = {  # linear attention but in the last layer, as Qwen 3.5 and its kin have it
+    "layer_types": ["linear_attention", "linear_attention", "full_attention"], "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+}  # fmt: skip
 HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 
 

@@ -3,7 +3,7 @@
 import transformers as hf
 from random_families import parts, templates, vocabularies
 
-from other_families.parts import HALF, UNSIZED, areas, chat_template, chatml_tokenizer, named_roles
+from other_families.parts import HALF, LINEAR, UNSIZED, areas, chat_template, chatml_tokenizer, named_roles
 
 
 def video_llama_3():
@@ -35,7 +35,7 @@ def minicpmv4_6():
         chat_template=templates.chatml("<|image_pad|>\n"),
     )  # fmt: skip
     config = hf.MiniCPMV4_6Config(
-        text_config=parts.text(tokenizer, model_type="qwen3", head_dim=32),
+        text_config=parts.text(tokenizer, model_type="qwen3_5_text", head_dim=32, **LINEAR),
         vision_config=parts.VISION | {"image_size": 112},
         insert_layer_id=0,
         image_size=112,
@@ -117,9 +117,7 @@ def muse_glimmer():
         tokenizer,
         chat_template=templates.of_trl("muse_glimmer"),
     )
-    vision = UNSIZED | {
-        "pos_emb_height": 8, "pos_emb_width": 8, "max_position_embeddings": 64
-    }  # fmt: skip
+    vision = UNSIZED | {"pos_emb_height": 8, "pos_emb_width": 8, "max_position_embeddings": 64}
     config = hf.MuseGlimmerConfig(
         text_config=parts.text(tokenizer, head_dim=32, sliding_window=64),
         vision_config=vision,
@@ -138,14 +136,14 @@ def gemma4_unified():
     }  # fmt: skip
     control = ["<|turn>", "<turn|>", "<|think|>", "<|channel>", "<channel|>", "<|video|>"]
     tokenizer = vocabularies.gemma(control, named, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
-    patch, pooled = 8, 2
+    patch, pooled, tokens = 8, 2, 140  # the second least that it allows
     processor = hf.Gemma4UnifiedProcessor(
         hf.Gemma4UnifiedAudioFeatureExtractor(),
-        hf.Gemma4UnifiedImageProcessor(patch_size=patch, max_soft_tokens=70, pooling_kernel_size=pooled),
+        hf.Gemma4UnifiedImageProcessor(patch_size=patch, max_soft_tokens=tokens, pooling_kernel_size=pooled),
         tokenizer,
         hf.Gemma4UnifiedVideoProcessor(),
         templates.of_trl("gemma4"),
-        image_seq_length=70,
+        image_seq_length=tokens,
     )
     vision = {
         "patch_size": patch, "pooling_kernel_size": pooled, "mm_embed_dim": 64, "mm_posemb_size": 128,

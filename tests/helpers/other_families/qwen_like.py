@@ -3,7 +3,7 @@
 import transformers as hf
 from random_families import parts, templates, vocabularies
 
-from other_families.parts import areas, chat_template, chatml_tokenizer, named_roles
+from other_families.parts import LINEAR, areas, chat_template, chatml_tokenizer, named_roles
 
 QWEN_TOKENS = ["<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"]
 QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -43,12 +43,10 @@ def _qwen_processor(class_, tokenizer, patch: int = 16, template: str = template
 def qwen4_exp():
     tokenizer = chatml_tokenizer([*QWEN_TOKENS, "<think>", "</think>"])
     processor = _qwen_processor(hf.Qwen3VLProcessor, tokenizer, template=templates.of_trl("qwen3_5_nothink"))
+    sparse = {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 32, "indexer_budget": 64}
     text = parts.text(
-        tokenizer, head_dim=32, **INTERLEAVED, **EXPERTS, num_experts=4,
-        shared_expert_intermediate_size=64, layer_types=["linear_attention", "linear_attention", "full_attention"],
-        linear_key_head_dim=32, linear_value_head_dim=32, linear_num_key_heads=2, linear_num_value_heads=4,
-        hc_count=2, indexer_n_heads=2, indexer_kv_heads=1, indexer_head_dim=32, indexer_budget=64,
- indexer_compress_ratio=16, hc_lowrank=16,
+        tokenizer, head_dim=32, **INTERLEAVED, **EXPERTS, num_experts=4, shared_expert_intermediate_size=64, **LINEAR,
+        **sparse, indexer_compress_ratio=16, hc_count=2, hc_lowrank=16,
     )  # fmt: skip
     config = hf.Qwen4ExpConfig(
         text_config=text, vision_config=_vision(num_position_embeddings=64), **parts.ids(tokenizer, **QWEN_IDS)
@@ -83,9 +81,8 @@ def cosmos3_edge():
 
 def exaone4_5():
     special = ["[|endofturn|]", "[|system|]", "[|user|]", "[|assistant|]", "<vision>", "</vision>"]
-    named = QWEN_NAMED
     names = {"bos_token": "[BOS]", "eos_token": "[|endofturn|]", "pad_token": "[PAD]"}
-    tokenizer = vocabularies.byte_level(special, named, **names)
+    tokenizer = vocabularies.byte_level(special, QWEN_NAMED, **names)
     template = chat_template(
         "[|{{ m.role }}|]\nCONTENT[|endofturn|]\n", "<vision><|image_pad|></vision>", "[|assistant|]\n"
     )
