@@ -7,10 +7,9 @@ from transformers import AutoProcessor, Qwen2VLImageProcessor
 
 from vlmhelpers.data.schema import FEATURES, make_row
 from vlmhelpers.estimation import suggestion
-from vlmhelpers.estimation.memory import GIB, GPUS, Memory
+from vlmhelpers.estimation.memory import GIB, GPUS, Memory, NotEstimated
 from vlmhelpers.estimation.suggestion import Values, suggest
 from vlmhelpers.families import TINY_BASES, tiny_model
-from vlmhelpers.families.family import Family
 from vlmhelpers.training.config import RunConfig
 from vlmhelpers.training.methods.catalog import METHODS
 
@@ -141,10 +140,14 @@ def test_a_batch_of_ones_own_that_does_not_fit_stays_and_is_said(published, memo
 
 
 def test_a_model_that_cannot_be_estimated_gets_the_least(published, memory, monkeypatch):
-    monkeypatch.setattr(type(TINY_BASES["qwen2.5-vl"]), "dry_run_inputs", Family.dry_run_inputs)
+    def not_estimated(*_, **options):
+        assert options["processor"] is published  # whose images are counted
+        raise NotEstimated("the memory of a strange one cannot be estimated here: no values")
+
+    monkeypatch.setattr(suggestion, "estimate_memory", not_estimated)
     values = suggest(REAL, gpu="T4").fit(rows_of(400), published)
     assert (values.bits, values.batch_size, values.gradient_accumulation_steps) == (4, 1, 16)
-    assert "memory of this model is not estimated" in values.reasons["batch_size"]
+    assert "the least: the memory of a strange one cannot be" in values.reasons["batch_size"]
 
 
 @pytest.mark.slow

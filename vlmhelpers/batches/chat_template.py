@@ -6,6 +6,7 @@ That also holds for templates that trim an answer or put a `<think>` block befor
 otherwise than the model has to write it, as those for thinking models do with earlier turns, is refused.
 """
 
+import logging
 import re
 from contextlib import suppress
 from functools import cached_property
@@ -31,8 +32,13 @@ _NO_PROMPT = (
     "is not written after the prompt that the model gets there",
     "the chat template is not made for training, so give the processor another chat_template",
 )
-_LOST_SYSTEM = "the chat template leaves the system turn out"
+_LOST = {
+    "system": "the chat template leaves the system turn out",
+    "user": "the chat template does not write the text of content parts (is it for text alone?)",
+}
 _MOST_KNOWN = 10_000  # prompts
+# SmolVLM's processor hands arguments on to a template that has none of that name, and transformers warns of each text.
+logging.getLogger("transformers.processing_utils").addFilter(lambda record: "`processor_kwargs`" not in record.msg)
 
 
 class Refused(ValueError):
@@ -64,16 +70,17 @@ class ChatTemplate:
 
     def text(self, messages, prompt=False):
         """The conversation as text, one placeholder per image; `prompt` adds the header of the next answer."""
-        system = [message["content"] for message in messages if message["role"] == "system"]
+        system = any(message["role"] == "system" for message in messages)
         try:
-            text = self._render(messages, prompt, bool(system) and self._system_in_parts)
+            text = self._render(messages, prompt, system and self._system_in_parts)
         except MemoryError:
             raise
         except Exception as error:  # a template is a program of others, which may also be one for plain strings
             reason = f"the chat template refuses the conversation: {error}".rstrip(".")
             raise Refused(reason, self._remedy(messages, prompt)) from error
-        if any(content.strip() not in text for content in system):
-            raise Refused(_LOST_SYSTEM, self._remedy(messages, prompt))
+        for message in messages:
+            if message["role"] != "assistant" and any(part not in text for part in _texts(message)):
+                raise Refused(_LOST[message["role"]], self._remedy(messages))
         return text
 
     def _render(self, messages, prompt=False, system_in_parts=False):
@@ -99,7 +106,7 @@ class ChatTemplate:
             tail = self.text(turns).rpartition(_MARKER)[2]
             return self.tokenizer.convert_tokens_to_ids(self._end_token(tail.lstrip()))
 
-    def _remedy(self, messages, prompt):
+    def _remedy(self, messages, prompt=False):
         others = [message for message in messages if message["role"] != "system"]
         if len(others) < len(messages):
             with suppress(Refused):
@@ -139,7 +146,7 @@ class ChatTemplate:
         marked = {"role": "assistant", "content": [text_part(_MARKER)]}
         head, found, tail = self.text([*messages[:turn], marked, *messages[turn + 1 :]]).partition(_MARKER)
         if not found:
-            raise ValueError("the chat template does not write the text of content parts (is it for text alone?)")
+            raise ValueError(_LOST["user"])
         if not text.endswith(tail):
             raise ValueError(f"the chat template leaves no way to tell where the answer of turn {turn + 1} stands")
         start, stop = self._start(messages, text, turn, head), len(text) - len(tail)
@@ -242,6 +249,13 @@ def _control_tokens(processor, family):
         for token in processor.tokenizer.added_tokens_decoder.values()
         if token.lstrip or token.rstrip or token.special and (token.content in written or steers(token.content))
     }
+
+
+def _texts(message):
+    """The texts of a message, each without the blanks around it, which templates may trim."""
+    content = message["content"]
+    texts = [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
+    return [text.strip() for text in texts]
 
 
 class Read(NamedTuple):

@@ -109,14 +109,14 @@ class VisionCollator:
         images = [conversation.images for conversation in conversations]
         processor = copy.copy(for_images(self.processor, [image for row in images for image in row]))
         processor.tokenizer = ListeningTokenizer(self.processor.tokenizer)
-        batch = processor(
-            text=texts,
-            images=images if any(images) else None,
-            padding=True,
-            padding_side=padding_side,
-            add_special_tokens=False,
-            return_tensors="pt",
-        )
+        options = {"padding": True, "padding_side": padding_side, "add_special_tokens": False, "return_tensors": "pt"}
+        kinds = [name for name in ("mm_token_type_ids",) if name in getattr(processor, "model_input_names", ())]
+        options |= {f"return_{name}": True for name in kinds}
+        try:
+            batch = processor(text=texts, images=images if any(images) else None, **options)
+        except (ValueError, TypeError, IndexError) as error:  # as those do that take no row without an image
+            names = ", ".join(conversation.name for conversation in conversations)
+            raise ValueError(f"{names}: {type(self.processor).__name__} does not take this: {error}") from error
         read = processor.tokenizer.read
         if len(read) != len(texts):
             what = f"lets its tokenizer read {len(read)} texts of {len(texts)} rows: it cuts them apart"

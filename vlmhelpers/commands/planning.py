@@ -1,18 +1,19 @@
 """Before a run: its settings filled in, its tokens, its memory on a GPU, its time, and what would make it fit."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from transformers import ProcessorMixin
 
 from vlmhelpers.data.report import Report
-from vlmhelpers.data.rows import plain_rows
 from vlmhelpers.estimation.memory import (
     GIB,
     GPUS,
     NOTE,
     Gpu,
+    NotEstimated,
     Shown,
     as_duration,
     estimate_memory,
@@ -44,7 +45,7 @@ class Plan(Shown):
     report: Report  # of the validation
     rows: dict[str, int]  # how many are read, rejected, trained on and held out
     values: Values  # what suits the run, with reasons
-    flight: Preflight | None  # None where the memory of the family is not estimated
+    flight: Preflight | None  # None where the memory of the model cannot be estimated
     gpu: Gpu | None
     notes: list[str] = field(default_factory=list)  # which model it is of, and what could not be read
     remedies: list[str] = field(default_factory=list)
@@ -102,7 +103,7 @@ class Plan(Shown):
 
     def _of_tokens(self):
         if self.flight is None:
-            yield "The memory of this family is not estimated."
+            yield "The memory of this model cannot be estimated."
             return
         yield from ("\nTokens per row", self.flight.lengths)
         yield from (f"\n{self.flight.memory['longest row'].model}", self.flight.memory["longest row"].table, NOTE)
@@ -170,19 +171,10 @@ def _processor(config, model_id) -> tuple[ProcessorMixin, str]:
 
 
 def _estimate(config, model_id, rows, processor):
-    if plain_rows(rows, [0])[0]["images"] and not family_of(processor).is_estimated:
-        return None
-    return count_and_estimate(
-        rows,
-        processor,
-        model_id,
-        config.max_length,
-        _rows_at_once(config),
-        logits=logits_for(config.runs_on),
-        bits=config.bits,
-        lora_r=config.lora_r,
-        **config.memory_options,
-    )
+    options = {"logits": logits_for(config.runs_on), "bits": config.bits, "lora_r": config.lora_r}
+    of_rows = config.max_length, _rows_at_once(config)
+    with suppress(NotEstimated):
+        return count_and_estimate(rows, processor, model_id, *of_rows, **options, **config.memory_options)
 
 
 def _rows_at_once(config):
@@ -248,7 +240,7 @@ def _peak(plan, config, counts=None):
     states = family_of(flight.processor).states_per_image(find_config(flight.model_id))
     tokens, image_tokens, labeled = longest_shape(counts or flight.after, states)
     labeled = min(max(labeled, 1), tokens - 1) if logits_for(config.runs_on) == "labeled" else None
-    options = config.memory_options | {"bits": config.bits, "lora_r": config.lora_r}
+    options = config.memory_options | {"bits": config.bits, "lora_r": config.lora_r, "processor": flight.capped}
     rows = _rows_at_once(config)
     return estimate_memory(flight.model_id, tokens, image_tokens, rows, labeled_tokens=labeled, **options).total
 

@@ -22,12 +22,15 @@ from transformers import AutoModelForImageTextToText
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from vlmhelpers.batches.collator import VisionCollator
+from vlmhelpers.data.schema import user
 from vlmhelpers.families import TOWERS, family_of
 from vlmhelpers.models.freezing import choose_trained
 from vlmhelpers.models.lora import lora_targets
 from vlmhelpers.models.vision import stop_gradients_at_frozen_vision
 
 _aten = torch.ops.aten
+_LARGEST_SIDE = 4096  # of a blank image, in pixels
 _INDEXING = (_aten.index, _aten.index_put, _aten.index_put_)
 _IN_HALF = ("linear", "conv2d", "conv3d")  # of torch.nn.functional, and attention
 _FLASH = (_aten._scaled_dot_product_flash_attention, _aten._scaled_dot_product_flash_attention_backward)
@@ -133,12 +136,16 @@ class _MetaLinear4bit(Linear4bit):
             return nn.functional.linear(x.to(self.compute_dtype), matrix, self.bias).to(x.dtype)
 
 
-def make_batch(config, tokens, image_tokens, batch_size=1, labeled_tokens=None):
+def make_batch(config, tokens, image_tokens, batch_size=1, labeled_tokens=None, processor=None):
     """The model's inputs for equal rows: see `estimate_memory`. Raises ValueError for tokens that do not fit a row."""
     if labeled_tokens is not None and not 0 < labeled_tokens < tokens:
         raise ValueError(f"labeled_tokens={labeled_tokens}: from 1 to {tokens - 1}, as the first has none before it")
     ids = torch.zeros(batch_size, tokens, dtype=torch.long)
-    images = family_of(config).dry_run_inputs(config, ids, image_tokens) if image_tokens else {}
+    images = {}
+    if image_tokens:
+        family = family_of(config)
+        described = family.is_estimated
+        images = family.dry_run_inputs(config, ids, image_tokens) if described else _made(processor, ids, image_tokens)
     if ids.all(dim=1).any():
         raise ValueError(f"{image_tokens} image tokens do not fit into {tokens} tokens: a row has text as well")
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone(), **images}
@@ -146,6 +153,33 @@ def make_batch(config, tokens, image_tokens, batch_size=1, labeled_tokens=None):
         before = torch.arange(tokens - labeled_tokens - 1, tokens - 1)
         batch |= {"logits_to_keep": before, "shift_labels": ids[:, before]}
     return batch
+
+
+def _made(processor, ids, image_tokens):
+    """What the collator makes of blank images for each row of `ids`, into which it writes their tokens.
+
+    Their pixels are real numbers: some models look which images are empty.
+    """
+    images = [family_of(processor).blank_image(size) for size in _blank_sizes(processor, image_tokens)]
+    row = {"messages": [user("?", images=len(images))], "images": images}
+    batch = VisionCollator(processor).prompts([row] * len(ids))
+    found = batch.pop("input_ids")
+    if found.shape[1] > ids.shape[1]:
+        raise ValueError(f"{found.shape[1]} image tokens do not fit into {ids.shape[1]} tokens: a row has text as well")
+    ids[:, : found.shape[1]], more = found, ids.shape[1] - found.shape[1]
+    tensors = {name: tensor for name, tensor in batch.items() if isinstance(tensor, torch.Tensor)}
+    of_tokens = {name for name, tensor in tensors.items() if tensor.shape[:2] == found.shape}
+    pad = nn.functional.pad
+    tensors |= {n: pad(tensors[n], (0, 0) * (tensors[n].dim() - 2) + (0, more)) for n in of_tokens}
+    return tensors | {"attention_mask": torch.ones_like(ids)}
+
+
+def _blank_sizes(processor, image_tokens):
+    """Sizes of images that take about `image_tokens` together: one as large as it may be, or several of the largest."""
+    count, side, tokens = family_of(processor).count_image_tokens, 64, 0
+    while side < _LARGEST_SIDE and tokens < (more := count(processor, [(2 * side, 2 * side)])) <= image_tokens:
+        side, tokens = 2 * side, more
+    return [(side, side)] * max(1, image_tokens // max(1, count(processor, [(side, side)])))
 
 
 def dry_run(model: nn.Module, batch: dict[str, torch.Tensor], half: torch.dtype | None = torch.bfloat16) -> dict:
@@ -216,8 +250,8 @@ class MemoryTracker(TorchDispatchMode):
         if on_meta == {True, False}:
             mixed = (_without_masks(function, args), kwargs)
             args, kwargs = tree_map_only(torch.Tensor, methodcaller("to", "meta"), mixed)
-        elif on_meta == {False} and function is _aten._to_copy.default:
-            kwargs = kwargs | {"device": "cpu"}  # moved "to the model's device": its values are still needed
+        elif len(on_meta) == 1 and function is _aten._to_copy.default:  # moved to the device of something else
+            kwargs = kwargs | {"device": "meta" if on_meta == {True} else "cpu"}  # where its values are still needed
         output = function(*args, **kwargs)
         for tensor in _tensors(output):
             self.enter(tensor)

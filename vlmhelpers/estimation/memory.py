@@ -1,6 +1,7 @@
 """GPU memory and time of a training run, estimated before anything is loaded, and the GPUs that it fits on."""
 
 from collections.abc import Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import pandas as pd
 import torch
 from markupsafe import Markup, escape
 from tqdm.auto import tqdm
+from transformers import ProcessorMixin
 
 from vlmhelpers.estimation.dry_run import dry_run, dry_run_of_answering, make_batch, make_meta_model
 from vlmhelpers.families import PUBLISHED, family_of, find_config
+from vlmhelpers.models.loading import load_processor
 
 GIB = 2**30
 NOTE = "An estimate of the peak of PyTorch's allocator. The CUDA context (about 0.5 GiB) and fragmentation come on top."
@@ -143,6 +146,7 @@ def estimate_memory(
     full: bool = False,
     last_layers: int | None = None,
     reference: bool = False,
+    processor: ProcessorMixin | None = None,
 ) -> Memory:
     """The `Memory` of a training step on a GPU, by a `dry_run`: without weights, network or GPU.
 
@@ -153,12 +157,15 @@ def estimate_memory(
     Gradients are accumulated; pixels are those of one batch. `model_id`: see `find_config`. `image_tokens`, of the
     `tokens` of each row: where images take none of the sequence, the states that the text attends to (Llama 3.2 Vision:
     6,404 per image). `labeled_tokens`: logits at these alone, as with `VisionCollator(logits="labeled")`; None:
-    everywhere. Raises ValueError for an unknown model, for more image tokens than tokens, and for the training of
+    everywhere. `processor`: makes the images of a family that nobody has described; by default the one of `model_id`.
+    Raises ValueError for an unknown model, for more image tokens than tokens, and for the training of
     4-bit weights themselves.
     """
     config = find_config(model_id)
     model = make_meta_model(config, bits, lora_r, vision, gradient_checkpointing, full, last_layers)
-    step = dry_run(model, make_batch(config, tokens, image_tokens, batch_size, labeled_tokens))
+    processor = processor or _processor_for(config, model_id, image_tokens)
+    with _naming_what_fails(config):
+        step = dry_run(model, make_batch(config, tokens, image_tokens, batch_size, labeled_tokens, processor))
     trained = _size(parameter for parameter in model.parameters() if parameter.requires_grad)
     adapters = 0 if full or last_layers else trained  # in float32 beside the weights
     second = 2 * sum(parameter.numel() for parameter in model.parameters()) if reference else 0
@@ -173,7 +180,13 @@ def estimate_memory(
 
 
 def estimate_answering(
-    model_id: str | Path, tokens: int, image_tokens: int, batch_size: int = 1, bits: int = 4, lora_r: int = 16
+    model_id: str | Path,
+    tokens: int,
+    image_tokens: int,
+    batch_size: int = 1,
+    bits: int = 4,
+    lora_r: int = 16,
+    processor: ProcessorMixin | None = None,
 ) -> int:
     """The peak in bytes while a model with adapters answers rows of `tokens`, prompt and answer: as `estimate_memory`.
 
@@ -182,8 +195,31 @@ def estimate_answering(
     config = find_config(model_id)
     model = make_meta_model(config, bits, lora_r, gradient_checkpointing=False).eval()
     constants = sum(getattr(module, "constants", 0) for module in model.modules())
-    batch = make_batch(config, tokens, image_tokens, batch_size)
-    return _size(model.parameters()) + _size(model.buffers()) + constants + dry_run_of_answering(model, batch)
+    processor = processor or _processor_for(config, model_id, image_tokens)
+    with _naming_what_fails(config):
+        batch = make_batch(config, tokens, image_tokens, batch_size, processor=processor)
+        reading = dry_run_of_answering(model, batch)
+    return _size(model.parameters()) + _size(model.buffers()) + constants + reading
+
+
+class NotEstimated(ValueError):
+    """The memory of a model that nobody has described cannot be estimated."""
+
+
+@contextmanager
+def _naming_what_fails(config):
+    """What a model does that nobody has described may need values, which the meta device does not have."""
+    try:
+        yield
+    except Exception as error:
+        if family_of(config).is_estimated:
+            raise
+        raise NotEstimated(f"the memory of a {config.model_type} cannot be estimated here: {error}") from error
+
+
+def _processor_for(config, model_id, image_tokens):
+    """The processor of a model that nobody has described, where there are images."""
+    return load_processor(model_id) if image_tokens and not family_of(config).is_estimated else None
 
 
 def _gathered(model):

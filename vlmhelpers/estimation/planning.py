@@ -137,7 +137,8 @@ def preflight(
     for name, (tokens, image_tokens, labeled) in _shapes(after, states, max_length).items():
         labeled = min(max(labeled, 1), tokens - 1) if logits == "labeled" else None
         rows = 1 if name == "mean row" else batch_size
-        memory[name] = estimate_memory(model_id, tokens, image_tokens, rows, labeled_tokens=labeled, **options)
+        options |= {"labeled_tokens": labeled, "processor": capped}
+        memory[name] = estimate_memory(model_id, tokens, image_tokens, rows, **options)
     flops = memory.pop("mean row").flops * round(len(dataset) * len(counts) / len(indices))
     return Preflight(dataset, processor, model_id, max_length, counts, unusable, cap, capped, after, memory, flops)
 

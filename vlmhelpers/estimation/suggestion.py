@@ -15,6 +15,7 @@ from vlmhelpers.estimation.memory import (
     GIB,
     Gpu,
     Memory,
+    NotEstimated,
     Shown,
     estimate_answering,
     estimate_memory,
@@ -120,12 +121,15 @@ class Values(Shown):
         fitted = self._with(_by_answers(counts))
         if self.is_tiny:
             return fitted
-        if self.gpu is None or not family_of(processor).is_estimated:
-            return fitted._with({"answer_batch_size": (1, "the least: memory is not estimated")})
+        if self.gpu is None:
+            return fitted._with({"answer_batch_size": (1, "the least: memory of a CPU is not estimated")})
         states = family_of(processor).states_per_image(find_config(self.model_id))
         tokens, image_tokens, _ = longest_shape(counts, states)
         row = tokens + fitted.max_new_tokens, image_tokens
-        together, peak = fit_answering(self.model_id, row, self.gpu, self.bits, self.lora_r)
+        try:
+            together, peak = fit_answering(self.model_id, row, self.gpu, self.bits, self.lora_r, processor)
+        except NotEstimated as error:
+            return fitted._with({"answer_batch_size": (1, f"the least: {error}")})
         return fitted._with({"answer_batch_size": (together or 1, f"{peak / GIB:.1f} GiB, estimated")})
 
     def _with(self, found):
@@ -224,29 +228,36 @@ def _batch(values, per_step, why, rows, reason):
 
 
 def _by_memory(values, counts, processor, logits, train_on, per_step, why, options):
-    """Bits, resolution and batches with which the longest row fits. ValueError where nothing does."""
+    """Bits, resolution and batches with which the longest row fits; the least where no memory can be estimated."""
+    reason = "the least: memory of a CPU is not estimated"
+    if values.gpu is not None:
+        try:
+            return _by_estimate(values, counts, processor, logits, train_on, per_step, why, options)
+        except NotEstimated as error:
+            reason = f"the least: {error}"
+    return {"bits": (4, "QLoRA"), "answer_batch_size": (1, reason)} | _batch(values, per_step, why, 1, reason)
+
+
+def _by_estimate(values, counts, processor, logits, train_on, per_step, why, options):
+    """ValueError where nothing makes the longest row fit."""
     states = family_of(processor).states_per_image(find_config(values.model_id))
     for max_length in _budgets(values, processor):
         cap = None if values.max_pixels else propose_cap(processor, counts, max_length)
         after = counts if cap is None else count_again(counts, with_cap(processor, cap), train_on=train_on)
         tokens, image_tokens, labeled = longest_shape(after, states)
-        row, unknown = (tokens, image_tokens), image_tokens and not family_of(processor).is_estimated
-        if values.gpu is None or unknown:
-            of_what = "this model" if unknown else "a CPU"
-            reason = f"the least: memory of {of_what} is not estimated"
-            found = {"bits": (4, "QLoRA"), "answer_batch_size": (1, reason)}
-            return found | _batch(values, per_step, why, 1, reason)
+        row = tokens, image_tokens
         options["labeled_tokens"] = min(max(labeled, 1), tokens - 1) if logits == "labeled" else None
         most = max(1, per_step // (values.gradient_accumulation_steps or 1))
         bits, batch, memory = fit_training(
-            values.model_id, row, values.gpu, most, values.bits, values.batch_size, lora_r=values.lora_r, **options
+            *(values.model_id, row, values.gpu, most, values.bits, values.batch_size),
+            **{"lora_r": values.lora_r, "processor": processor} | options,
         )
         if batch or values.batch_size:
             size = f"{values.batch_size or batch} of the longest row, {tokens:,} tokens: {memory.total / GIB:.1f} GiB"
             reason = f"{size} of {values.gpu.gib:.1f}, estimated"
             if not batch:
                 print(f"batch_size={values.batch_size} is your choice, and may not fit: {reason}")
-            found = _found(values, after, max_length, cap, bits, row)
+            found = _found(values, after, max_length, cap, bits, row, processor)
             return found | _batch(values, per_step, why, batch, reason)
     room = f"{memory.total / GIB:.1f} GiB of {values.gpu.gib:.1f}; for {smallest_gpu(memory)}"
     size = f"a row of {tokens:,} tokens takes {room}"
@@ -291,9 +302,17 @@ def fit_training(
     return chosen, 0, memory(batch_size or 1)
 
 
-def fit_answering(model_id: str | Path, row: tuple[int, int], gpu: Gpu, bits: int, lora_r: int = 16) -> tuple[int, int]:
+def fit_answering(
+    model_id: str | Path,
+    row: tuple[int, int],
+    gpu: Gpu,
+    bits: int,
+    lora_r: int = 16,
+    processor: ProcessorMixin | None = None,
+) -> tuple[int, int]:
     """(rows in a batch, peak in bytes) with which rows like `row` are answered on `gpu`; as `fit_training`."""
-    needs = cache(lambda rows: estimate_answering(model_id, *row, rows, bits, lora_r=lora_r))
+    options = {"lora_r": lora_r, "processor": processor}
+    needs = cache(lambda rows: estimate_answering(model_id, *row, rows, bits, **options))
     rows = _largest(needs, _MOST_ANSWERS, gpu)
     return rows, needs(rows or 1)
 
@@ -313,10 +332,10 @@ def _largest(needs, most, gpu):
     return rows
 
 
-def _found(values, after, max_length, cap, bits, row):
+def _found(values, after, max_length, cap, bits, row, processor):
     tokens, image_tokens = row
     longest_answer = (tokens + values.max_new_tokens, image_tokens)
-    together, answering = fit_answering(values.model_id, longest_answer, values.gpu, bits, values.lora_r)
+    together, answering = fit_answering(values.model_id, longest_answer, values.gpu, bits, values.lora_r, processor)
     fits = "they fit, and are faster" if bits == 16 else "QLoRA: 16 bits leave no room for a batch"
     found = {"bits": (bits, fits), "answer_batch_size": (together or 1, f"{answering / GIB:.1f} GiB, estimated")}
     if cap is not None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from huggingface_hub import try_to_load_from_cache
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from vlmhelpers.families.family import Family
@@ -33,6 +34,7 @@ _ALL = (
 FAMILIES = {family.name: family for family in _ALL}
 TINY_BASES = {name: FAMILIES[name] for name in NAMES}  # those with a tiny base, the first to begin with
 GENERIC = Family()
+_HUB_ID = r"[\w.-]+/[\w.-]+"
 _PUBLISHERS = {name.partition("/")[0].lower() for name in PUBLISHED} | {"unsloth"}  # whose names tell the shape
 
 
@@ -58,28 +60,36 @@ def _by_type(model_type, vision_type):
 
 
 def _by_processor(processor):
-    """By its class; where several families have that, by the model of whose folder or id it was loaded."""
+    """By its class, which several may have: then the model of whose folder or hub id it was loaded decides."""
     classes = {kind.__name__ for kind in type(processor).__mro__}
-    found = [family for family in FAMILIES.values() if classes & {*family.processors}]
-    named = _by_name(processor.tokenizer.name_or_path or "") if len(found) > 1 else None
-    return named if named in found else (*found, GENERIC)[0]
+    name = processor.tokenizer.name_or_path or ""
+    is_id = re.fullmatch(_HUB_ID, name) and not Path(name).exists()
+    file = try_to_load_from_cache(name, "config.json") if is_id else Path(name) / "config.json"
+    if file and Path(file).is_file():
+        family = _by_file(file)
+        if family is GENERIC or classes & {*family.processors}:  # else the tokenizer is of another model
+            return family
+    return _first(lambda family: classes & {*family.processors})
+
+
+def _by_file(config):
+    content = read_object(config)
+    vision = content.get("vision_config")
+    return _by_type(content.get("model_type"), vision.get("model_type") if isinstance(vision, dict) else None)
 
 
 def _by_name(name: str) -> Family:
     if name in FAMILIES:
         return FAMILIES[name]
-    config = Path(name) / "config.json"
-    if config.is_file():
-        content = read_object(config)
-        vision = content.get("vision_config")
-        return _by_type(content.get("model_type"), vision.get("model_type") if isinstance(vision, dict) else None)
+    if (Path(name) / "config.json").is_file():
+        return _by_file(Path(name) / "config.json")
     on_hub = _config_on_hub(name)
     return _by_config(on_hub) if on_hub else _first(lambda family: family.is_meant_by(name.lower()))
 
 
 def _config_on_hub(name):
     """The configuration of a hub id; None for one whose name tells all, or that cannot be read now."""
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or Path(name).exists() or _known_shape(name)[1]:
+    if not re.fullmatch(_HUB_ID, name) or Path(name).exists() or _known_shape(name)[1]:
         return None
     try:
         return _of_hub(name)

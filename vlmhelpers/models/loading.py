@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from transformers import (
 from vlmhelpers.common.display import show_note
 from vlmhelpers.common.distributed import is_sharded
 from vlmhelpers.common.environment import compute_dtype, hidden_gpu, one_gpu
-from vlmhelpers.families import TINY_BASES, family_of, tiny_model
+from vlmhelpers.families import FAMILIES, TINY_BASES, family_of, tiny_model
 from vlmhelpers.families.received import count_weights, load_config, reading
 from vlmhelpers.models.backends import choose_backend, load_with_unsloth
 from vlmhelpers.models.template_trial import check_template
@@ -55,21 +56,28 @@ def resolve_model(model_id: str) -> tuple[str, str]:
 
 
 def load_model(
-    model_id: str | Path, bits: int = 4, max_pixels: int | None = None, backend: str = "auto"
+    model_id: str | Path,
+    bits: int = 4,
+    max_pixels: int | None = None,
+    backend: str = "auto",
+    chat_template: str | None = None,
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """A model ready for training or inference, and its processor.
 
     bits: 4 stores the language model's matrices as NF4 with double quantization (Dettmers et al. 2023,
     arXiv:2305.14314), on a CPU, too; a quantized vision tower can wreck the answers. 16 quantizes nothing.
     max_pixels: see `set_max_pixels`. backend: "unsloth", "transformers", or "auto" for Unsloth once imported and where
-    it has the family. Computes in `compute_dtype()`. Raises ValueError for what cannot be read, such as a model that
-    brings code of its own: that is never executed. FileNotFoundError for weights that are not all there.
+    it has the family. chat_template: its text, in place of the processor's. Computes in `compute_dtype()`. Raises
+    ValueError for what cannot be read, such as a model that brings code of its own, which is never executed, and for
+    what cannot be trained by chat. FileNotFoundError for weights that are not all there.
     """
     if bits not in (4, 16):
         raise ValueError(f"bits={bits!r}: choose 4 (NF4) or 16 (no quantization)")
     one_gpu()
     dtype = compute_dtype()
     processor = load_processor(model_id)
+    processor.chat_template = chat_template or processor.chat_template
+    check_supported(model_id, processor)
     if max_pixels is not None:
         set_max_pixels(processor, max_pixels)
     if _runs_on_unsloth(backend, processor):
@@ -103,7 +111,34 @@ def load_processor(name: str | Path) -> ProcessorMixin:
         if not isinstance(processor, ProcessorMixin):  # a tokenizer alone, where nothing else is found
             raise ValueError(f"it has a {type(processor).__name__}, and no processor for images")
     check_template(processor, name)
+    if isinstance(processor.chat_template, str):
+        processor.chat_template = family_of(processor).repair_template(processor.chat_template)
+        _end_answers(processor)
     return processor
+
+
+def _end_answers(processor):
+    """Lets a chat template that writes no token after the last answer write the tokenizer's own end there."""
+    turns = [{"role": role, "content": [{"type": "text", "text": "Yes."}]} for role in ("user", "assistant")]
+    tokenizer = processor.tokenizer
+    with suppress(Exception):  # what a template refuses is said of the row that it refuses
+        text = processor.apply_chat_template(turns, tokenize=False).rstrip()
+        if tokenizer(text, add_special_tokens=False)["input_ids"][-1] not in tokenizer.added_tokens_decoder:
+            processor.chat_template += "{% if messages[-1].role == 'assistant' %}{{ eos_token }}{% endif %}"
+
+
+def check_supported(name: str | Path, processor: ProcessorMixin) -> None:
+    """Raises ValueError for a model that cannot be trained by chat; says where nobody has described its family."""
+    config = load_config(name)
+    kind = f"{name} (a {config.model_type})"
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(f"{kind} is an encoder-decoder, whose decoder sees no prompt: it cannot be trained by chat")
+    if not processor.chat_template:
+        raise ValueError(f"{kind} has no chat template: load_model(..., chat_template=...) takes the text of one")
+    family = family_of(config)
+    if family.name not in FAMILIES:
+        why = "transformers tells its parts, and rows with and without images are in batches of their own"
+        print(f"{kind} is of no family that is described here: {why}")
 
 
 def save_processor(processor: ProcessorMixin, folder: str | Path, beside_model: bool = False) -> None:

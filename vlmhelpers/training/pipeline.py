@@ -256,7 +256,8 @@ def make_trainer(config: RunConfig, model_id: str, parts: dict[str, Dataset]) ->
     Raises ValueError for settings that the method refuses.
     """
     arguments, method = training_arguments(config) | _of_sampling(config), METHODS[config.method]
-    model, processor = load_model(model_id, config.bits, config.max_pixels, config.runs_on)
+    template = _read_template(config.chat_template) if config.chat_template else None
+    model, processor = load_model(model_id, config.bits, config.max_pixels, config.runs_on, template)
     processor = with_template(config, processor)
     set_seed(config.seed)  # the adapters start at random, before the trainer sets its own seed
     if not config.trains_adapters:

@@ -1,8 +1,10 @@
 """Supervised fine-tuning: TRL's, with the batches of this package."""
 
+import inspect
 from pathlib import Path
 
 from accelerate import PartialState
+from transformers import PreTrainedModel
 from trl import SFTConfig, SFTTrainer
 
 from vlmhelpers.batches.collator import VisionCollator
@@ -12,15 +14,16 @@ from vlmhelpers.models.vision import cache_vision_features
 from vlmhelpers.training.methods.parts import Parts
 
 
-def logits_for(backend: str) -> str:
-    """What `VisionCollator` takes as `logits`: Unsloth has a loss of its own, which needs them all."""
-    return "all" if choose_backend(backend) == "unsloth" else "labeled"
+def logits_for(backend: str, model: PreTrainedModel | None = None) -> str:
+    """What `VisionCollator` takes as `logits`: all for Unsloth, which has a loss of its own, and some architectures."""
+    able = model is None or "logits_to_keep" in inspect.signature(model.forward).parameters
+    return "labeled" if able and choose_backend(backend) != "unsloth" else "all"
 
 
 def make_trainer(parts: Parts) -> SFTTrainer:
     """The trainer; pixels and features are kept on disk where the settings say so."""
     config, folder = parts.config, Path(parts.config.output_dir)
-    logits, rows = logits_for(config.runs_on), parts.train
+    logits, rows = logits_for(config.runs_on, parts.model), parts.train
     if config.cache != "none":
         with PartialState().main_process_first():  # the other processes find all pixels on disk
             rows = precompute(rows, parts.processor, folder / "pixels")
