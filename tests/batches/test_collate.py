@@ -18,7 +18,8 @@ from vlmhelpers.models.loading import set_max_pixels
 from vlmhelpers.samples.drawing import sample_products
 from vlmhelpers.training.callbacks import watch
 
-LLAMA, PHI, QWENS = "llama-3.2-vision", "phi-3-vision", ("qwen2.5-vl", "qwen3-vl")
+LLAMA, PHI, INTERNVL = "llama-3.2-vision", "phi-3-vision", "internvl"
+QWENS = ("qwen2.5-vl", "qwen3-vl")
 
 # How a family writes a conversation: its beginning, a turn's header, its end token, what follows, an image.
 SPELLING = {
@@ -35,6 +36,7 @@ SPELLING = {
         "", "<|im_start|>{}\n", "<|im_end|>", "\n", ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>"),
     ),
     "phi-3-vision": ("<s>", "<|{}|>\n", "<|end|>", "\n", ("", "<|image|>", "<s>\n")),
+    "internvl": ("", "<|im_start|>{}\n", "<|im_end|>", "\n", ("<img>", "<IMG_CONTEXT>", "</img>\n")),
 }  # fmt: skip
 CLOSE = {"atol": 1e-5, "rtol": 0}  # for logits of about 1
 PICTURES = [picture for _, picture in sample_products(4, "collate", size=96)]
@@ -42,7 +44,7 @@ PICTURES = [picture for _, picture in sample_products(4, "collate", size=96)]
 
 @pytest.fixture(scope="session")
 def tiny():
-    """family -> (untrained model, processor); Qwens keep pictures of 32x32 to 128x128 pixels, Phi cuts up to 4."""
+    """family -> (untrained model, processor); Qwens keep pictures of 32x32 to 128x128 pixels, Phi cuts up to 4 tiles."""
     built = {}
     for family in FAMILIES:
         model, processor = build(family)
@@ -50,6 +52,8 @@ def tiny():
             processor.image_processor.size = {"shortest_edge": 32**2, "longest_edge": 128**2}
         if family == PHI:
             processor.image_processor.num_crops = 4
+        if family == INTERNVL:
+            processor.image_processor.max_patches = 1
         built[family] = model.eval(), processor
     return built
 
@@ -84,7 +88,7 @@ def by_hand(processor, family, row, trained=None):
     """(ids, labels) of a row, from the literal turn strings; every piece is tokenised by itself.
 
     A Qwen image of w x h pixels, multiples of 16 here, takes w/16 * h/16 tokens, a Llama one a single token, a Phi one
-    those of its tiles.
+    those of its tiles, an InternVL one those of a tile.
     `trained` are the places of the turns to learn; without it, all assistant turns are.
     """
     begin, header, end, after, (before_image, image_token, after_image) = SPELLING[family]
@@ -96,7 +100,7 @@ def by_hand(processor, family, row, trained=None):
             text, image = part["text"], next(images) if part["type"] == "image" else None
             if image:
                 count = (image.width // 16) * (image.height // 16)
-                count = {LLAMA: 1, PHI: phi_tokens(*image.size)}.get(family, count)
+                count = {LLAMA: 1, PHI: phi_tokens(*image.size), INTERNVL: 9}.get(family, count)
                 text = before_image + image_token * count + after_image
             pieces.append((text, learn))
         pieces += [(end, learn), (after, False)]
@@ -168,7 +172,9 @@ def test_the_choice_of_what_to_train_on(processor, family):
     last = VisionCollator(processor, train_on="last")([row])
     assert last["labels"][0].tolist() == by_hand(processor, family, row, trained=[5])[1]
     everything = VisionCollator(processor, train_on="all")([row, ROWS["an image"]])
-    left_out = (processor.image_token_id, processor.tokenizer.bos_token_id)
+    around = [token for token in ("<img>", "</img>") if family == INTERNVL]  # which its processor writes
+    left_out = [processor.image_token_id, processor.tokenizer.bos_token_id]
+    left_out += processor.tokenizer.convert_tokens_to_ids(around)
     for i in range(2):
         ids, labels = real(everything, "input_ids", i).tolist(), real(everything, "labels", i).tolist()
         assert labels == [-100 if token in left_out else token for token in ids]
@@ -218,6 +224,9 @@ def test_pixels_of_a_batch_are_those_of_its_rows(processor, family):
         for name in ("pixel_values", "image_sizes"):
             assert torch.equal(batch[name], torch.cat([row[name] for row in alone]))
         assert batch["image_sizes"].tolist() == [[48, 96], [96, 96], [96, 96]]
+    elif family == INTERNVL:
+        assert torch.equal(batch["pixel_values"], torch.cat([row["pixel_values"] for row in alone]))
+        assert batch["pixel_values"].shape == (3, 3, 48, 48)
     else:
         assert torch.equal(batch["pixel_values"][0], alone[0]["pixel_values"][0])
         assert torch.equal(batch["pixel_values"][1, 0], alone[1]["pixel_values"][0, 0])
