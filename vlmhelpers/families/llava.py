@@ -54,11 +54,10 @@ LLAVA_ONEVISION = Llava(
     processors=("LlavaOnevisionProcessor",),
     id_pattern=r"llava-onevision-qwen2-.*-hf",
     packable=True,
-    not_by_vllm="it serves no adapter of this model",
     not_by_ollama="its converter does not have LLaVA-OneVision",
     swift="llava_onevision_hf",
     licenses=(("llava-onevision-", *_APACHE),),
-    values={"max_length": (8192, "tokens: an image takes up to 7,300, and there is no pixel cap")},
+    values={"max_length": (9216, "tokens: an image takes up to 8,154, and there is no pixel cap")},
 )
 LLAVA_NEXT = Llava(
     name="llava-next",
