@@ -44,7 +44,7 @@ PICTURES = [picture for _, picture in sample_products(4, "collate", size=96)]
 
 @pytest.fixture(scope="session")
 def tiny():
-    """family -> (untrained model, processor); Qwens keep pictures of 32x32 to 128x128 pixels, Phi cuts up to 4 tiles."""
+    """family -> (untrained model, processor); Qwens keep pictures of 32x32 to 128x128 pixels, Phi cuts up to 4."""
     built = {}
     for family in FAMILIES:
         model, processor = build(family)

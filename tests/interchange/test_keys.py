@@ -22,7 +22,7 @@ DERIVED = {  # None there: what it becomes is in the program's code, and in the 
 # No key of either stands for them: they say how a file is read, or nothing that the programs have.
 ELSEWHERE = {
     "text_field", "image_field", "response_field", "streaming", "test_rows", "chat_template", "cache",
-    "sample_answers", "critic_learning_rate", "teacher",
+    "sample_answers", "critic_learning_rate", "teacher", "experts",
 }  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.data.schema import user
 from vlmhelpers.families import TOWERS, family_of
 from vlmhelpers.models.freezing import choose_trained
-from vlmhelpers.models.lora import lora_targets
+from vlmhelpers.models.lora import expert_parameters, lora_targets
 from vlmhelpers.models.vision import stop_gradients_at_frozen_vision
 
 _aten = torch.ops.aten
@@ -46,6 +46,7 @@ def make_meta_model(
     gradient_checkpointing=True,
     full=False,
     last_layers=None,
+    experts=False,
     dtype=torch.bfloat16,
 ):
     """The model of `config` as `load_model` makes it, with adapters, or as `train_only` leaves it.
@@ -67,8 +68,9 @@ def make_meta_model(
         for parameter in model.parameters():
             parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
     else:
-        targets = lora_targets(model, vision=vision)
-        model = get_peft_model(model, LoraConfig(r=lora_r, target_modules=targets, task_type="CAUSAL_LM"))
+        targets = {"target_modules": lora_targets(model, vision=vision)}
+        targets |= {"target_parameters": expert_parameters(model)} if experts else {}
+        model = get_peft_model(model, LoraConfig(r=lora_r, **targets, task_type="CAUSAL_LM"))
     model.train()
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

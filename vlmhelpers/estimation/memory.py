@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from transformers import ProcessorMixin
 
 from vlmhelpers.estimation.dry_run import dry_run, dry_run_of_answering, make_batch, make_meta_model
-from vlmhelpers.families import PUBLISHED, family_of, find_config
+from vlmhelpers.families import family_of, find_config
 from vlmhelpers.models.loading import load_processor
 
 GIB = 2**30
@@ -146,6 +146,7 @@ def estimate_memory(
     full: bool = False,
     last_layers: int | None = None,
     reference: bool = False,
+    experts: bool = False,
     processor: ProcessorMixin | None = None,
 ) -> Memory:
     """The `Memory` of a training step on a GPU, by a `dry_run`: without weights, network or GPU.
@@ -154,15 +155,15 @@ def estimate_memory(
     AdamW's states are float32. `full` trains every parameter instead, `last_layers` so many of the language model, as
     `train_only` does it: weights, gradients and states are float32, 16 bytes for each parameter, and autocast's copies
     in 16 bits come on top in the forward pass ("kept"). `reference`: a second model in 16 bits is held beside it.
-    Gradients are accumulated; pixels are those of one batch. `model_id`: see `find_config`. `image_tokens`, of the
-    `tokens` of each row: where images take none of the sequence, the states that the text attends to (Llama 3.2 Vision:
-    6,404 per image). `labeled_tokens`: logits at these alone, as with `VisionCollator(logits="labeled")`; None:
-    everywhere. `processor`: makes the images of a family that nobody has described; by default the one of `model_id`.
-    Raises ValueError for an unknown model, for more image tokens than tokens, and for the training of
-    4-bit weights themselves.
+    `experts`: adapters on these, too. Gradients are accumulated; pixels are those of one batch. `model_id`: see
+    `find_config`. `image_tokens`, of the `tokens` of each row: where images take none of the sequence, the states that
+    the text attends to (Llama 3.2 Vision: 6,404 per image). `labeled_tokens`: logits at these alone, as with
+    `VisionCollator(logits="labeled")`; None: everywhere. `processor`: makes the images of a family that nobody has
+    described; by default the one of `model_id`. Raises ValueError for an unknown model, for more image tokens than
+    tokens, and for the training of 4-bit weights themselves.
     """
     config = find_config(model_id)
-    model = make_meta_model(config, bits, lora_r, vision, gradient_checkpointing, full, last_layers)
+    model = make_meta_model(config, bits, lora_r, vision, gradient_checkpointing, full, last_layers, experts)
     processor = processor or _processor_for(config, model_id, image_tokens)
     with _naming_what_fails(config):
         step = dry_run(model, make_batch(config, tokens, image_tokens, batch_size, labeled_tokens, processor))
@@ -252,13 +253,13 @@ def as_duration(seconds: float) -> str:
 
 
 def memory_table(
-    model_ids: Iterable[str] = PUBLISHED, tokens: int = 1024, image_tokens: int = 768, batch_size: int = 1
+    model_ids: Iterable[str], tokens: int = 1024, image_tokens: int = 768, batch_size: int = 1
 ) -> pd.DataFrame:
     """GPU memory in GB (10^9 bytes) of three ways to train each model, the GPU or GPUs, and what the guide says.
 
     The peaks are those of `estimate_memory` with logits everywhere. The guide's numbers for full fine-tuning are 2 to 4
     bytes per parameter, as much as weights, or weights and gradients, take in 16 bits; AdamW's states are not in them,
-    nor float32, without which small steps are lost: 16 bytes and more. Takes a minute or more for all models.
+    nor float32, without which small steps are lost: 16 bytes and more. Takes some seconds for each model.
     """
     rows, row = {}, (tokens, image_tokens, batch_size)
     for model_id in tqdm(model_ids, desc="dry runs", unit=" models", delay=1):

@@ -263,6 +263,7 @@ def served_rank(adapter: str | Path, base: str | Path) -> int:
         "it has trained biases": config.get("bias", "none") != "none",
         "it replaces whole layers (modules_to_save)": config.get("modules_to_save"),
         "it trains single tokens (trainable_token_indices)": config.get("trainable_token_indices"),
+        "it adapts experts (target_parameters)": config.get("target_parameters"),
         f"its rank {rank} is more than {RANKS[-1]}": rank > RANKS[-1],
     }
     if found := [reason for reason, holds in reasons.items() if holds]:

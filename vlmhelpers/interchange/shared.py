@@ -255,6 +255,8 @@ def refusals(program: str, template: str, config: RunConfig) -> Iterator[str]:
         yield f"{config.model_id} writes its reasoning first, which {program} treats in a way of its own: not tried"
     if config.chat_template:
         yield f"chat_template: {program} has its own template of the family; leave it out"
+    if config.experts:
+        yield f"experts is true: {program} adapts linear layers, which the experts of a mixture are not"
     partial = config.trains_adapters and not (config.attention and config.mlp)
     if partial and config.vision:
         yield f"attention or mlp is false, and vision is true: {program} cannot choose layers in both"

@@ -16,6 +16,7 @@ _TRAINERS = {"sft": "SFT", "dpo": "DPO", "kto": "KTO", "grpo": "GRPO", "rloo": "
 _TRAINERS |= {"ppo": "methods.PPO", "reward": "methods.Reward"}
 _COLLATORS = {"sft": "vlm.VisionCollator", "kto": "vlm.batches.RatedCollator"}
 _OF_MEMORY = {"vision": False, "gradient_checkpointing": True, "full": False, "last_layers": None, "reference": False}
+_OF_MEMORY |= {"experts": False}
 _NOT_OF_TRAINER = ("loss", "rewards", "reward_model", "teacher")
 
 

@@ -8,7 +8,7 @@ from vlmhelpers.training.methods.catalog import METHODS, OWN_SETTINGS
 if TYPE_CHECKING:
     from vlmhelpers.families import Family
 
-_OF_ADAPTERS = "lora_r lora_alpha lora_dropout use_rslora use_dora init_lora_weights attention mlp".split()
+_OF_ADAPTERS = "lora_r lora_alpha lora_dropout use_rslora use_dora init_lora_weights attention mlp experts".split()
 _OF_VALIDATION = ("early_stopping_patience", "load_best_model_at_end")
 
 

@@ -86,6 +86,7 @@ class RunConfig(Settings):
     vision: bool = Field(False, description="the vision encoder and the projector are trained")
     attention: bool = Field(True, description="adapters on the linear layers of the attention")
     mlp: bool = Field(True, description="adapters on the other linear layers")
+    experts: bool = Field(False, description="adapters on the experts of a mixture, too")
     # The training
     epochs: float | None = Field(None, ge=0, description=f"passes over the data; {_SUITABLE}")
     max_steps: int | None = Field(
@@ -218,7 +219,7 @@ class RunConfig(Settings):
         """
         options = {"vision": self.vision, "gradient_checkpointing": self.gradient_checkpointing is not False}
         if self.trains_adapters:
-            return options
+            return options | {"experts": self.experts}
         method, last = METHODS[self.method], (self.last_layers or 1) if self.weights == "freeze" else None
         no_penalty = self.method == "grpo" if self.beta is None else self.beta == 0
         reference = method.refers and not (method.samples and no_penalty)
@@ -309,9 +310,11 @@ def _of_weights(config):
             yield f"weights is {weights!r}, and weights of 4 bits cannot be trained: choose bits=16"
         if name == "ppo":
             yield f"weights is {weights!r}, and 'ppo' trains two adapters, the policy's and the critic's: choose 'lora'"
-        own = ("lora_dropout", "use_rslora", "use_dora", "init_lora_weights", "attention", "mlp")
+        own = ("lora_dropout", "use_rslora", "use_dora", "init_lora_weights", "attention", "mlp", "experts")
         if changed := [own_name for own_name in own if getattr(config, own_name) != _default(own_name)]:
             yield f"{changed[0]} is for adapters, and weights is {weights!r}"
+    if config.experts and (config.use_dora or config.lora_dropout):
+        yield "experts is true, and peft adapts experts without use_dora and lora_dropout: leave these out"
     if config.changes_base:
         start = f"init_lora_weights is {config.init_lora_weights!r}, which changes the base's weights"
         if config.bits == 4:
@@ -332,6 +335,8 @@ def _not_of_unsloth(config):
         yield f"init_lora_weights={config.init_lora_weights!r}"
     if config.use_dora:
         yield "use_dora"
+    if config.experts:
+        yield "experts"
 
 
 def _default(name):

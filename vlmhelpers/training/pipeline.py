@@ -26,7 +26,7 @@ from vlmhelpers.families import TINY_BASES, family_of
 from vlmhelpers.families.received import read_object
 from vlmhelpers.models.freezing import train_only
 from vlmhelpers.models.loading import choose_model, load_model, load_processor, set_max_pixels
-from vlmhelpers.models.lora import keep_adapters_float32, lora_targets
+from vlmhelpers.models.lora import expert_parameters, keep_adapters_float32, lora_targets
 from vlmhelpers.models.template_trial import check_template
 from vlmhelpers.training.callbacks import BestValidation, report_to, validate_apart, watch
 from vlmhelpers.training.config import REJECTED, RunConfig
@@ -323,8 +323,15 @@ def _lora(config, model):
         use_dora=config.use_dora,
         init_lora_weights=True if config.init_lora_weights == "default" else config.init_lora_weights,
         target_modules=lora_targets(model, config.language, config.vision, attention=config.attention, mlp=config.mlp),
+        target_parameters=_experts(model) if config.experts else None,
         task_type="CAUSAL_LM",
     )
+
+
+def _experts(model):
+    if found := expert_parameters(model):
+        return found
+    raise ValueError("experts is true, and the model has none: leave it out")
 
 
 def _loader(config, model_id) -> Callable[[str], tuple[PreTrainedModel, ProcessorMixin]]:

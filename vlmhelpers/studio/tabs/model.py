@@ -3,7 +3,7 @@
 from vlmhelpers.studio.tabs.tab import Tab
 
 MODEL = ("model_id", "backend", "bits", "max_pixels", "chat_template")
-TRAINED = ("weights", "last_layers", "language", "vision", "attention", "mlp")
+TRAINED = ("weights", "last_layers", "language", "vision", "attention", "mlp", "experts")
 LORA = ("lora_r", "lora_alpha", "lora_dropout", "init_lora_weights", "use_rslora", "use_dora")
 
 
