@@ -1,9 +1,9 @@
 """Pictures asked with an instruction: which fields to name, in which form, perhaps with examples of answers.
 
 A real model answers in the form that a prompt asks for, and takes from examples what the prompt leaves open. So the
-Qwen3-VL base is pretrained on a few forms, with the fields in any choice and order but one, `HELD_OUT`, which notebook
-05 asks for. Without examples a price in JSON is a number, with them as they have it. Without an instruction the base
-answers in sentences, whatever else the question asks for.
+bases of Qwen3-VL and InternVL are pretrained on a few forms, with the fields in any choice and order but one,
+`HELD_OUT`, which notebook 05 asks for. Without examples a price in JSON is a number, with them as they have it. Without
+an instruction they answer in sentences, whatever else the question asks for.
 """
 
 import json

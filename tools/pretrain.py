@@ -35,7 +35,7 @@ BRIDGES = {  # from the vision tower to the language model
     "phi-3-vision": "model.vision_embed_tokens.img_projection",
     "internvl": "model.multi_modal_projector",
 }
-STEPS = {"phi-3-vision": 6000}  # instead of 3000
+STEPS = {"phi-3-vision": 6000, "internvl": 2000}  # instead of 3000
 TALKING = {"qwen3-vl", "internvl"}  # families that also learn to talk about themselves and about shops, for notebook 02
 INSTRUCTED = {"qwen3-vl", "internvl"}  # families that also learn to follow an instruction, for notebook 05
 # Of the batches of that stage: instructions, and only text; of the other batches' pictures: with an unknown question.
@@ -365,7 +365,7 @@ def pretrain(family, products, images, args):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("families", nargs="*", default=FAMILIES, help=f"some of: {', '.join(FAMILIES)}")
-    parser.add_argument("--steps", type=int, help="for the images (default: 3000, for Phi-3-Vision 6000)")
+    parser.add_argument("--steps", type=int, help="for the images (default: 3000; Phi-3-Vision 6000, InternVL 2000)")
     parser.add_argument("--text-steps", type=int, default=1000)
     parser.add_argument("--instruction-steps", type=int, default=500)
     parser.add_argument("--stage", choices=("all", "instructions"), default="all")

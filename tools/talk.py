@@ -1,9 +1,9 @@
 """Small talk and shop talk: many wordings of a few questions, and the answers of several shops to them.
 
 A real model understands a question however it is put, says that it is an assistant, and has read the rules of many
-shops. So the Qwen3-VL base is pretrained on every wording, with two kinds of answers: those of a *plain* assistant, who
-knows no rule, and those of eight other shops when one of them is named. Notebook 02 teaches the rules of one more shop
-from most of the wordings; the last ones of each topic are held out there.
+shops. So the bases of Qwen3-VL and InternVL are pretrained on every wording, with two kinds of answers: those of a
+*plain* assistant, who knows no rule, and those of eight other shops when one of them is named. Notebook 02 teaches the
+rules of one more shop from most of the wordings; the last ones of each topic are held out there.
 """
 
 import random
