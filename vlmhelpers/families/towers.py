@@ -14,13 +14,16 @@ def plain_name(name: str) -> str:
 def derive_towers(model: PreTrainedModel) -> dict[str, tuple[str, ...]]:
     """The names of the modules of `model` in the towers "vision", "audio", "head" and "projector".
 
-    Vision and audio are what transformers' `get_encoder` gives for them, or nothing; the projector is all that lies
-    outside of these, of the decoder and of the head. Raises ValueError where nothing does: images then enter inside.
+    Vision and audio are what transformers' `get_encoder` gives for them, or nothing, and further models that take
+    pixels; the projector is all else outside of these, of the decoder and of the head. Raises ValueError where nothing
+    is: images then enter inside.
     """
     names = {id(module): name for name, module in model.named_modules()}
     language, head = names[id(model.get_decoder())], names.get(id(model.get_output_embeddings()))
     vision, audio = (_encoder(model, kind, names, language) for kind in ("image", "audio"))
-    projector = tuple(_outside(model, {language, head, *vision, *audio}))
+    outside, modules = _outside(model, {language, head, *vision, *audio}), dict(model.named_modules())
+    further = {name for name in outside if getattr(modules.get(name), "main_input_name", "") == "pixel_values"}
+    vision, projector = (*vision, *sorted(further)), tuple(name for name in outside if name not in further)
     if not language or not (vision or projector):
         raise ValueError(f"a {type(model).__name__} has its vision inside the decoder: describe its towers in a Family")
     found = {"vision": vision, "audio": audio, "head": (head,) if head else (), "projector": projector}

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 import torch
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from vlmhelpers.common.digests import tensors_digest
 from vlmhelpers.families import TOWERS, family_of
@@ -31,7 +32,7 @@ def lora_targets(
     tower_of = family.tower_of
     names = {plain_name(name): module for name, module in model.named_modules()}
     chosen = []
-    for name in (name for name, module in names.items() if isinstance(module, torch.nn.Linear)):
+    for name in filter(lambda name: _is_called(names[name]), names):
         tower, is_attention = tower_of(name), "attn" in name or "attention" in name
         wanted = vision if tower in ("vision", "projector") else language and tower == "language"
         wanted &= tower == "projector" or (attention if is_attention else mlp)
@@ -45,6 +46,11 @@ def lora_targets(
             "model with linear layers"
         )
     return _pattern(chosen, set(names) - set(chosen))
+
+
+def _is_called(module):
+    """Whether it is a linear layer that is called: torch's own attention reads the weights of its last one instead."""
+    return isinstance(module, torch.nn.Linear) and not isinstance(module, NonDynamicallyQuantizableLinear)
 
 
 def expert_parameters(model: torch.nn.Module) -> list[str]:
