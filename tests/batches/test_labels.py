@@ -92,15 +92,21 @@ def test_a_template_that_changes_its_beginning_once_an_image_appears(with_templa
     assert trained_text(collator, batch) == "Hi.<|im_end|>A bag.<|im_end|>"
 
 
+def test_a_template_without_an_end_of_the_last_answer_gets_the_tokenizers_own(with_template):
+    no_end = "{% for m in messages %}{{ m.role }}: " + TEXT + "\n{% endfor %}"
+    collator = with_template(no_end + "{% if add_generation_prompt %}assistant:{% endif %}")
+    assert trained_text(collator, collator([chat("What?", "A bag.")])) == " A bag.\n<|im_end|>"
+    talk = {"messages": [user("Hello"), assistant("Hi."), user("This?"), assistant("A bag.")], "images": []}
+    with pytest.raises(ValueError, match="no end token after an answer"):  # of the first one
+        collator([talk])
+
+
 def test_templates_that_cannot_be_followed_are_refused_with_the_row(with_template):
     row = chat("What?", "A bag.") | {"row": 5}
     with pytest.raises(ValueError, match="^row 5: .*does not write the text of content parts"):
         with_template("{% for m in messages %}{{ m.content | upper }}<|im_end|>{% endfor %}")([row])
     with pytest.raises(ValueError, match="^row 5: the chat template refuses .*can only concatenate str"):
         with_template("{% for m in messages %}{{ m.role + m.content }}<|im_end|>{% endfor %}")([row])
-    no_end = "{% for m in messages %}" + TEXT + "\n{% endfor %}"
-    with pytest.raises(ValueError, match="^row 5: .*no end token"):
-        with_template(no_end)([row])
     joined = "{% for m in messages %}{{ m.role }}: " + TEXT + "<|im_end|>{% endfor %}"
     with pytest.raises(ValueError, match="^row 5: the tokenizer joins .*assistant: '.*'A bag."):
         with_template(joined + "{% if add_generation_prompt %}assistant: {% endif %}")([row])

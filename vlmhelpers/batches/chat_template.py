@@ -59,6 +59,9 @@ class ChatTemplate:
         self.processor = processor
         self.tokenizer = tokenizer = processor.tokenizer
         family = family_of(processor)
+        template = family.trainable_template(processor)
+        own = getattr(processor, "chat_template", None)
+        self._repaired = {"chat_template": template} if template and template != own else {}
         self.control_tokens, image = _control_tokens(processor, family), family.image_pattern(processor)
         longest_first = sorted(self.control_tokens, key=len, reverse=True)  # as the tokenizer finds them
         self.control = re.compile("|".join([image, *map(re.escape, longest_first)]))
@@ -86,7 +89,8 @@ class ChatTemplate:
     def _render(self, messages, prompt=False, system_in_parts=False):
         if system_in_parts:
             messages = [m | {"content": [text_part(m["content"])]} if m["role"] == "system" else m for m in messages]
-        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+        options = {"tokenize": False, "add_generation_prompt": prompt} | self._repaired
+        return self.processor.apply_chat_template(messages, **options)
 
     @cached_property
     def _system_in_parts(self):

@@ -4,6 +4,7 @@ import copy
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from vlmhelpers.families.towers import derive_towers
 from vlmhelpers.families.values import TINY, TINY_BY_METHOD, USUAL, USUAL_BY_METHOD, USUAL_FOR_TEXT
 
 TOWERS = ("vision", "projector", "language", "head")  # what may be trained; some models have "audio", too
+_TURNS = [{"role": role, "content": [{"type": "text", "text": "Yes."}]} for role in ("user", "assistant")]
+_END = "{% if messages[-1].role == 'assistant' %}{{ eos_token }}{% endif %}"
 UNKNOWN_LICENSE = ({}, "not known here: look it up on the page of the base")
 TINY_LICENSE = ({"license": "apache-2.0"}, "Apache License 2.0, as this project's tiny bases are")
 
@@ -148,7 +151,20 @@ class Family:
     # Text
 
     def repair_template(self, template: str) -> str:
-        """The chat template as it can be trained with."""
+        """A published chat template as it can be trained with."""
+        return template
+
+    def trainable_template(self, processor) -> str | None:
+        """The chat template of `processor`, repaired, and with an end of the last answer; None without one text."""
+        template = getattr(processor, "chat_template", None)
+        if not isinstance(template, str):
+            return None
+        template = self.repair_template(template)
+        with suppress(Exception):  # what a template refuses is said of the row that it refuses
+            text = processor.apply_chat_template(_TURNS, chat_template=template, tokenize=False).rstrip()
+            last = processor.tokenizer(text, add_special_tokens=False)["input_ids"][-1]
+            if last not in processor.tokenizer.added_tokens_decoder:
+                return template + _END
         return template
 
     def placeholder(self, processor, number: int) -> str:

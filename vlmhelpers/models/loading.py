@@ -2,7 +2,6 @@
 
 import json
 import os
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -111,20 +110,9 @@ def load_processor(name: str | Path) -> ProcessorMixin:
         if not isinstance(processor, ProcessorMixin):  # a tokenizer alone, where nothing else is found
             raise ValueError(f"it has a {type(processor).__name__}, and no processor for images")
     check_template(processor, name)
-    if isinstance(processor.chat_template, str):
-        processor.chat_template = family_of(processor).repair_template(processor.chat_template)
-        _end_answers(processor)
+    if template := family_of(processor).trainable_template(processor):
+        processor.chat_template = template
     return processor
-
-
-def _end_answers(processor):
-    """Lets a chat template that writes no token after the last answer write the tokenizer's own end there."""
-    turns = [{"role": role, "content": [{"type": "text", "text": "Yes."}]} for role in ("user", "assistant")]
-    tokenizer = processor.tokenizer
-    with suppress(Exception):  # what a template refuses is said of the row that it refuses
-        text = processor.apply_chat_template(turns, tokenize=False).rstrip()
-        if tokenizer(text, add_special_tokens=False)["input_ids"][-1] not in tokenizer.added_tokens_decoder:
-            processor.chat_template += "{% if messages[-1].role == 'assistant' %}{{ eos_token }}{% endif %}"
 
 
 def check_supported(name: str | Path, processor: ProcessorMixin) -> None:
