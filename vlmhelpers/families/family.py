@@ -31,7 +31,8 @@ class Family:
         of their classes. id_pattern: a regular expression for what marks the id of a model on the hub, in lower case.
     vision, projector, audio, head: the modules of these towers: their names, alone or with those of the modules around
         them. `for_model` finds them; by hand only where transformers does not know: a projector inside the encoder.
-    not_quantized: names of modules inside the decoder that 4 bits break. router: those that choose experts.
+    not_quantized: names of modules inside the decoder that 4 bits break. router: those that choose experts, or the
+        tokens that are attended to, and what holds such ones: a choice has no gradient.
     control_tokens: a regular expression for special tokens that no text may hold, and that neither the chat template
         nor the processor names.
     packable: rows packed into one sequence do not see each other.
@@ -65,7 +66,10 @@ class Family:
     audio: tuple[str, ...] = ()
     head: tuple[str, ...] = ("lm_head",)
     not_quantized: tuple[str, ...] = ()
-    router: tuple[str, ...] = ("router", "gate", "shared_expert_gate", "modality_router", "wg")
+    router: tuple[str, ...] = (
+        *("router", "gate", "shared_expert_gate", "modality_router", "wg"),
+        *("indexer", "index_qk_proj"),
+    )
     control_tokens: str = ""
     packable: bool = False
     mixable: bool = False
@@ -130,8 +134,8 @@ class Family:
         return "language"
 
     def is_adapted(self, name: str) -> bool:
-        """Whether adapters may go onto the linear layer of that name: not where it chooses experts."""
-        return name.rpartition(".")[2] not in self.router
+        """Whether adapters may go onto the linear layer of that name: not where it chooses experts, or tokens."""
+        return not {*name.split(".")[-2:]} & {*self.router}
 
     def is_quantized(self, name: str) -> bool:
         """Whether the linear layer of that name has 4 bits in a model of 4 bits: those of the decoder that bear it."""
@@ -169,11 +173,11 @@ class Family:
 
     def placeholder(self, processor, number: int) -> str:
         """What stands for the image of that number, from 1 on, in a text for the processor."""
-        return processor.image_token
+        return _image_token(processor)
 
     def image_pattern(self, processor) -> str:
         """A regular expression for what the processor takes for an image in a text."""
-        return re.escape(processor.image_token)
+        return re.escape(_image_token(processor))
 
     # Image tokens and the cap on pixels
 
@@ -268,12 +272,20 @@ class Family:
         raise ValueError(f"no batch can be made for a {config.model_type!r} without its weights")
 
 
+def _image_token(processor):
+    """In a text for the processor: some have another token there than the one that they write for it."""
+    return getattr(processor, "image_placeholder_token", None) or processor.image_token
+
+
 class SizedImage(Image.Image):
     """An image of known size (width, height) without pixels, which a processor takes for an image."""
 
     def __init__(self, size: tuple[int, int]):
         super().__init__()
         self._mode, self._size = "RGB", size
+
+    def copy(self):
+        return self
 
 
 class ImageProcessorStandIn:

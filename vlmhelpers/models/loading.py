@@ -19,6 +19,7 @@ from vlmhelpers.common.distributed import is_sharded
 from vlmhelpers.common.environment import compute_dtype, hidden_gpu, one_gpu
 from vlmhelpers.families import FAMILIES, TINY_BASES, family_of, tiny_model
 from vlmhelpers.families.received import count_weights, load_config, reading
+from vlmhelpers.families.untrainable import UNTRAINABLE
 from vlmhelpers.models.backends import choose_backend, load_with_unsloth
 from vlmhelpers.models.template_trial import check_template
 from vlmhelpers.models.vision import stop_gradients_at_frozen_vision
@@ -119,6 +120,8 @@ def check_supported(name: str | Path, processor: ProcessorMixin) -> None:
     """Raises ValueError for a model that cannot be trained by chat; says where nobody has described its family."""
     config = load_config(name)
     kind = f"{name} (a {config.model_type})"
+    if reason := UNTRAINABLE.get(config.model_type):
+        raise ValueError(f"{kind} {reason}: it cannot be trained by chat")
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(f"{kind} is an encoder-decoder, whose decoder sees no prompt: it cannot be trained by chat")
     if not processor.chat_template:
