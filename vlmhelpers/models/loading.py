@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import torch
 from transformers import (
@@ -95,6 +96,7 @@ def load_model(
             llm_int8_skip_modules=not_in_4_bits(model_id),
         )
     model = load_weights(model_id, **options)
+    _ask_for_no_unknown_loss(model)
     family_of(model).prepare(model)
     if bits == 4:
         _tell_share(model)
@@ -102,6 +104,15 @@ def load_model(
     if not torch.cuda.is_available():
         _keep_gradients_on_cpu(model)
     return model, processor
+
+
+def _ask_for_no_unknown_loss(model):
+    """TRL asks for a loss of the routers wherever a configuration weighs it; some models return none (Llama 4)."""
+    returned = get_type_hints(type(model).forward).get("return")
+    known = {name for kind in get_args(returned) for name in getattr(kind, "__dataclass_fields__", ())}
+    text = model.config.get_text_config()
+    if known and "aux_loss" not in known and getattr(text, "router_aux_loss_coef", 0):
+        text.router_aux_loss_coef = 0.0
 
 
 def load_processor(name: str | Path) -> ProcessorMixin:
