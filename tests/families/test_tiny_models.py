@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from vlmhelpers.data.turns import prompted
 from vlmhelpers.evaluation.ablation import blank_images
 from vlmhelpers.evaluation.scoring import evaluate
-from vlmhelpers.families import FAMILIES, tiny_model
+from vlmhelpers.families import TINY_BASES, tiny_model
 from vlmhelpers.inference.generation import generate
 from vlmhelpers.samples.drawing import QUESTIONS, sample_products
 
@@ -20,11 +20,12 @@ CLASSES = {
     "qwen2.5-vl": ("Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLProcessor", "Qwen2VLImageProcessor"),
     "qwen3-vl": ("Qwen3VLForConditionalGeneration", "Qwen3VLProcessor", "Qwen2VLImageProcessor"),
     "phi-3-vision": ("Phi3VForCausalLM", "Phi3VProcessor", "Phi3VImageProcessor"),
+    "internvl": ("InternVLForConditionalGeneration", "InternVLProcessor", "GotOcr2ImageProcessor"),
 }
 ORDER = "Answer with one line of JSON: color, pattern, category and price."
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=TINY_BASES)
 def tiny(request):
     folder = tiny_model(request.param)
     model = AutoModelForImageTextToText.from_pretrained(folder).float()

@@ -89,7 +89,7 @@ def test_attention_and_mlp_are_chosen_apart(family):
     projector = linear_layers(model, "projector")
     layers = {tower: linear_layers(model, tower) for tower in ("language", "vision")}
     attention = {
-        tower: {name for name in names if "_attn." in name or ".attn." in name} for tower, names in layers.items()
+        tower: {name for name in names if re.search(r"[_.](attn|attention)\.", name)} for tower, names in layers.items()
     }
 
     def hit(**chosen):

@@ -15,6 +15,7 @@ PUBLISHED = {
     "qwen2.5-vl": "unsloth/Qwen2.5-VL-7B-Instruct-bnb-4bit",
     "qwen3-vl": "Qwen/Qwen3-VL-2B-Thinking",
     "phi-3-vision": "microsoft/Phi-3.5-vision-instruct",
+    "internvl": "OpenGVLab/InternVL3_5-8B-HF",
 }
 
 

@@ -75,4 +75,4 @@ def test_a_second_model_is_counted_where_one_is_held(settings, last_layers, refe
     full = settings["weights"] == "full"
     common = {"vision": False, "gradient_checkpointing": True}
     assert config.memory_options == common | {"full": full, "last_layers": last_layers, "reference": reference}
-    assert replace(config, weights="lora", last_layers=None).memory_options == common
+    assert replace(config, weights="lora", last_layers=None).memory_options == common | {"experts": False}
