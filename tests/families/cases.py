@@ -16,7 +16,7 @@ def cases(names) -> list:
 def _case(name, check):
     marks = [pytest.mark.slow] if check in SLOW or name in GENERIC else []
     if reason := KNOWN_FAILURES.get((name, check)):
-        marks.append(pytest.mark.xfail(reason=reason, strict=True, raises=(AssertionError, ValueError)))
+        marks.append(pytest.mark.xfail(reason=reason, strict=True, raises=(AssertionError, ValueError, RuntimeError)))
     return pytest.param(name, check, marks=marks, id=f"{name}-{check}")
 
 

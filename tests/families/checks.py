@@ -565,7 +565,8 @@ def _assert_same_beyond_the_end(base, rows):
 def check_merge(base: Base):
     """An adapter that is saved and merged answers as before, by `check_export`, and as likely."""
     torch.manual_seed(0)
-    lora = LoraConfig(r=4, target_modules=lora_targets(base.model, vision=True), init_lora_weights=False)
+    targets = lora_targets(base.model, vision=True)
+    lora = LoraConfig(r=4, lora_alpha=16, target_modules=targets, init_lora_weights=False)
     tuned = add_lora(copy.deepcopy(base.model), lora).eval()
     adapter = save_adapter(tuned, base.processor, base.scratch / "adapter")
     folder = merge(adapter, base.scratch / "merged", base.folder, torch.float32)
