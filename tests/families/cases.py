@@ -5,7 +5,13 @@ from bases import GENERIC
 from checks import CHECKS, OF_GENERIC
 from known_failures import KNOWN_FAILURES
 
-SLOW = ("train", "estimate", "answers", "merge")  # more than a second; so is all that no family describes, together
+SLOW = (
+    "train",
+    "estimate",
+    "answers",
+    "merge",
+    "gemma-4-mixed",
+)  # more than a second; so is all that no family describes, together
 
 
 def cases(names) -> list:
@@ -14,7 +20,7 @@ def cases(names) -> list:
 
 
 def _case(name, check):
-    marks = [pytest.mark.slow] if check in SLOW or name in GENERIC else []
+    marks = [pytest.mark.slow] if {check, f"{name}-{check}"} & {*SLOW} or name in GENERIC else []
     if reason := KNOWN_FAILURES.get((name, check)):
         marks.append(pytest.mark.xfail(reason=reason, strict=True, raises=(AssertionError, ValueError, RuntimeError)))
     return pytest.param(name, check, marks=marks, id=f"{name}-{check}")

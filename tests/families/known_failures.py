@@ -4,7 +4,7 @@ A test of one of these has to fail; one that passes again is an error, so that t
 """
 
 _TEMPLATE = "its chat template writes a list of parts as Python does, so each row is refused: give it another template"
-_REWRITTEN = "peft rewrites the targets of this model, so add_lora refuses: exclude_modules, as its error says, helps"
+_REWRITTEN = "peft rewrites the targets of this model, so add_lora refuses, and says what helps"
 _IMAGES = "its processor refuses rows without an image"
 _SEEN = "the images of a batch see each other in transformers (5.17): use a batch size of 1"
 _SHAPES = "transformers (5.17) takes images of one shape in a batch alone"
