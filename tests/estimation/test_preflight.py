@@ -30,11 +30,12 @@ def equal_rows_are_estimated_once():
 
 @pytest.fixture(scope="module")
 def processors():
-    """family -> its tiny processor; Qwens keep images of 32x32 to 256x256 pixels, Phi cuts up to 6 tiles."""
+    """family -> its tiny processor; Qwens keep images of 32x32 to 256x256 pixels, Phi cuts up to 6 tiles, InternVL 12."""
     made = {family: AutoProcessor.from_pretrained(tiny_model(family)) for family in TINY_BASES}
     for family in QWENS:
         made[family].image_processor.size = {"shortest_edge": 32**2, "longest_edge": 256**2}
     made[PHI].image_processor.num_crops = 6
+    made["internvl"].image_processor.max_patches = 12
     return made
 
 

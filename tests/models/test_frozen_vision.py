@@ -53,6 +53,7 @@ def test_the_frozen_tower_is_computed_once_and_the_gradients_are_the_same(family
     (loss, gradients), (our_loss, our_gradients) = step(plain, batch), step(resting, batch)
     assert our_loss == loss and our_gradients.keys() == gradients.keys() and gradients
     assert all(torch.equal(our_gradients[name], gradients[name]) for name in gradients)
+    # Two where the pixels themselves are embeddings.
     assert len(our_calls) == 1 and len(calls) == (
         2 if family in ("qwen2.5-vl", "internvl") else 1
     )  # who embeds pixels so

@@ -14,7 +14,8 @@ class SmolVLM(Family):
 
     mixable: bool = True
     has_pixel_cap: bool = True
-    not_by_unsloth: str = ""
+    # Of what it leaves out of 4 bits (unsloth_zoo 2026.10) no name is this tower's.
+    not_by_unsloth: str = "in 4 bits it would quantize the vision tower, too"
 
     def set_max_pixels(self, image_processor, max_pixels):
         """As many tiles along the longer side as a square of `max_pixels` has. Raises ValueError for less than one."""
