@@ -1,8 +1,8 @@
-"""Runs the conformance suite, and writes what came out into docs/families.md, between its markers.
+"""Runs the conformance suite, and writes what came out into docs/families.md and README.md, between their markers.
 
 python tools/families_page.py           run it, some minutes, and rewrite the tables
-python tools/families_page.py --check   run nothing, only say whether the page fits the families and the known failures
-                                        (exit code 1 when it does not)
+python tools/families_page.py --check   run nothing, only say whether the pages fit the families and the known failures
+                                        (exit code 1 when they do not)
 """
 
 import argparse
@@ -26,7 +26,7 @@ from outcomes import ARCHITECTURES, FAILED, PASSED, all_cases, outcome_of  # noq
 from vlmhelpers.common.files import atomic_file  # noqa: E402
 from vlmhelpers.families import FAMILIES, PUBLISHED, family_of  # noqa: E402
 
-PAGE = ROOT / "docs" / "families.md"
+PAGE, README = ROOT / "docs" / "families.md", ROOT / "README.md"
 PARTS = ("checks", "outcomes", "architectures")
 # What a family declares, and the check whose cell is a word where it declares that it does not do it.
 DECLARED = {
@@ -68,6 +68,17 @@ def supported() -> Iterator[Supported]:
     for kind in ARCHITECTURES:
         if not (outcome := outcome_of(kind)).startswith("family"):
             yield Supported(kind, "", outcome)
+
+
+def models_table() -> str:
+    """README's table: a line for each family, and one for each thing that can come of the other model types."""
+    lines = [*supported()]
+    rows = [f"| {line.name} | {line.models} | {line.outcome} |" for line in lines if line.name in FAMILIES]
+    for outcome, words in (("generic, passed", "all checks"), ("generic, failed", "not all checks"), ("refused", "")):
+        names = [line.name for line in lines if line.name not in FAMILIES and line.outcome.startswith(outcome)]
+        name = "no family of their own" if words else "refused, with the reason"
+        rows.append(f"| *{name}* | {', '.join(names)} | {words} |")
+    return "\n".join(["| family | models | passes |", "| --- | --- | --- |", *rows])
 
 
 def _family_of_base(name):
@@ -138,7 +149,10 @@ def differences(page: str) -> list[str]:
         for check, field in DECLARED.items():
             if cells[name, check] != FAILED and (cells[name, check] == PASSED) != getattr(family, field):
                 wrong.append(f"{name}, {check}: {cells[name, check]}, and {field} is {getattr(family, field)}")
-    return wrong or ([] if replaced(page, parts_of_page(cells)) == page else ["the page is written otherwise now"])
+    readme = README.read_text(encoding="utf-8")
+    if replaced(page, parts_of_page(cells)) != page or replaced(readme, {"models": models_table()}) != readme:
+        wrong.append("a page is written otherwise now")
+    return wrong
 
 
 def run(arguments: list[str]) -> dict[tuple[str, str], str]:
@@ -158,8 +172,11 @@ def main(arguments=None):
         cells = run(more)
         if missing := [case for case in all_cases() if case not in cells]:
             sys.exit(f"{len(missing)} checks did not run, such as {missing[0]}: nothing is written")
-        with atomic_file(PAGE, encoding="utf-8") as file:
-            file.write(replaced(old, parts_of_page(cells)))
+        readme = README.read_text(encoding="utf-8")
+        parts = {PAGE: (old, parts_of_page(cells)), README: (readme, {"models": models_table()})}
+        for path, (text, made) in parts.items():
+            with atomic_file(path, encoding="utf-8") as file:
+                file.write(replaced(text, made))
     found = differences(PAGE.read_text(encoding="utf-8"))
     print(*found, sep="\n")
     return int(bool(found))

@@ -30,7 +30,7 @@ def equal_rows_are_estimated_once():
 
 @pytest.fixture(scope="module")
 def processors():
-    """family -> its tiny processor; Qwens keep images of 32x32 to 256x256 pixels, Phi cuts up to 6 tiles, InternVL 12."""
+    """family -> its tiny processor; Qwens keep images of 32x32 to 256x256 pixels; 6 tiles for Phi, 12 for InternVL."""
     made = {family: AutoProcessor.from_pretrained(tiny_model(family)) for family in TINY_BASES}
     for family in QWENS:
         made[family].image_processor.size = {"shortest_edge": 32**2, "longest_edge": 256**2}
