@@ -18,8 +18,7 @@ def test_the_table_is_up_to_date(capsys):
 def test_a_reason_of_a_family_changes_the_table(monkeypatch):
     lines = list(serving_table.table())
     assert (
-        len(lines) == 2 + len(FAMILIES)
-        and sum("no: transformers itself has no phi3_v" in line for line in lines) == 1
+        len(lines) == 2 + len(FAMILIES) and sum("no: transformers itself has no phi3_v" in line for line in lines) == 1
     )
     monkeypatch.setitem(FAMILIES, "another", FAMILIES["qwen3-vl"])
     assert list(serving_table.table()) != lines and serving_table.main(["--check"]) == 1
