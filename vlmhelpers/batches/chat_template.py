@@ -8,6 +8,7 @@ otherwise than the model has to write it, as those for thinking models do with e
 
 import logging
 import re
+from array import array
 from contextlib import suppress
 from functools import cached_property
 from typing import NamedTuple
@@ -36,7 +37,7 @@ _LOST = {
     "system": "the chat template leaves the system turn out",
     "user": "the chat template does not write the text of content parts (is it for text alone?)",
 }
-_MOST_KNOWN = 10_000  # prompts
+_MOST_KNOWN = 10_000_000  # characters of prompts
 # SmolVLM's processor hands arguments on to a template that has none of that name, and transformers warns of each text.
 logging.getLogger("transformers.processing_utils").addFilter(lambda record: "`processor_kwargs`" not in record.msg)
 
@@ -181,7 +182,7 @@ class ChatTemplate:
     def _end_token(self, tail):
         ends = [token for token in self.control_tokens if tail.startswith(token)]
         if not ends:
-            raise ValueError("the chat template writes no end token after an answer: no way to learn to stop")
+            raise ValueError(f"the chat template writes no end token after an answer, to learn to stop: {_ONE_BY_ONE}")
         return max(ends, key=len)
 
     def decode(self, ids: list[int]) -> str:
@@ -228,10 +229,11 @@ class ChatTemplate:
         """Of a prompt that ends at `start` in what the tokenizer read."""
         prompt = read.text[:start]
         if prompt not in self._known:
-            if len(self._known) == _MOST_KNOWN:
+            if sum(map(len, self._known)) > _MOST_KNOWN:
                 self._known.clear()
-            self._known[prompt] = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        if self._known[prompt] != [token for token, first in zip(read.ids, read.starts, strict=True) if first < start]:
+            self._known[prompt] = array("l", self.tokenizer(prompt, add_special_tokens=False)["input_ids"])
+        tokens = zip(read.ids, read.starts, strict=True)
+        if self._known[prompt] != array("l", [token for token, first in tokens if first < start]):
             raise ValueError(
                 f"the tokenizer joins the end of the prompt, {prompt[-20:]!r}, with the start of the answer, "
                 f"{read.text[start:][:20]!r}: the model would learn to answer a prompt that it never meets"

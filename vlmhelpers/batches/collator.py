@@ -140,7 +140,7 @@ class VisionCollator:
         if not images:
             return "shorten its text or raise max_length"
         if not self.family.has_pixel_cap:
-            return "shorten its text or raise max_length; an image of this family takes as many tokens at any size"
+            return "shorten its text, show fewer or smaller images or raise max_length; this family has no pixel cap"
         cap = self.family.largest_cap(self.processor, images, room)
         if cap is None and room <= 0:
             return "its text leaves no room for its images, so shorten it or raise max_length"

@@ -15,7 +15,7 @@ from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.data.schema import images_of
 
 # What TRL's KTOTrainer reads of the mismatched batch; images are those of the main one.
-_OF_MISMATCHED = ("input_ids", "attention_mask", "completion_mask", "mm_token_type_ids")
+_OF_MISMATCHED = ("input_ids", "attention_mask", "completion_mask", "mm_token_type_ids", "token_type_ids")
 
 
 class AnswerCollator:

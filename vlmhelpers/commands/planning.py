@@ -1,7 +1,6 @@
 """Before a run: its settings filled in, its tokens, its memory on a GPU, its time, and what would make it fit."""
 
 import os
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -103,7 +102,6 @@ class Plan(Shown):
 
     def _of_tokens(self):
         if self.flight is None:
-            yield "The memory of this model cannot be estimated."
             return
         yield from ("\nTokens per row", self.flight.lengths)
         yield from (f"\n{self.flight.memory['longest row'].model}", self.flight.memory["longest row"].table, NOTE)
@@ -144,8 +142,12 @@ def preflight(config: RunConfig, gpu: str | None = None) -> Plan:
     except ValueError:  # nothing fits, which the estimate below says in numbers; or what fails again
         values = pipeline.fit_values(config, model_id, rows, None, processor)
     filled = pipeline.fill_from(config, values)
-    flight = _estimate(filled, model_id, rows, processor)
     notes = [f"The model: {which}", *filter(None, [note])]
+    try:
+        flight = _estimate(filled, model_id, rows, processor)
+    except NotEstimated as error:
+        flight = None
+        notes.append(f"Not estimated: {error}.")
     plan = Plan(filled, loaded.report, loaded.counts, values, flight, card, notes)
     return replace(plan, remedies=_remedies(plan)) if plan.fits is False else plan
 
@@ -173,8 +175,7 @@ def _processor(config, model_id) -> tuple[ProcessorMixin, str]:
 def _estimate(config, model_id, rows, processor):
     options = {"logits": logits_for(config.runs_on), "bits": config.bits, "lora_r": config.lora_r}
     of_rows = config.max_length, _rows_at_once(config)
-    with suppress(NotEstimated):
-        return count_and_estimate(rows, processor, model_id, *of_rows, **options, **config.memory_options)
+    return count_and_estimate(rows, processor, model_id, *of_rows, **options, **config.memory_options)
 
 
 def _rows_at_once(config):

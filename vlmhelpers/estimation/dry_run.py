@@ -158,13 +158,10 @@ def make_batch(config, tokens, image_tokens, batch_size=1, labeled_tokens=None, 
 
 
 def _made(processor, ids, image_tokens):
-    """What the collator makes of blank images for each row of `ids`, into which it writes their tokens.
-
-    Their pixels are real numbers: some models look which images are empty.
-    """
+    """What the collator makes of blank images for each row of `ids`, into which it writes their tokens."""
     images = [family_of(processor).blank_image(size) for size in _blank_sizes(processor, image_tokens)]
     row = {"messages": [user("?", images=len(images))], "images": images}
-    batch = VisionCollator(processor).prompts([row] * len(ids))
+    batch = VisionCollator(processor).prompts([row])
     found = batch.pop("input_ids")
     if found.shape[1] > ids.shape[1]:
         raise ValueError(f"{found.shape[1]} image tokens do not fit into {ids.shape[1]} tokens: a row has text as well")
@@ -173,7 +170,18 @@ def _made(processor, ids, image_tokens):
     of_tokens = {name for name, tensor in tensors.items() if tensor.shape[:2] == found.shape}
     pad = nn.functional.pad
     tensors |= {n: pad(tensors[n], (0, 0) * (tensors[n].dim() - 2) + (0, more)) for n in of_tokens}
-    return tensors | {"attention_mask": torch.ones_like(ids)}
+    repeated = {name: _for_rows(tensor, len(ids)) for name, tensor in tensors.items()}
+    return repeated | {"attention_mask": torch.ones_like(ids)}
+
+
+def _for_rows(tensor, rows):
+    """A tensor of one row for so many: images, too, come one after another.
+
+    Pixels become one real number: some models look which images are empty, so that the meta device does not do.
+    """
+    if tensor.is_floating_point():
+        return tensor.new_ones(1).expand(rows * tensor.shape[0], *tensor.shape[1:])
+    return tensor.repeat(rows, *[1] * (tensor.dim() - 1))
 
 
 def _blank_sizes(processor, image_tokens):
@@ -266,8 +274,8 @@ class MemoryTracker(TorchDispatchMode):
     def enter(self, tensor: torch.Tensor) -> None:
         """The storage of `tensor` is there from now on, until nothing refers to it."""
         storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key in self.entries or not size or not tensor.is_meta:
+        key, size = storage._cdata, storage.nbytes() if tensor.is_meta else tensor.nbytes
+        if key in self.entries or not size or not (tensor.is_meta or tensor.is_floating_point()):
             return
         self.entries[key] = (size, self.phase)
         self.live[self.phase] += size

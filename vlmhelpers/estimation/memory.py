@@ -149,7 +149,7 @@ def estimate_memory(
     experts: bool = False,
     processor: ProcessorMixin | None = None,
 ) -> Memory:
-    """The `Memory` of a training step on a GPU, by a `dry_run`: without weights, network or GPU.
+    """The `Memory` of a training step on a GPU, by a `dry_run`: without weights or GPU.
 
     Weights have 16 bits, with `bits=4` those of `load_model`. Adapters where `lora_targets` puts them, gradients and
     AdamW's states are float32. `full` trains every parameter instead, `last_layers` so many of the language model, as
@@ -165,8 +165,9 @@ def estimate_memory(
     config = find_config(model_id)
     model = make_meta_model(config, bits, lora_r, vision, gradient_checkpointing, full, last_layers, experts)
     processor = processor or _processor_for(config, model_id, image_tokens)
+    batch = make_batch(config, tokens, image_tokens, batch_size, labeled_tokens, processor)
     with _naming_what_fails(config):
-        step = dry_run(model, make_batch(config, tokens, image_tokens, batch_size, labeled_tokens, processor))
+        step = dry_run(model, batch)
     trained = _size(parameter for parameter in model.parameters() if parameter.requires_grad)
     adapters = 0 if full or last_layers else trained  # in float32 beside the weights
     second = 2 * sum(parameter.numel() for parameter in model.parameters()) if reference else 0
@@ -197,8 +198,8 @@ def estimate_answering(
     model = make_meta_model(config, bits, lora_r, gradient_checkpointing=False).eval()
     constants = sum(getattr(module, "constants", 0) for module in model.modules())
     processor = processor or _processor_for(config, model_id, image_tokens)
+    batch = make_batch(config, tokens, image_tokens, batch_size, processor=processor)
     with _naming_what_fails(config):
-        batch = make_batch(config, tokens, image_tokens, batch_size, processor=processor)
         reading = dry_run_of_answering(model, batch)
     return _size(model.parameters()) + _size(model.buffers()) + constants + reading
 

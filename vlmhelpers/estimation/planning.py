@@ -266,6 +266,9 @@ class Preflight(Shown):
             yield f"No counted row is {limit}."
         if not family_of(self.processor).images_in_sequence:
             yield "Images of this family take no tokens of the sequence: no cap is proposed; memory counts all tiles."
+        most = max(len(count.sized["images"]) for count in self.counts)
+        if most > 1 and (single := family_of(self.processor).several_images):
+            yield f"{single}, and here are rows with up to {most}."
         if self.cap is not None:
             yield f"Proposed: load_model(..., max_pixels={self.cap}); the counted rows were counted with it."
         if still := [count.row for count in self.after if count.total > self.max_length]:

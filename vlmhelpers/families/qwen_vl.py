@@ -1,6 +1,5 @@
 """Qwen2-VL to Qwen3.5: images of any size, whose tokens grow with their pixels."""
 
-import math
 from bisect import bisect_right
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from transformers.vision_utils import (
 )
 
 from vlmhelpers.families.family import Family, ImageProcessorStandIn
+from vlmhelpers.families.tiles import nearly_square
 from vlmhelpers.families.values import USUAL, USUAL_FOR_TEXT
 
 # "flash" in the name is how a vision tower of transformers is asked to hand over all windows at once.
@@ -157,13 +157,13 @@ class QwenVL(Family):
 
     def dry_run_inputs(self, config, ids, image_tokens):
         """An image as near to a square as its tokens allow."""
-        rows = max(side for side in range(1, math.isqrt(image_tokens) + 1) if image_tokens % side == 0)
+        rows, columns = nearly_square(image_tokens)
         vision, merge = config.vision_config, config.vision_config.spatial_merge_size
         numbers = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
         ids[:, :image_tokens] = config.image_token_id
         return {
             "pixel_values": torch.empty(len(ids) * image_tokens * merge**2, numbers, device="meta"),
-            "image_grid_thw": torch.tensor([[1, merge * rows, merge * (image_tokens // rows)]] * len(ids)),
+            "image_grid_thw": torch.tensor([[1, merge * rows, merge * columns]] * len(ids)),
             "mm_token_type_ids": (ids == config.image_token_id).long(),
         }
 

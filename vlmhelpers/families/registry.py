@@ -8,6 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 from vlmhelpers.families.family import Family
 from vlmhelpers.families.gemma import GEMMA_3, GEMMA_4
@@ -62,14 +63,22 @@ def _by_type(model_type, vision_type):
 def _by_processor(processor):
     """By its class, which several may have: then the model of whose folder or hub id it was loaded decides."""
     classes = {kind.__name__ for kind in type(processor).__mro__}
-    name = processor.tokenizer.name_or_path or ""
+    able = [family for family in FAMILIES.values() if classes & {*family.processors}]
+    if not able or (file := _config_of(processor.tokenizer.name_or_path)) is None:
+        return (*able, GENERIC)[0]
+    model_type = read_object(file).get("model_type")
+    of_class = PROCESSOR_MAPPING_NAMES.get(model_type) in classes  # else the tokenizer is of another model
+    named = _by_file(file)
+    return named if named in able or (named is GENERIC and of_class) else able[0]
+
+
+def _config_of(name):
+    """The config.json of a folder, or of a hub id in the cache; None where it is not there."""
+    if not name:
+        return None
     is_id = re.fullmatch(_HUB_ID, name) and not Path(name).exists()
     file = try_to_load_from_cache(name, "config.json") if is_id else Path(name) / "config.json"
-    if file and Path(file).is_file():
-        family = _by_file(file)
-        if family is GENERIC or classes & {*family.processors}:  # else the tokenizer is of another model
-            return family
-    return _first(lambda family: classes & {*family.processors})
+    return file if isinstance(file, str | Path) and Path(file).is_file() else None  # else a mark of what the hub lacks
 
 
 def _by_file(config):

@@ -10,7 +10,10 @@ from vlmhelpers.families.family import Family
 
 @dataclass(frozen=True)
 class SmolVLM(Family):
-    """The cap is a side: every image is resized until its longer one has that length, small images as well."""
+    """The cap is a side: every image is resized until its longer one has that length, small images as well.
+
+    So a cap above the present one changes nothing: images would grow.
+    """
 
     mixable: bool = True
     has_pixel_cap: bool = True
@@ -22,7 +25,8 @@ class SmolVLM(Family):
         tile = _tile(image_processor)
         if max_pixels < tile**2:
             raise ValueError(f"max_pixels={max_pixels} is less than one tile of {self.name}: {tile**2} pixels")
-        image_processor.size = {"longest_edge": math.isqrt(max_pixels) // tile * tile}
+        side = math.isqrt(max_pixels) // tile * tile
+        image_processor.size = {"longest_edge": min(side, dict(image_processor.size)["longest_edge"])}
 
     def caps(self, image_processor):
         tile = _tile(image_processor)
