@@ -9,10 +9,10 @@ pytestmark = pytest.mark.slow
 FAMILY = "internvl"
 
 
-@pytest.fixture(scope="module")
-def run(execute_cells):
+@pytest.fixture
+def run(execute_cells, tmp_path):
     def run(number, parameters, **options):
-        return read_records(execute_cells(number, parameters, **options))
+        return read_records(execute_cells(number, parameters | {"OUTPUT_DIR": str(tmp_path)}, **options))
 
     return run
 
