@@ -159,9 +159,11 @@ def make_batch(config, tokens, image_tokens, batch_size=1, labeled_tokens=None, 
 
 def _made(processor, ids, image_tokens):
     """What the collator makes of blank images for each row of `ids`, into which it writes their tokens."""
-    images = [family_of(processor).blank_image(size) for size in _blank_sizes(processor, image_tokens)]
-    row = {"messages": [user("?", images=len(images))], "images": images}
-    batch = VisionCollator(processor).prompts([row])
+    sizes = _blank_sizes(processor, image_tokens)
+    batch = _prompt_of(processor, sizes)
+    while (length := batch["input_ids"].shape[1]) > ids.shape[1] and len(sizes) > 1:  # a template writes more for each
+        sizes = sizes[: min(len(sizes) - 1, len(sizes) * ids.shape[1] // length)]
+        batch = _prompt_of(processor, sizes)
     found = batch.pop("input_ids")
     if found.shape[1] > ids.shape[1]:
         raise ValueError(f"{found.shape[1]} image tokens do not fit into {ids.shape[1]} tokens: a row has text as well")
@@ -172,6 +174,11 @@ def _made(processor, ids, image_tokens):
     tensors |= {n: pad(tensors[n], (0, 0) * (tensors[n].dim() - 2) + (0, more)) for n in of_tokens}
     repeated = {name: _for_rows(tensor, len(ids)) for name, tensor in tensors.items()}
     return repeated | {"attention_mask": torch.ones_like(ids)}
+
+
+def _prompt_of(processor, sizes):
+    images = [family_of(processor).blank_image(size) for size in sizes]
+    return VisionCollator(processor).prompts([{"messages": [user("?", images=len(images))], "images": images}])
 
 
 def _for_rows(tensor, rows):
