@@ -71,7 +71,8 @@ class ChatTemplate:
         self.image_ids = set()
         self._image = re.compile(image)
         self._begins = {tokenizer.bos_token_id} - {tokenizer.eos_token_id, None}
-        self._known = {}  # prompt -> its tokens: prompts repeat from row to row, and all do in every epoch
+        # prompt -> its tokens, and characters of all: prompts repeat from row to row, and all do in every epoch
+        self._known, self._held = {}, 0
 
     def text(self, messages, prompt=False):
         """The conversation as text, one placeholder per image; `prompt` adds the header of the next answer."""
@@ -230,8 +231,9 @@ class ChatTemplate:
         """Of a prompt that ends at `start` in what the tokenizer read."""
         prompt = read.text[:start]
         if prompt not in self._known:
-            if sum(map(len, self._known)) > _MOST_KNOWN:
-                self._known.clear()
+            self._held += len(prompt)
+            if self._held > _MOST_KNOWN:
+                self._known, self._held = {}, len(prompt)
             self._known[prompt] = array("l", self.tokenizer(prompt, add_special_tokens=False)["input_ids"])
         tokens = zip(read.ids, read.starts, strict=True)
         if self._known[prompt] != array("l", [token for token, first in tokens if first < start]):
