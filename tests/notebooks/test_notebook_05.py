@@ -80,7 +80,7 @@ def test_without_a_run_a_small_adapter_is_trained_first(other):
     notebook, folder = other
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     printed = "".join(output.get("text", "") for output in outputs)
-    assert "a small adapter of the tiny Qwen3-VL is trained instead" in printed
+    assert "a small adapter of the tiny qwen3-vl is trained instead" in printed
     assert (folder / "run" / "adapter" / "adapter_config.json").is_file()
     assert (folder / "run" / "held_out" / "test").is_dir()
 
