@@ -24,7 +24,7 @@ class Lfm2VL(Family):
         own, tile, token = image_processor, image_processor.tile_size**2, _token_pixels(image_processor)
         if max_pixels < token:
             raise ValueError(f"max_pixels={max_pixels} is less than one image token of LFM2-VL: {token} pixels")
-        own.do_image_splitting &= max_pixels >= own.min_tiles * tile
+        own.do_image_splitting = max_pixels >= own.min_tiles * tile
         own.max_tiles = max(own.min_tiles, max_pixels // tile)
         own.max_image_tokens = min(max_pixels, tile) // token
         own.min_image_tokens = min(own.min_image_tokens, own.max_image_tokens)

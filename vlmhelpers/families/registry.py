@@ -8,7 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from vlmhelpers.families.family import Family
 from vlmhelpers.families.gemma import GEMMA_3, GEMMA_4
@@ -66,10 +66,8 @@ def _by_processor(processor):
     able = [family for family in FAMILIES.values() if classes & {*family.processors}]
     if not able or (file := _config_of(processor.tokenizer.name_or_path)) is None:
         return (*able, GENERIC)[0]
-    model_type = read_object(file).get("model_type")
-    of_class = PROCESSOR_MAPPING_NAMES.get(model_type) in classes  # else the tokenizer is of another model
-    named = _by_file(file)
-    return named if named in able or (named is GENERIC and of_class) else able[0]
+    named, sees = _by_file(file), read_object(file).get("model_type") in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    return named if named in able or (named is GENERIC and sees) else able[0]  # else the tokenizer is of another model
 
 
 def _config_of(name):

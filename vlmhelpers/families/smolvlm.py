@@ -12,7 +12,7 @@ from vlmhelpers.families.family import Family
 class SmolVLM(Family):
     """The cap is a side: every image is resized until its longer one has that length, small images as well.
 
-    So a cap above the present one changes nothing: images would grow.
+    So a cap above the present one makes images larger.
     """
 
     mixable: bool = True
@@ -25,8 +25,7 @@ class SmolVLM(Family):
         tile = _tile(image_processor)
         if max_pixels < tile**2:
             raise ValueError(f"max_pixels={max_pixels} is less than one tile of {self.name}: {tile**2} pixels")
-        side = math.isqrt(max_pixels) // tile * tile
-        image_processor.size = {"longest_edge": min(side, dict(image_processor.size)["longest_edge"])}
+        image_processor.size = {"longest_edge": math.isqrt(max_pixels) // tile * tile}
 
     def caps(self, image_processor):
         tile = _tile(image_processor)
