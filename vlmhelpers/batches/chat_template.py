@@ -71,6 +71,7 @@ class ChatTemplate:
         self.image_ids = set()
         self._image = re.compile(image)
         self._begins = {tokenizer.bos_token_id} - {tokenizer.eos_token_id, None}
+        self._added = {*tokenizer.added_tokens_decoder} - self._begins
         # prompt -> its tokens, and characters of all: prompts repeat from row to row, and all do in every epoch
         self._known, self._held = {}, 0
 
@@ -212,7 +213,7 @@ class ChatTemplate:
         for begin, _ in spans:
             self._check_prompt(read, begin + next(shift for start, _, shift in reversed(pieces) if start <= begin))
         ids = torch.tensor(read.ids)
-        self.image_ids |= {*ids[~inside].tolist()} & {*self.tokenizer.added_tokens_decoder} - self._begins
+        self.image_ids |= {*ids[~inside].tolist()} & self._added
         learned &= ~torch.isin(ids, torch.tensor([IGNORED, *self._begins]))
         return torch.where(learned, ids, IGNORED)
 

@@ -66,7 +66,8 @@ def _by_processor(processor):
     able = [family for family in FAMILIES.values() if classes & {*family.processors}]
     if not able or (file := _config_of(processor.tokenizer.name_or_path)) is None:
         return (*able, GENERIC)[0]
-    named, sees = _by_file(file), read_object(file).get("model_type") in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    content = read_object(file)
+    named, sees = _by_content(content), content.get("model_type") in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
     return named if named in able or (named is GENERIC and sees) else able[0]  # else the tokenizer is of another model
 
 
@@ -79,8 +80,8 @@ def _config_of(name):
     return file if isinstance(file, str | Path) and Path(file).is_file() else None  # else a mark of what the hub lacks
 
 
-def _by_file(config):
-    content = read_object(config)
+def _by_content(content):
+    """Of a config.json."""
     vision = content.get("vision_config")
     return _by_type(content.get("model_type"), vision.get("model_type") if isinstance(vision, dict) else None)
 
@@ -89,7 +90,7 @@ def _by_name(name: str) -> Family:
     if name in FAMILIES:
         return FAMILIES[name]
     if (Path(name) / "config.json").is_file():
-        return _by_file(Path(name) / "config.json")
+        return _by_content(read_object(Path(name) / "config.json"))
     on_hub = _config_on_hub(name)
     return _by_config(on_hub) if on_hub else _first(lambda family: family.is_meant_by(name.lower()))
 
