@@ -17,6 +17,7 @@ PAIR_FEATURES = Features({**dict.fromkeys(["prompt", "chosen", "rejected"], _MES
 RATED_FEATURES = Features({"prompt": _MESSAGES, "completion": _MESSAGES, "label": Value("bool"), **_IMAGES})
 PROMPT_FEATURES = Features({"prompt": _MESSAGES, "answer": Value("string"), **_IMAGES})  # and what a reward needs
 REJECTED_IMAGES = {"rejected_images": List(Image())}  # pairs may have it: the rejected side's, where they are others
+TRAIN = "train"  # a message may have it: False for an answer that is not learned, else None
 KINDS = {"messages": FEATURES, "pairs": PAIR_FEATURES, "rated": RATED_FEATURES, "prompts": PROMPT_FEATURES}
 
 ROLES = ("system", "user", "assistant")
@@ -25,6 +26,12 @@ ROLES = ("system", "user", "assistant")
 # a model has, only its tokenizer knows.
 _OF_SOME_MODEL = re.compile(r"<\|[^<>|\s]+\|>|</?s>|<image>|<pad>|<unk>|\[/?INST\]")
 _LONGEST_TOKEN = 100  # characters of a control token; those of published models have up to thirty
+
+
+def with_train(features: Features) -> Features:
+    """The features of a Dataset of messages, each with TRAIN."""
+    message = features["messages"].feature
+    return Features({**features, "messages": List({**message, TRAIN: Value("bool")})})
 
 
 def text_part(text: str | None) -> dict:
