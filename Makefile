@@ -18,7 +18,7 @@ export TOKENIZERS_PARALLELISM = false
 WORKERS = 2
 PYTEST = HF_HUB_OFFLINE=1 $(VENV) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help notebooks real hosted interchange check test chaos lint format lab studio lock repository clean
+.PHONY: help notebooks real hosted interchange check test chaos fuzz lint format lab studio lock repository clean
 
 help:
 	@echo "make notebooks  run every notebook on the tiny models and write the outputs back (ONLY=01 for one;"
@@ -33,6 +33,8 @@ help:
 	@echo "make test       run all tests (ARGS='-k records' for some): over half an hour"
 	@echo "make chaos      kill jobs, fill disks, damage files, and see what comes of it: docs/reliability.md"
 	@echo "                (ARGS='--minutes 30 --seed 7 --only train', ARGS=--help)"
+	@echo "make fuzz       try ever new files, settings and command lines: docs/reliability.md"
+	@echo "                (ARGS='--minutes 60 --only csv', ARGS=--help)"
 	@echo "make lint       check the style of the code and of the notebooks, and which room imports which"
 	@echo "make format     bring the code and the notebooks into that style"
 	@echo "make lab        open JupyterLab"
@@ -65,6 +67,9 @@ test: $(READY)
 chaos: $(READY)
 	@PYTHONPATH=tools:tests/helpers $(VENV) -W ignore -m chaos $(ARGS)
 
+fuzz: $(READY)
+	@$(VENV) tools/fuzz.py $(ARGS)
+
 lint: $(READY)
 	@$(VENV) -m ruff check .
 	@$(VENV) -m ruff format --check . || { echo "make format does it."; exit 1; }
@@ -91,7 +96,7 @@ repository: $(READY)
 
 clean:
 	rm -rf outputs notebooks/outputs notebooks/.ipynb_checkpoints build
-	rm -rf .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .pytest_cache .hypothesis .ruff_cache .import_linter_cache
 	find vlmhelpers tools tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(READY): requirements.txt constraints.txt pyproject.toml

@@ -7,7 +7,7 @@ import pytest
 from tqdm import tqdm
 
 from vlmhelpers.common.display import Html, html_table
-from vlmhelpers.common.printable import PrintableStream, one_line, printable
+from vlmhelpers.common.printable import PrintableStream, one_line, printable, shortened
 from vlmhelpers.common.records import record
 from vlmhelpers.data.readers.csv_reader import read_csv
 from vlmhelpers.data.readers.jsonl_reader import read_jsonl
@@ -100,3 +100,10 @@ def test_streams_keep_bars_and_drop_colors():
                 list(tqdm(range(2), desc="inner", file=file, mininterval=0, leave=False, bar_format="{desc} {n}"))
                 outer.update()
     assert through.getvalue() == plain.getvalue() and "\x1b[A" in plain.getvalue()
+
+
+def test_a_long_text_keeps_its_beginning_and_its_end():
+    text = f"rows.csv: {'x' * 600}. Rename it."
+    short = shortened(text)
+    assert len(short) == 500 and short.startswith("rows.csv: x") and short.endswith(" Rename it.") and " … " in short
+    assert shortened(text, len(text)) == text and len(shortened(text, 299)) == 299

@@ -24,6 +24,14 @@ def one_line(text: str) -> str:
     return " ".join(filter(None, map(str.strip, printable(text).split("\n"))))
 
 
+def shortened(text: str, length: int = 500) -> str:
+    """`text` in at most `length` characters: its beginning and, as that of an error is the remedy, a longer end."""
+    if len(text) <= length:
+        return text
+    start = length // 3
+    return f"{text[:start]} … {text[start + 3 - length :]}"
+
+
 class PrintableStream:
     """A text stream to a terminal or a file that gets what is written as `printable` makes it, without colors."""
 

@@ -2,6 +2,7 @@
 
 from PIL import Image
 
+from vlmhelpers.common.printable import shortened
 from vlmhelpers.data.schema import ROLES, conversations, count_images, images_of, kind_of, message_text
 
 Problem = tuple[str, str]  # reason, which reads "kind" or "kind: details", and remedy
@@ -69,8 +70,8 @@ def prompt_problems(row: dict) -> list[Problem]:
 
 
 def merge_problems(problems: list[Problem]) -> Problem:
-    """Several problems as one; texts that repeat appear once."""
-    return tuple("; ".join(dict.fromkeys(texts)) for texts in zip(*problems, strict=True))
+    """Several problems as one, each of its texts under 300 characters; texts that repeat appear once."""
+    return tuple(shortened("; ".join(dict.fromkeys(texts)), 299) for texts in zip(*problems, strict=True))
 
 
 def join_problems(problems: list[Problem]) -> str:
