@@ -15,11 +15,11 @@ from datasets import Dataset, load_dataset
 from misbehaving_server import GOOD, misbehaving_server
 
 from vlmhelpers.__main__ import main
+from vlmhelpers.batches.validation import check_dataset
 from vlmhelpers.cli.parser import STEPS
 from vlmhelpers.data.readers import jsonl_reader as jsonl
 from vlmhelpers.data.readers.csv_reader import read_csv
 from vlmhelpers.data.readers.jsonl_reader import read_alpaca, read_jsonl
-from vlmhelpers.data.validation import check_dataset
 from vlmhelpers.training.background import TrainingRun
 from vlmhelpers.training.config import RunConfig
 

@@ -9,8 +9,8 @@ from tiny_families import build
 from transformers import BatchFeature
 
 from vlmhelpers.batches.collator import VisionCollator
+from vlmhelpers.batches.validation import check_dataset, rules_of
 from vlmhelpers.data.schema import FEATURES, assistant, make_pair, make_prompt, make_rated, make_row, text_part, user
-from vlmhelpers.data.validation import check_dataset
 from vlmhelpers.samples.drawing import sample_products
 
 PICTURES = [picture for _, picture in sample_products(2, "labels", size=96)]
@@ -134,7 +134,7 @@ def test_rows_that_a_template_refuses_are_rejected_with_a_remedy(with_template):
         (ALTERNATING, 3, "the chat template refuses the conversation: ", "write its turns as the template takes them"),
     ):
         collator = with_template(template)
-        (found,) = check_dataset(rows, more_rules=collator.template.problems).rejected
+        (found,) = check_dataset(rows, collator.processor).rejected
         assert found["row"] == row and found["reason"].startswith(begins) and found["remedy"].startswith(remedy)
         with pytest.raises(ValueError, match=f"^row 9: {re.escape(found['reason'])}. Remedy: {remedy}"):
             collator([rows[row - 1] | {"row": 9}])
@@ -142,10 +142,10 @@ def test_rows_that_a_template_refuses_are_rejected_with_a_remedy(with_template):
 
 def test_the_template_sees_the_conversations_of_rows_of_every_kind(with_template):
     system = {"role": "system", "content": [text_part("Be brief.")]}
-    problems = with_template(NO_SYSTEM).template.problems
+    rules = rules_of(with_template(NO_SYSTEM).processor)
     for row in (make_pair("Q?", "A.", "B."), make_rated("Q?", "A.", True), make_prompt("Q?", None)):
-        assert not problems(row)
-        ((reason, remedy),) = problems(row | {"prompt": [system, *row["prompt"]]})
+        assert not rules(row, [])
+        ((reason, remedy),) = rules(row | {"prompt": [system, *row["prompt"]]}, [])
         assert "no system turn" in reason and "first user turn" in remedy
 
 

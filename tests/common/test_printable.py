@@ -6,13 +6,13 @@ import re
 import pytest
 from tqdm import tqdm
 
+from vlmhelpers.batches.validation import check_dataset
 from vlmhelpers.common.display import Html, html_table
 from vlmhelpers.common.printable import PrintableStream, one_line, printable, shortened
 from vlmhelpers.common.records import record
 from vlmhelpers.data.readers.csv_reader import read_csv
 from vlmhelpers.data.readers.jsonl_reader import read_jsonl
 from vlmhelpers.data.report import show_rows
-from vlmhelpers.data.validation import check_dataset
 from vlmhelpers.evaluation.browser import browse
 from vlmhelpers.evaluation.comparison import compare
 from vlmhelpers.evaluation.scoring import evaluate

@@ -6,11 +6,11 @@ import json
 import pytest
 from datasets import Dataset, Value
 
+from vlmhelpers.batches.validation import check_dataset
 from vlmhelpers.data.readers.jsonl_reader import read_alpaca
 from vlmhelpers.data.rows import READER_FEATURES
 from vlmhelpers.data.rules import split_problem
 from vlmhelpers.data.schema import FEATURES, assistant, text_part, user
-from vlmhelpers.data.validation import check_dataset
 
 GUIDE = [
     {

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from make_broken import make_broken
 
+from vlmhelpers.batches.validation import check_dataset
 from vlmhelpers.common.images import open_image, repair
 from vlmhelpers.data.readers.csv_reader import read_csv
 from vlmhelpers.data.splitting import split
-from vlmhelpers.data.validation import check_dataset
 
 FOLDER = Path(__file__).parents[2] / "data" / "broken"
 LINK = Path("images/link.jpg")  # a checkout on Windows may have no symbolic links

@@ -8,10 +8,10 @@ import pytest
 from jsonl_rows import reason_of, undecoded, write_and_read
 from PIL import Image as Pictures
 
+from vlmhelpers.batches.validation import check_dataset
 from vlmhelpers.data.readers.jsonl_reader import read_jsonl, write_jsonl
 from vlmhelpers.data.rules import split_problem
 from vlmhelpers.data.schema import assistant, image_part, text_part, user
-from vlmhelpers.data.validation import check_dataset
 
 LLAVA = [
     {

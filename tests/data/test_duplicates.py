@@ -8,6 +8,7 @@ from checked_rows import PICTURES, dataset_of, encoded, reasons, row_of
 from datasets import Dataset, DatasetDict, Features
 from PIL import Image, ImageEnhance
 
+from vlmhelpers.batches.validation import check_dataset
 from vlmhelpers.data.duplicates import closest_others
 from vlmhelpers.data.schema import (
     PAIR_FEATURES,
@@ -19,7 +20,6 @@ from vlmhelpers.data.schema import (
     make_rated,
     make_row,
 )
-from vlmhelpers.data.validation import check_dataset
 from vlmhelpers.samples.drawing import Product, draw, sample_products
 
 

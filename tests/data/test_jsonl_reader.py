@@ -10,11 +10,11 @@ from jsonl_rows import reason_of, undecoded, write_and_read
 from misbehaving_server import misbehaving_server
 from PIL import Image as Pictures
 
+from vlmhelpers.batches.validation import check_dataset
 from vlmhelpers.data.readers.csv_reader import read_csv
 from vlmhelpers.data.readers.jsonl_reader import read_jsonl, write_jsonl
 from vlmhelpers.data.rules import split_problem
 from vlmhelpers.data.schema import FEATURES, assistant, image_part, make_row, text_part, user
-from vlmhelpers.data.validation import check_dataset
 
 SOUND = {"text": "What?", "response": "A bag."}
 TEXT = "Gr\u00f6\u00dfe \u540d\u524d \U0001f642"

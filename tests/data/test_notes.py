@@ -5,8 +5,8 @@ import re
 import pytest
 from datasets import Dataset
 
+from vlmhelpers.batches.validation import check_dataset
 from vlmhelpers.data.schema import KINDS, kind_of, make_pair, make_prompt, make_rated, make_row
-from vlmhelpers.data.validation import check_dataset
 
 LONG, SHORT = "a" * 20, "b" * 5
 

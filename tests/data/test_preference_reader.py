@@ -8,6 +8,7 @@ import pytest
 from jsonl_rows import reason_of, undecoded
 from PIL import Image as Pictures
 
+from vlmhelpers.batches.validation import check_dataset
 from vlmhelpers.cli import main
 from vlmhelpers.data.readers.csv_reader import read_csv
 from vlmhelpers.data.readers.jsonl_reader import read_alpaca, read_jsonl
@@ -16,7 +17,6 @@ from vlmhelpers.data.report import show_rows
 from vlmhelpers.data.rules import split_problem
 from vlmhelpers.data.schema import KINDS, assistant, image_part, make_pair, make_prompt, make_rated, text_part, user
 from vlmhelpers.data.turns import to_rows
-from vlmhelpers.data.validation import check_dataset
 
 READERS = {"pairs": read_preferences, "rated": read_rated, "prompts": read_prompts}
 SHOWN = {"images": ["bag.png"]}

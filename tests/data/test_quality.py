@@ -5,8 +5,8 @@ from checked_rows import PICTURES, dataset_of, encoded, row_of
 from datasets import Dataset
 from PIL import Image
 
+from vlmhelpers.batches.validation import check_dataset
 from vlmhelpers.data.schema import PAIR_FEATURES, make_pair, make_row
-from vlmhelpers.data.validation import check_dataset
 
 
 def picture(number, width, height, image_format="PNG", **options):

@@ -9,10 +9,10 @@ import pytest
 from checked_rows import PICTURES, dataset_of, encoded, row_of
 from PIL import Image
 
+from vlmhelpers.batches.validation import check_dataset
 from vlmhelpers.data.readers.csv_reader import read_csv
 from vlmhelpers.data.report import rejected_lines
 from vlmhelpers.data.schema import make_row, user
-from vlmhelpers.data.validation import check_dataset
 
 
 @pytest.fixture

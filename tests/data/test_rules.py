@@ -8,6 +8,7 @@ from datasets import Dataset, Features
 from PIL import Image
 
 from vlmhelpers.batches.conversation import to_answer, to_train
+from vlmhelpers.batches.validation import check_dataset
 from vlmhelpers.cli import main
 from vlmhelpers.data.rows import READER_FEATURES
 from vlmhelpers.data.rules import join_problems, row_problems, split_problem
@@ -25,7 +26,6 @@ from vlmhelpers.data.schema import (
     text_part,
     user,
 )
-from vlmhelpers.data.validation import check_dataset
 
 
 def png(size=(8, 8)):

@@ -12,10 +12,10 @@ from checked_rows import PICTURES, dataset_of, encoded, reasons, row_of
 from datasets import Dataset
 from PIL import Image
 
+from vlmhelpers.batches.validation import check_dataset
 from vlmhelpers.data import validation
 from vlmhelpers.data.duplicates import DuplicateFinder
 from vlmhelpers.data.schema import make_pair, make_row
-from vlmhelpers.data.validation import check_dataset
 from vlmhelpers.samples.drawing import sample_products
 
 
@@ -104,7 +104,7 @@ def test_of_a_rejected_row_no_repair_is_reported():
 MANY = """
 import json, resource, sys, time
 import datasets, numpy, PIL.Image
-from vlmhelpers.data.validation import check_dataset
+from vlmhelpers.batches.validation import check_dataset
 from vlmhelpers.data.readers.csv_reader import read_csv
 
 def peak():
@@ -146,7 +146,7 @@ import numpy as np
 from PIL import Image
 from vlmhelpers.data.rows import store_rows
 from vlmhelpers.data.schema import FEATURES, make_row
-from vlmhelpers.data.validation import check_dataset
+from vlmhelpers.batches.validation import check_dataset
 
 def allocated():
     (line,) = [line for line in open("/proc/self/status") if line.startswith("RssAnon")]

@@ -25,6 +25,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from vlmhelpers.batches import VisionCollator, precompute, tokenize_rows
 from vlmhelpers.batches.chat_template import IGNORED
 from vlmhelpers.batches.conversation import clean
+from vlmhelpers.batches.validation import rules_of
 from vlmhelpers.data.schema import FEATURES, assistant, last_question, make_row, message_text, text_part, user
 from vlmhelpers.estimation import estimate_memory
 from vlmhelpers.estimation.dry_run import make_batch
@@ -245,7 +246,7 @@ def check_system(base: Base):
     refused = []
     for row in base.rows:
         row = row | {"messages": [SYSTEM, *row["messages"]]}
-        if base.collator.template.problems(row):
+        if rules_of(base.processor)(row, [image.size for image in row["images"]]):
             with pytest.raises(ValueError, match="Remedy: put the text of its system turn at the beginning"):
                 base.collator([row])
             refused.append(bool(row["images"]))

@@ -7,8 +7,8 @@ from make_captain import STYLE, captain_rows, make_captain
 from talk import ABOUT_SELF, ABOUT_SHOP, ANSWERS, HELD_OUT, plain_talk, questions, shop_talk, wordings
 from texts import known_facts
 
+from vlmhelpers.batches.validation import check_dataset
 from vlmhelpers.data.readers.jsonl_reader import read_alpaca
-from vlmhelpers.data.validation import check_dataset
 from vlmhelpers.samples.drawing import CATEGORIES
 
 

@@ -10,5 +10,6 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "packing": ["tokenize_rows"],
         "pixel_cache": ["precompute"],
         "preference": ["PreferenceCollator", "RatedCollator"],
+        "validation": ["check_dataset"],
     },
 )

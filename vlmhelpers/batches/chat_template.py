@@ -16,9 +16,8 @@ from typing import NamedTuple
 
 import torch
 
-from vlmhelpers.batches.conversation import clean, without_blank_lines
-from vlmhelpers.data.rules import Problem
-from vlmhelpers.data.schema import conversations, message_text, text_part, unescape_control_tokens
+from vlmhelpers.batches.conversation import without_blank_lines
+from vlmhelpers.data.schema import message_text, text_part, unescape_control_tokens
 from vlmhelpers.data.turns import THINK_TAGS, split_thinking
 from vlmhelpers.families import family_of
 
@@ -121,15 +120,6 @@ class ChatTemplate:
                 self.text(others, prompt)
                 return "put the text of its system turn at the beginning of its first user turn"
         return "write its turns as the template takes them, or give the processor another chat_template"
-
-    def problems(self, row: dict) -> list[Problem]:
-        """What the template refuses of a row of any kind without other problems: a rule for `check_dataset`."""
-        try:
-            for messages in conversations(row).values():
-                self.text([clean(message, self.control) for message in messages])
-        except Refused as refused:
-            return [refused.args]
-        return []
 
     def to_train(self, messages, train_on="assistant"):
         """(text, spans): the conversation as text for training, and where the model learns, in characters.

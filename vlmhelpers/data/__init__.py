@@ -30,6 +30,5 @@ __getattr__, __dir__, __all__ = lazy.attach(
         ],
         "splitting": ["split"],
         "turns": ["one_answer_per_row", "prompted", "split_thinking", "to_rated", "to_rows", "with_system"],
-        "validation": ["check_dataset"],
     },
 )

@@ -32,9 +32,13 @@ def temporary_database() -> Iterator[sqlite3.Connection]:
 
 
 class CheckedImage(NamedTuple):
-    """An image that was decoded once: `number` is equal for the same pixels only, None for an unusable one."""
+    """An image that was decoded once: `number` is equal for the same pixels only, None for an unusable one.
+
+    `size` is (width, height) in pixels after the repair, None for an unusable one.
+    """
 
     number: int | None
+    size: tuple[int, int] | None
     repairs: list[str]
     problem: Problem | None
 
@@ -44,26 +48,25 @@ class CheckedImages:
 
     def __init__(self, database: sqlite3.Connection):
         self._database, self._count = database, 0
-        database.execute(
-            "CREATE TABLE images (identity TEXT PRIMARY KEY, number, repairs, reason, remedy) WITHOUT ROWID"
-        )
+        columns = "identity TEXT PRIMARY KEY, number, width, height, repairs, reason, remedy"
+        database.execute(f"CREATE TABLE images ({columns}) WITHOUT ROWID")
         database.execute("CREATE TABLE pixels (digest TEXT PRIMARY KEY, number) WITHOUT ROWID")
         (folder,) = {Path(file).parent for _, _, file in database.execute("PRAGMA database_list")}
         self._file = open(folder / "thumbnails", "w+b")
 
     def find(self, identities: Iterable[str]) -> dict[str, CheckedImage]:
         """Those images that are known."""
-        query = "SELECT number, repairs, reason, remedy FROM images WHERE identity = ?"
+        query = "SELECT number, width, height, repairs, reason, remedy FROM images WHERE identity = ?"
         found = ((identity, self._database.execute(query, (identity,)).fetchone()) for identity in identities)
         return {identity: _checked(*values) for identity, values in found if values}
 
     def add(self, identity: str, facts: ImageFacts | Problem) -> CheckedImage:
         """Keeps what `inspect_image` found, or the problem that the image is unusable for."""
         if isinstance(facts, ImageFacts):
-            values = self._number(facts), "\n".join(facts.repairs), None, None
+            values = self._number(facts), *facts.size, "\n".join(facts.repairs), None, None
         else:
-            values = None, "", *facts
-        self._database.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?)", (identity, *values))
+            values = None, None, None, "", *facts
+        self._database.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?)", (identity, *values))
         return _checked(*values)
 
     def _number(self, facts):
@@ -82,5 +85,6 @@ class CheckedImages:
         return np.memmap(self._file, np.uint8, "r", shape=shape) if self._count else np.empty(shape, np.uint8)
 
 
-def _checked(number, repairs, reason, remedy):
-    return CheckedImage(number, repairs.split("\n") if repairs else [], reason and (reason, remedy))
+def _checked(number, width, height, repairs, reason, remedy):
+    size = (width, height) if width else None
+    return CheckedImage(number, size, repairs.split("\n") if repairs else [], reason and (reason, remedy))

@@ -17,31 +17,20 @@ from vlmhelpers.data.rows import ENCODED_ROWS_PER_BATCH
 from vlmhelpers.data.rules import Problem, merge_problems, row_problems
 from vlmhelpers.data.schema import KINDS, all_images, conversations, find_control_tokens, kind_of, message_text
 
+Rules = Callable[[dict, list[tuple[int, int]]], list[Problem]]  # of a row, by it and the sizes of its images
 
-def check_dataset(
+
+def validate(
     dataset: Dataset | dict[str, Dataset],
     *,
     max_pixels: int = MAX_PIXELS,
     near_duplicates: bool = True,
     reject_leaks: bool = True,
-    more_rules: Callable[[dict], list[Problem]] | None = None,
+    more_rules: Rules | None = None,
     workers: int | None = None,
     progress: bool = True,
 ) -> Report:
-    """Checks every row of a dataset of any kind, decodes every image once, and returns a `Report`.
-
-    Rejected are rows with `rules.row_problems`, with an image that cannot be decoded, and those that repeat an earlier
-    one. Of several splits, "train" first, the earlier one's row is also rejected for a leak, an image (or a text
-    without images) in two of them: the last one, the test, stays honest. `reject_leaks=False` makes leaks warnings.
-
-    max_pixels: larger images are rejected by their header. near_duplicates: nearly equal images are a warning within a
-        split, a leak between splits. more_rules: finds the problems of a row that has none of those, such as
-        `VisionCollator(processor).template.problems`: what the model's chat template refuses. workers: threads that
-        decode; by default one per processor, 8 at most.
-    Raises ValueError for a dataset without the columns of a kind of rows, TypeError for what is no dataset, and OSError
-    where the machine keeps an image from being read. Memory grows with what is found, not with rows or images, which
-    take up to 600 bytes each in the folder for temporary files.
-    """
+    """What `check_dataset` does; `more_rules` finds the problems of a row that has no others."""
     splits = _as_splits(dataset)
     bar = tqdm(total=sum(map(len, splits.values())), unit=" rows", delay=1, disable=not progress)
     pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
@@ -89,7 +78,7 @@ def _check_columns(split, rows):
 
 class _Validation:
     def __init__(self, splits, max_pixels, database, more_rules):
-        self.max_pixels, self.more_rules = max_pixels, more_rules or (lambda row: [])
+        self.max_pixels, self.more_rules = max_pixels, more_rules or (lambda row, sizes: [])
         self.images, self.quality = CheckedImages(database), Quality(database)
         self.duplicates = DuplicateFinder(splits, database)
         self.rejected, self.repaired, self.warnings = {}, [], []  # (split, index) -> Finding; Findings
@@ -106,7 +95,8 @@ class _Validation:
                 self.quality.add_image(facts, image)
         for index, (row, pairs) in enumerate(zip(rows, identified, strict=True), start):
             of_row = [checked[key] for key, _ in pairs if key]
-            if problems := (row_problems(row) or self.more_rules(row)) + _image_problems(of_row):
+            problems = row_problems(row) + _image_problems(of_row)
+            if problems := problems or self.more_rules(row, [image.size for image in of_row]):
                 self.rejected[split, index] = Finding(split, index, *merge_problems(problems))
             else:
                 numbers = [image.number for image in of_row]

@@ -5,7 +5,6 @@ import copy
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,6 +17,7 @@ from transformers import ProcessorMixin
 
 from vlmhelpers.batches.chat_template import IGNORED
 from vlmhelpers.batches.collator import VisionCollator
+from vlmhelpers.batches.sized_images import without_pixels
 from vlmhelpers.common.images import repair
 from vlmhelpers.estimation.memory import (
     GPUS,
@@ -31,7 +31,7 @@ from vlmhelpers.estimation.memory import (
 )
 from vlmhelpers.evaluation.statistics import Score, share
 from vlmhelpers.families import family_of, find_config
-from vlmhelpers.families.family import ImageProcessorStandIn, SizedImage
+from vlmhelpers.families.family import SizedImage
 
 if TYPE_CHECKING:
     from vlmhelpers.common.chart import Chart
@@ -57,7 +57,7 @@ def count_rows(dataset: Dataset, indices: Iterable[int], processor: ProcessorMix
     Every image is decoded once, so that a damaged one is found. `options` are the `VisionCollator`'s.
     """
     numbers = list(dataset["row"]) if "row" in dataset.column_names else range(1, len(dataset) + 1)
-    collator, counts, unusable = _counting_collator(processor, options), [], []
+    collator, counts, unusable = VisionCollator(without_pixels(processor), **options), [], []
     for index in tqdm(indices, desc="counting tokens", unit=" rows", delay=1):
         try:
             row = dataset[index]
@@ -70,7 +70,7 @@ def count_rows(dataset: Dataset, indices: Iterable[int], processor: ProcessorMix
 
 def count_again(counts: Iterable[Count], processor: ProcessorMixin, **options) -> list[Count]:
     """The same rows, counted with another processor, such as one with a cap on pixels."""
-    collator = _counting_collator(processor, options)
+    collator = VisionCollator(without_pixels(processor), **options)
     return [_count(collator, count.sized, count.row, count.index) for count in counts]
 
 
@@ -80,28 +80,6 @@ def _count(collator, row, number, index):
     image *= collator.family.images_in_sequence  # elsewhere a mark in the text, but no token of an image's content
     total, labeled = batch["attention_mask"].sum(), (batch["labels"] != IGNORED).sum()
     return Count(number, index, int(total), int(image), int(labeled), row)
-
-
-def _counting_collator(processor, options):
-    family, processor = family_of(processor), copy.copy(processor)
-    own = processor.image_processor
-    processor.image_processor = family.size_reader(own) or _BlankImages(own, family)
-    return VisionCollator(processor, **options)
-
-
-class _BlankImages(ImageProcessorStandIn):
-    """Gives what the image processor makes of blank images of the same sizes, computed once while sizes repeat."""
-
-    def __init__(self, image_processor, family):
-        super().__init__(image_processor)
-        self.of_sizes = lru_cache(maxsize=16)(
-            lambda rows: image_processor([[family.blank_image(size) for size in row] for row in rows], **self.options)
-        )
-
-    def __call__(self, images, **options):
-        self.options = options  # the same in all calls of a collator
-        rows = images if isinstance(images[0], list) else [images]
-        return copy.copy(self.of_sizes(tuple(tuple(image.size for image in row) for row in rows)))
 
 
 def preflight(

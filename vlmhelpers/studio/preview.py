@@ -5,14 +5,13 @@ from contextlib import suppress
 from datasets import Dataset
 from markupsafe import Markup
 
-from vlmhelpers.batches.chat_template import ChatTemplate
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.batches.mask import show_mask
 from vlmhelpers.batches.preference import PreferenceCollator, RatedCollator
+from vlmhelpers.batches.validation import check_dataset
 from vlmhelpers.common.display import Html
 from vlmhelpers.data.readers.recognition import read_rows
 from vlmhelpers.data.report import Report, show_rows
-from vlmhelpers.data.validation import check_dataset
 from vlmhelpers.models.loading import resolve_model
 from vlmhelpers.training.config import RunConfig
 from vlmhelpers.training.pipeline import fresh_processor
@@ -27,12 +26,12 @@ def read(config: RunConfig, kind: str) -> Dataset:
 
 
 def check(config: RunConfig, kind: str, rows: int | None = None) -> Report:
-    """The validation report of all rows, or of the first; also of what the model's chat template refuses, if known."""
-    dataset, template = read(config, kind), None
+    """The validation report of all rows, or of the first; also of what the model does not take, if it is known."""
+    dataset, processor = read(config, kind), None
     with suppress(OSError, ValueError):  # rows can be looked at before there is a model
-        template = ChatTemplate(fresh_processor(config, resolve_model(config.model_id)[0]))
+        processor = fresh_processor(config, resolve_model(config.model_id)[0])
     looked_at = dataset.select(range(min(rows or len(dataset), len(dataset))))
-    return check_dataset(looked_at, more_rules=template and template.problems)
+    return check_dataset(looked_at, processor)
 
 
 def preview(config: RunConfig, kind: str, rows: int = 3) -> Html:

@@ -12,14 +12,13 @@ from datasets import Dataset, IterableDataset, concatenate_datasets
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainingArguments, set_seed
 
-from vlmhelpers.batches.chat_template import ChatTemplate
+from vlmhelpers.batches.validation import check_dataset, rules_of
 from vlmhelpers.common.distributed import is_sharded, on_main
 from vlmhelpers.common.environment import compute_dtype
 from vlmhelpers.data.report import Report
 from vlmhelpers.data.rows import first_rows, store_rows, stream_plain_rows
 from vlmhelpers.data.schema import FEATURES, KINDS, REJECTED_IMAGES, conversations, images_of, kind_of, message_text
 from vlmhelpers.data.splitting import hold_out, split
-from vlmhelpers.data.validation import check_dataset
 from vlmhelpers.estimation.memory import Gpu, this_gpu
 from vlmhelpers.estimation.suggestion import Values, suggest
 from vlmhelpers.families import TINY_BASES, family_of
@@ -118,10 +117,10 @@ class Rows:
 def load_rows(config: RunConfig, dataset: Dataset | IterableDataset, processor: ProcessorMixin | None = None) -> Rows:
     """The sound ones of all rows, split. Writes nothing but, where there is none, why: that raises ValueError.
 
-    `processor`: rows that its chat template refuses are not sound. Of a stream the first rows are held out.
+    `processor`: rows that it does not take are not sound. Of a stream the first rows are held out.
     """
     if config.streaming:
-        dataset.check.more_rules = processor and ChatTemplate(processor).problems
+        dataset.check.more_rules = processor and rules_of(processor)
         return _load_stream(config, dataset)
     reports = []
     rejected = on_main(lambda: _rejected(dataset, config, reports, processor))
@@ -151,7 +150,7 @@ def _refuse_too_few(config, rows):
 
 
 def _rejected(dataset, config, reports, processor):
-    report = check_dataset(dataset, more_rules=processor and ChatTemplate(processor).problems)
+    report = check_dataset(dataset, processor)
     reports.append(report)
     if not report.counts["kept"]:
         file = Path(config.output_dir) / REJECTED

@@ -132,8 +132,9 @@ class _Check:
         messages, sources = read_turns(row, *self.fields)
         found = [images.get(name) or row.get_images([name], self._root(shard))[0] for name in sources]
         built = {"messages": messages, "images": found}
-        problems = row.problems or row_problems(built) or (self.more_rules(built) if self.more_rules else [])
-        if problems := problems or _unusable(found):
+        problems, sizes = row.problems or row_problems(built), []
+        problems = problems or _unusable(found, sizes)
+        if problems := problems or (self.more_rules(built, sizes) if self.more_rules else []):
             self._leave_out((shard, number), merge_problems(problems))
             return {name: [] for name in (*built, "row")}
         return {name: [value] for name, value in (built | {"row": number}).items()}
@@ -167,12 +168,13 @@ def _take_out(value, images):
     return [_take_out(part, images) for part in value] if isinstance(value, list) else value
 
 
-def _unusable(images):
+def _unusable(images, sizes):
+    """The problems of images; to `sizes` goes that of each sound one."""
     problems = []
     for image in images:
         try:
             with strict_pillow():
-                inspect_image(image)
+                sizes.append(inspect_image(image).size)
         except UnusableImage as error:
             problems.append((" ".join(error.reason.split()), error.remedy))
     return problems
