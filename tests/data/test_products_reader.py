@@ -264,8 +264,8 @@ def test_missing_values_of_a_data_frame_are_empty(folder):
         (" 2150.50 ", 2150.5, ""),
         ("2e3", 2000.0, ""),
         ("", None, "empty full_price"),
-        ("2 150", None, "no number in full_price: '2 150'"),
-        ('"2,150.00"', None, "no number in full_price: '2,150.00'"),
+        ("2 150", 2150.0, ""),
+        ('"2,150.00"', 2150.0, ""),
         ("$5", None, "no number in full_price: '$5'"),
         ("nan", None, "no number in full_price: 'nan'"),
         ("inf", None, "no number in full_price: 'inf'"),
@@ -276,6 +276,37 @@ def test_prices_of_a_csv_are_numbers(folder, cell, value, reason):
     (folder / "t.csv").write_text(f"title,category3_code,full_price,imageurl\nA,B,{cell},scarf.png\nA,B,1,scarf.png\n")
     dataset = read_products(folder / "t.csv", cache_dir=folder / "cache")
     assert reasons(dataset) == [reason, ""] and dataset["full_price"] == [value, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("cells", "values", "notes"),
+    [
+        (("12.50", "9"), [12.5, 9.0], ["", ""]),
+        (("1.299,00", "12,50", "7"), [1299.0, 12.5, 7.0], ["like 1.234,5", "like 1.234,5", ""]),
+        (("1.299", "12,50"), [1299.0, 12.5], ["read as 1299.0, written like 1.234,5", "like 1.234,5"]),
+        (("1.299", "12.50"), [1.299, 12.5], ["", ""]),
+        (("1.299", "2.499"), [1.299, 2.499], ["and could be 1299.0", "and could be 2499.0"]),
+        (("1,299", "2,499.50"), [1299.0, 2499.5], ["like 1,234.5", "like 1,234.5"]),
+        (("1\u202f299,50", "2 150"), [1299.5, 2150.0], ["like 1 234,5", "like 1 234,5"]),
+        (("1'299.50",), [1299.5], ["like 1'234.5"]),
+        (("12,50", "12.50"), [12.5, 12.5], ["like 1.234,5", ""]),
+    ],
+)
+def test_a_column_says_how_its_prices_are_written(folder, cells, values, notes):
+    lines = "".join(f'A,B,"{cell}",scarf.png\n' for cell in cells)
+    (folder / "t.csv").write_text(f"title,category3_code,full_price,imageurl\n{lines}", encoding="utf-8")
+    dataset = read_products(folder / "t.csv", cache_dir=folder / "cache")
+    assert reasons(dataset) == [""] * len(cells) and dataset["full_price"] == values
+    assert all(bool(found) == bool(note) and note in found for note, found in zip(notes, dataset["note"], strict=True))
+
+
+def test_a_price_of_two_readings_in_a_column_of_two_forms_is_a_problem(folder):
+    cells = "".join(f'A,B,"{cell}",scarf.png\n' for cell in ("12,50", "12.50", "1.299"))
+    (folder / "t.csv").write_text(f"title,category3_code,full_price,imageurl\n{cells}")
+    dataset = read_products(folder / "t.csv", cache_dir=folder / "cache")
+    assert dataset["full_price"] == [12.5, 12.5, None]
+    reason = "'1.299' in full_price can be 1.299 or 1299.0, as full_price has numbers in several forms"
+    assert reasons(dataset) == ["", "", reason]
 
 
 def test_prices_that_are_all_written_with_a_currency_stay_text(folder):

@@ -235,6 +235,12 @@ def test_price_errors_in_the_currency(rows_of):
         price_error(answers, dataset, field="Weight")
 
 
+def test_prices_are_read_as_all_references_can_be(rows_of):
+    dataset = rows_of([("?", f"Product: hat, Full Price: {price}", []) for price in ("1.299", "12,50", "1 299 €")])
+    answers = [f"Full Price: {price}" for price in ("1.299", "$12.50", "1300")]
+    assert price_error(answers, dataset).mean == pytest.approx(1 / 3)
+
+
 def test_the_interval_of_the_price_error_covers_the_true_median(rows_of):
     """Of errors drawn with a known median, about 95 in 100 intervals hold it."""
     rng, inside = np.random.default_rng(0), 0

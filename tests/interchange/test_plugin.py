@@ -19,6 +19,7 @@ ANSWERS = [
     "-19",
     "",
     "1 2 3 4",
+    "20,40 €",
 ]
 EXPECTED = ["a red hat 20", "It costs 20 dollars: $20"]
 
@@ -48,6 +49,12 @@ def test_the_plugin_scores_as_the_rewards_here(expected, plugin):
         theirs = known[text]()(ANSWERS, solution=answers, prompt_id=["x"])
         assert theirs == pytest.approx(ours(completions=ANSWERS, answer=answers))
         assert len(set(theirs)) > 1 or text.startswith(("exact", "matches"))
+
+
+def test_only_a_plugin_that_reads_numbers_needs_babel(tmp_path):
+    for text, needed in (("exact_match", False), ("exact_match; 2*number_within:1", True)):
+        write_plugin(tmp_path / "rewards.py", text)
+        assert ("babel" in (tmp_path / "rewards.py").read_text()) is needed
 
 
 def test_rewards_that_it_does_not_have():

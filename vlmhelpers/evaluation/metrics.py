@@ -1,6 +1,5 @@
 """Measures of how close answers come to their references, in 0..1 for a row; none downloads anything."""
 
-import math
 import re
 import string
 import unicodedata
@@ -8,13 +7,13 @@ from collections import Counter
 
 import numpy as np
 
+from vlmhelpers.common.numbers import parse_number
 from vlmhelpers.evaluation.statistics import Score, bootstrap, mean
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _OPENING = " \"'`“”‘’«»([{*_"  # signs that belong to a value stay: $20, -5, .5, 20%
 _CLOSING = " \"'`“”‘’«»)]}*_.,;:!?。、"
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?", re.IGNORECASE)
 
 
 def normalized_match(answer: str, reference: str) -> bool:
@@ -43,7 +42,8 @@ def anls(answer: str, reference: str) -> float:
 def relaxed_match(answer: str, reference: str) -> bool:
     """Whether a number is within 5% of the reference (20% is 0.2, $2,150 is 2150), or a text equal but for case.
 
-    Source: Masry et al., ChartQA (Findings of ACL 2022), section 5.1, after Methani et al., PlotQA (WACV 2020).
+    Numbers are written in any of `common.numbers.CONVENTIONS`. Source: Masry et al., ChartQA (Findings of ACL 2022),
+    section 5.1, after Methani et al., PlotQA (WACV 2020).
     """
     found, expected = _number(answer), _number(reference)
     if found is None or expected is None:
@@ -52,10 +52,9 @@ def relaxed_match(answer: str, reference: str) -> bool:
 
 
 def _number(text):
-    text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", re.sub(r"[$€£¥₹\s]", "", text))
-    digits = text.removesuffix("%")
-    number = float(digits) / (100 if text.endswith("%") else 1) if _NUMBER.fullmatch(digits) else math.inf
-    return number if math.isfinite(number) else None  # what no float can hold is compared as text
+    text = text.strip().removesuffix(".")
+    number = parse_number(text.removesuffix("%"))  # what no float can hold is compared as text
+    return number / 100 if number is not None and text.endswith("%") else number
 
 
 def token_f1(answer: str, reference: str) -> float:

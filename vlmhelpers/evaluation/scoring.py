@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
+from vlmhelpers.common.numbers import first_number, shared_conventions
 from vlmhelpers.common.printable import printable
 from vlmhelpers.data.schema import FEATURES, answer_of, message_text
 from vlmhelpers.data.turns import split_thinking
@@ -22,7 +23,6 @@ from vlmhelpers.evaluation.statistics import Score, bootstrap, mean, paired_mean
 
 EXACT = "exact match"
 _FIELD = re.compile(r"(?:^|, |\n)([A-Z][\w ]*): (.*?)(?=, [A-Z][\w ]*: |\n|$)")
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _JSON = re.compile(r'[{\[]\s*["{\[]')  # where an object, or a list of objects, texts or lists, may begin
 _DECODER = json.JSONDecoder(parse_float=lambda digits: int(n) if (n := float(digits)).is_integer() else n)
 
@@ -47,10 +47,14 @@ def parse_fields(text: str) -> dict[str, str]:
     return {nfc(name): nfc(value) for name, value in texts}
 
 
-def field_numbers(texts: list[str], field: str) -> list[float | None]:
-    """The first number of each text under `field` (`$2,150.00` is 2150.0), or None."""
-    found = (_NUMBER.search(parse_fields(text).get(field, "")) for text in texts)
-    return [number and float(number[0].replace(",", "")) for number in found]
+def field_numbers(texts: list[str], field: str, like: list[str] | None = None) -> list[float | None]:
+    """The first number of each text under `field` (`$2,150.00` is 2150.0), or None.
+
+    What can be read in two ways goes by the texts `like`, by default these: "1.299" is 1299.0 beside "12,50".
+    """
+    values, others = ([parse_fields(text).get(field, "") for text in of] for of in (texts, like or texts))
+    convention = next(iter(shared_conventions(others)), None)
+    return [first_number(value, convention) for value in values]
 
 
 def without_reasoning(answers: Iterable[str]) -> list[str]:
@@ -167,8 +171,12 @@ class PriceError(Score):
 
 
 def price_error(answers: list[str], dataset: Dataset, field: str = "Full Price") -> PriceError:
-    """The error of the number under `field`, over the rows whose reference has one there; a missing one counts as 0."""
-    pairs = zip(*(field_numbers(texts, field) for texts in texts_of(answers, dataset)), strict=True)
+    """The error of the number under `field`, over the rows whose reference has one there; a missing one counts as 0.
+
+    A number that can be read in two ways, such as 1.299, is read as all references of the field can be.
+    """
+    answers, references = texts_of(answers, dataset)
+    pairs = zip(field_numbers(answers, field, references), field_numbers(references, field), strict=True)
     errors = np.array([abs((given or 0.0) - price) for given, price in pairs if price is not None])
     if not len(errors):
         raise ValueError(f"no reference has a number under {field!r}")

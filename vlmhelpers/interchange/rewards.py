@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from vlmhelpers.common import numbers
 from vlmhelpers.common.files import atomic_file
 from vlmhelpers.data import turns
 from vlmhelpers.evaluation import metrics
@@ -54,16 +55,19 @@ def write_plugin(path: Path, text: str) -> None:
     """Writes the plugin of the rewards in a text. Raises ValueError as `parse_rewards`."""
     rewards.parse_rewards(text)
     with atomic_file(path, encoding="utf-8") as file:
-        file.write("\n".join([_HEAD, *_sources(), _TAIL, *_calls(text)]))
+        file.write("\n".join([_HEAD, *_sources(text), _TAIL, *_calls(text)]))
 
 
-def _sources() -> Iterator[str]:
+def _sources(text) -> Iterator[str]:
     """What the scores are made of, as it stands in this package."""
     for module, names in ((metrics, ("_OPENING", "_CLOSING", "_ARTICLES")), (turns, ("THINK_TAGS",))):
         yield from (_constant(name, getattr(module, name)) for name in names)
-    yield from (_constant(name, getattr(rewards, name)) for name in ("_NUMBER", "_SLACK"))
-    for function in (metrics._normalized, metrics.normalized_match, turns.split_thinking, rewards._last_number):
+    yield _constant("_SLACK", rewards._SLACK)
+    for function in (metrics._normalized, metrics.normalized_match, turns.split_thinking):
         yield "\n" + inspect.getsource(function)
+    if "number_within" in {rewards.reward_parts(reward)[1] for reward in rewards.split_rewards(text)}:
+        yield "\n# This needs Babel: pip install babel\n" + inspect.getsource(numbers)
+        yield "\n" + inspect.getsource(rewards._last_number)
 
 
 def _constant(name, value):

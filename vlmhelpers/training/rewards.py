@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
+from vlmhelpers.common.numbers import find_numbers
 from vlmhelpers.common.printable import printable
 from vlmhelpers.data.schema import message_text
 from vlmhelpers.data.turns import split_thinking
@@ -22,9 +23,6 @@ Reward = Callable[..., list[float | None]]
 _OF_A_SAMPLE = {"prompts": "prompt", "completions": "completion"}
 _SHOWN = 80  # characters of an answer in an error
 _FENCED = re.compile(r"```(?:json)?\s*(\{.*\})\s*```", re.DOTALL | re.IGNORECASE)
-_NUMBER = re.compile(  # its sign, and its digits with a currency's sign between the two
-    r"((?<![\w.)])[-−])?[$€£¥₹]?((?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:e[-+]?\d+)?|\.\d+)", re.IGNORECASE
-)
 _TEXT = re.compile(r"(?:(-?\d*\.?\d+)\s*\*\s*)?([^:]*)(?::(.*))?", re.DOTALL)  # weight, name, setting
 _SLACK = 1 + 1e-9  # as 20.05 - 20 is a little over 0.05 in floating point
 
@@ -127,8 +125,8 @@ def _json_fields(text):
 def number_within(tolerance: float, relative: bool = False) -> Reward:
     """1.0 where the last number of the answer is within `tolerance` of the last one of the column `answer`; else 0.0.
 
-    `relative`: the tolerance is a share of the expected number, 0.05 for 5%. Currency signs and commas between
-    thousands do not count. An expected answer without a number is an error.
+    `relative`: the tolerance is a share of the expected number, 0.05 for 5%. Numbers are read by `find_numbers`:
+    "1.299,00 €" is 1299. An expected answer without a number is an error.
     """
     if not 0 <= tolerance < math.inf:
         raise ValueError(f"number_within: the tolerance is {tolerance}: choose a number from 0 up")
@@ -144,8 +142,7 @@ def number_within(tolerance: float, relative: bool = False) -> Reward:
 
 
 def _last_number(text):
-    found = _NUMBER.findall(text)
-    return float("-" * bool(found[-1][0]) + found[-1][1].replace(",", "")) if found else None
+    return next(reversed(find_numbers(text)), None)
 
 
 def matches(pattern: str) -> Reward:

@@ -1,11 +1,10 @@
 """A table of products with links to their images as rows to train on; the answer is written from the columns."""
 
-import math
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,8 @@ from datasets.table import InMemoryTable
 
 from vlmhelpers.common.images import UnusableImage, check_file
 from vlmhelpers.data.download.downloader import cached_images, download_images, is_link
-from vlmhelpers.data.readers.csv_reader import read_table
+from vlmhelpers.data.readers.csv_table import read_table
+from vlmhelpers.data.readers.number_columns import NumberColumn
 from vlmhelpers.data.readers.source import DataError, SourceRow, explain_missing, to_dataset
 from vlmhelpers.data.rows import ImageRoot
 from vlmhelpers.data.schema import make_row
@@ -86,8 +86,9 @@ def open_table(source: str | os.PathLike | Dataset | DatasetDict | pd.DataFrame)
     split "train" of "owner/name".
 
     In a CSV, the prices, product_code and flg_discount are numbers, or None; what is no number is a problem, but for a
-    column of prices none of which is one, such as "$12.50": it stays text. Raises ValueError for several splits or an
-    unreadable file, TypeError for what is no table, and OSError.
+    column of prices none of which is one, such as "$12.50": it stays text. Prices may be written like 1234.5 or in one
+    of the forms of `common.numbers.CONVENTIONS`, by which all of the column can be read: a note says which. Raises
+    ValueError for several splits or an unreadable file, TypeError for what is no table, and OSError.
     """
     if isinstance(source, dict):
         if len(source) != 1:
@@ -140,47 +141,27 @@ def _from_dataset(name, dataset, folder=None):
 
 
 def _from_csv(path):
-    kinds = _kinds_of_numbers(path)
+    columns = _columns_of_numbers(path)
 
     def rows():
         for row in read_table(path)[1]:
-            for name, kind in kinds.items():
-                row.fields[name] = _number(row, name, kind)
+            for name, column in columns.items():
+                row.fields[name] = column.read(row)
             yield row
 
-    features = {name: Value(kinds.get(name, "string")) for name in read_table(path)[0]}
+    features = {name: Value(columns[name].kind if name in columns else "string") for name in read_table(path)[0]}
     return Table(str(path), features, rows, Path(path).parent)
 
 
-def _kinds_of_numbers(path):
-    """The type of each column of numbers. Prices of which none is a plain number, such as "$12.50", stay text."""
+def _columns_of_numbers(path):
+    """The columns of numbers by name. Prices of which none is a number, such as "$12.50", stay text."""
     header, rows = read_table(path)
-    kinds = {name: kind for name, kind in _NUMBERS.items() if name in header}
-    undecided, texts = {name for name, kind in kinds.items() if kind == "float64"}, set()
+    columns = {name: NumberColumn(name, kind) for name, kind in _NUMBERS.items() if name in header}
+    prices = [column for column in columns.values() if column.kind == "float64"]
     for row in rows:
-        texts |= {name for name in undecided if row.fields[name]}
-        undecided -= {name for name in undecided if _parse(row.fields[name], "float64") is not None}
-        if not undecided:
-            break
-    return {name: kind for name, kind in kinds.items() if name not in texts & undecided}
-
-
-def _number(row, name, kind):
-    """The number in a field of text; None where it is empty or, which is a problem, no number."""
-    if not (text := row.fields[name]):
-        return None
-    if (number := _parse(text, kind)) is None:
-        form = "a whole number in digits" if kind == "int64" else "a number like 1234.5"
-        row.reject(f"no number in {name}: {text[:40]!r}", f"write {form}, or leave the cell empty")
-    return number
-
-
-def _parse(text, kind):
-    """The finite number that a text holds; None where there is none."""
-    with suppress(pa.ArrowInvalid):
-        if math.isfinite(number := pa.scalar(text).cast(kind).as_py()):
-            return number
-    return None
+        for column in prices:
+            column.learn(row.fields[column.name])
+    return {name: column for name, column in columns.items() if not column.is_text}
 
 
 def _columns_of(response):
