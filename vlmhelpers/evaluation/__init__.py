@@ -8,7 +8,15 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "ablation": ["blank_images", "image_ablation", "noise_images", "shuffled_images"],
         "browser": ["browse"],
         "comparison": ["compare", "plot_scores", "plot_tradeoff"],
-        "scoring": ["by_slice", "evaluate", "first_number", "parsed", "price_error", "says_all"]
-        + ["word_shift", "worst_rows"],
+        "scoring": [
+            "by_slice",
+            "evaluate",
+            "first_number",
+            "parsed",
+            "price_error",
+            "says_all",
+            "word_shift",
+            "worst_rows",
+        ],
     },
 )
