@@ -1,7 +1,6 @@
 """Image paths that stay inside their folder, and the way from rows to a Dataset and back."""
 
 import functools
-import itertools
 import os
 import re
 import tempfile
@@ -18,7 +17,8 @@ from vlmhelpers.data.schema import FEATURES, KINDS, REJECTED_IMAGES
 
 # What a reader adds: the number of the source's data row, from 1; rules.join_problems; what was guessed or repaired.
 READER_FEATURES = {"row": Value("int64"), "problem": Value("string"), "note": Value("string")}
-_ROWS_PER_BATCH = 1000
+_ROWS_PER_BATCH, _BYTES_PER_BATCH = 1000, 2**26
+_UNUSED = "Fields of the source that are not used:"
 ENCODED_ROWS_PER_BATCH = 200  # where the dataset may embed images
 
 
@@ -77,12 +77,41 @@ def source_column(name: str, kind: str = "messages") -> str:
 
 def store_rows(rows: Iterable[dict], features: Features) -> Dataset:
     """Rows as a memory-mapped Dataset, written a batch at a time to a file that is removed when the process ends."""
-    rows, schema = iter(rows), features.arrow_schema
+    return store_batches(batches_of(rows), features)
+
+
+def store_batches(batches: Iterable[list[dict]], features: Features) -> Dataset:
+    """The same of batches of rows."""
+    schema = features.arrow_schema
     handle, file = tempfile.mkstemp(suffix=".arrow", dir=_scratch().name)
     with name_full_disk(file), os.fdopen(handle, "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        while batch := list(itertools.islice(rows, _ROWS_PER_BATCH)):
+        for batch in batches:
             writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
     return Dataset.from_file(file)
+
+
+def batches_of(rows: Iterable[dict]) -> Iterator[list[dict]]:
+    """Rows in lists of 1,000, or fewer where their images are embedded: some 64 MB each."""
+    batch, size = [], 0
+    for row in rows:
+        batch.append(row)
+        size += sum(len(image["bytes"] or b"") for image in row.get("images") or [] if isinstance(image, dict))
+        if len(batch) >= _ROWS_PER_BATCH or size > _BYTES_PER_BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def note_unused(dataset: Dataset, names: Iterable[str]) -> None:
+    """Keeps the names of fields that a reader did not use in the description of the Dataset that it made."""
+    dataset.info.description = "\n".join([_UNUSED, *sorted(names)]) if names else ""
+
+
+def unused_fields(dataset: Dataset) -> list[str]:
+    """The names that `note_unused` has kept, also of a part of the Dataset or one that was made from it."""
+    first, *names = (dataset.info.description or "").split("\n")
+    return names if first == _UNUSED else []
 
 
 @functools.cache

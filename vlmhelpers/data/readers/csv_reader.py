@@ -1,150 +1,45 @@
-"""CSV files of images, questions and answers, whatever program wrote them: their encoding, separator and quotes."""
+"""CSV files of images, questions and answers."""
 
-import codecs
-import csv
 import os
-import re
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
-from datasets import Dataset, Value
+from datasets import Dataset
 
-from vlmhelpers.data.readers.conversations import refuse_preference
-from vlmhelpers.data.readers.source import DataError, SourceRow, check_encoding, explain_missing, to_dataset
-from vlmhelpers.data.rows import ImageRoot
-from vlmhelpers.data.schema import make_row
-from vlmhelpers.data.spreadsheets import REASON, REMEDY, SOURCE_ROW, cell_text
-
-_EXPECTED = "Its first line has to name the columns."
-_REMEDY = "Save it as 'CSV UTF-8 (comma delimited)' and read that."
-_UNDECODED = re.compile("[\udc80-\udcff]")  # what `surrogateescape` leaves of bytes that are not UTF-8
-_WINDOWS_1252 = {0xDC00 + byte: text for byte in range(128, 256) if (text := bytes([byte]).decode("cp1252", "ignore"))}
+from vlmhelpers.data.readers.conversations import CSV_NAMES, FieldNames
+from vlmhelpers.data.readers.message_rows import MessageRows
+from vlmhelpers.data.readers.opening import open_csv
+from vlmhelpers.data.readers.source import DataError, explain_missing
 
 
 def read_csv(
     path: str | os.PathLike,
     image_root: str | os.PathLike | None = None,
-    image_field: str = "image_path",
-    text_field: str = "instruction",
-    response_field: str = "description",
+    image_field: str | None = None,
+    text_field: str | None = None,
+    response_field: str | None = None,
+    instruction: str | None = None,
 ) -> Dataset:
     """Reads a CSV with an image path, a question and an answer in each row into a `datasets.Dataset`.
 
-    path: the file, see read_table. image_field, text_field, response_field: the names of the three columns. A row with
-    a rejected answer or a true or false `label` has a problem, see read_preferences and read_rated. For image_root,
-    the Dataset's columns and the errors, see vlmhelpers.data.readers.
+    path: the file, see csv_table.read_table. image_field, text_field, response_field: the names of the three columns,
+    by default the first that is there of image_path, image and the like, instruction, question, ..., description,
+    answer, ...; of several that may be meant, one has to be named. instruction: one question for all rows, in place of
+    a column. A cell of images, or of messages, may be a JSON list. A row with a rejected answer or a true or false
+    `label` has a problem, see read_preferences and read_rated. For image_root, the Dataset's columns and the errors,
+    see vlmhelpers.data.readers.
     """
-    header, rows = read_table(path)
-    wanted = {"image_field": image_field, "text_field": text_field, "response_field": response_field}
-    if not set(wanted.values()) <= set(header):
-        raise DataError(explain_missing(path, "column", wanted, header, "read_csv"))
-    root = ImageRoot(Path(path).parent if image_root is None else image_root)
-
-    def build(row):
-        refuse_preference(row, row.fields[response_field])
-        question = row.get_text(text_field, "write the question")
-        answer = row.get_text(response_field, "write the answer that the model should give")
-        return make_row(question, answer, row.get_images([row.fields[image_field]], root))
-
-    return to_dataset(rows, build, dict.fromkeys(header, Value("string")), path)
+    names = FieldNames(text_field, image_field, response_field, instruction, first=CSV_NAMES)
+    source = open_csv(path)
+    check_columns(source, names)
+    return MessageRows(source, names, image_root).read("read_csv")
 
 
-def read_table(path: str | os.PathLike) -> tuple[list[str], Iterator[SourceRow]]:
-    """The column names of the CSV at `path`, and its rows, which are read while they are asked for.
-
-    UTF-8 with or without a byte order mark, and UTF-16 with one; other bytes are read as Windows-1252. The separator is
-    the one of comma, semicolon and tab that parts the first line into most cells. Cells lose the spaces around them;
-    blank lines do not count. A row with too few cells is filled up; surplus ones are joined to the last. What
-    `Report.save_rejected` wrote is read as it was before. Raises ValueError for another encoding, damaged UTF-16, an
-    empty file or a column named twice, and, while the rows are read, for a quote that never closes.
-    """
-    if not _is_utf_16(path):
-        check_encoding(path, _REMEDY, _EXPECTED)
-    with _open(path) as file:
-        first = next((line for line in file if line.strip()), "")[:10_000]
-    delimiter = max(",;\t", key=lambda mark: len(next(csv.reader([first], delimiter=mark))))
-    records = _records(path, delimiter)
-    cells, problems, _ = next(records, ([], [], []))
-    for reason, remedy in problems:
-        raise DataError(f"{path}, header: {reason}. Remedy: {remedy}.")
-    if not cells:
-        raise DataError(f"{path} is empty. {_EXPECTED}")
-    header = [cell.strip() or f"column_{i}" for i, cell in enumerate(cells, start=1)]
-    was_text = cell_text if {SOURCE_ROW, REASON, REMEDY} <= set(header) else str
-    header = list(map(was_text, header))
-    if twice := next((name for name, count in Counter(header).items() if count > 1), None):
-        raise DataError(f"{path} has two columns named {twice!r}. Rename or remove one of them.")
-    return header, (_row(header, delimiter, was_text, *record) for record in records)
-
-
-def _is_utf_16(path):
-    """Whether the file begins with the byte order mark of UTF-16, and not of UTF-32."""
-    with open(path, "rb") as file:
-        mark = file.read(4)
-    return mark.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and mark != codecs.BOM_UTF32_LE
-
-
-@contextmanager
-def _open(path):
-    """The file as text, its line ends as they are."""
-    encoding, errors = ("utf-16", "strict") if _is_utf_16(path) else ("utf-8-sig", "surrogateescape")
-    with open(path, encoding=encoding, errors=errors, newline="") as file:
-        try:
-            yield file
-        except UnicodeError as error:
-            raise DataError(f"{path} is damaged UTF-16 text: {error}. {_REMEDY}") from None
-
-
-def _records(path, delimiter):
-    """(cells, problems, lines) of each record of the file, the header first, without blank lines."""
-    options = {"delimiter": delimiter, "skipinitialspace": True}
-    number, lines = 0, []  # the header's number; the lines of the next record
-
-    def take(file):
-        for line in file:
-            lines.append(line)
-            yield _decode(line)
-
-    with _open(path) as file:
-        reader = csv.reader(take(file), strict=True, **options)
-        while True:
-            lines.clear()
-            try:
-                cells, problems = next(reader), []
-            except StopIteration:
-                return
-            except csv.Error as error:
-                if "expected after" not in str(error):  # the end of the file, or 131,072 characters in one cell
-                    name = f"{path}, row {number} (line {reader.line_num - len(lines) + 1})"
-                    remedy = 'Close it; a quote inside a quoted text is written twice ("").'
-                    raise DataError(f"{name}: a quote opens and does not close: {error}. {remedy}") from None
-                cells = [cell for line in csv.reader(map(_decode, lines), **options) for cell in line]
-                problems = [("misplaced quote", 'write a quote inside a quoted text twice ("")')]
-            if len(cells) > 1 or "".join(cells).strip():
-                yield cells, problems, lines
-                number += 1
-
-
-def _decode(line):
-    return line if line.isascii() else line.translate(_WINDOWS_1252)
-
-
-def _row(header, delimiter, was_text, cells, problems, lines):
-    """The row of a record's cells, of which there may be more or fewer than the header has."""
-    width = len(header)
-    while len(cells) > width and not cells[-1].strip():  # separators at a line's end are harmless
-        cells.pop()
-    if len(cells) != width and not problems:
-        few = len(cells) < width
-        remedy = "fill in the missing ones" if few else "put a text with a separator in it in double quotes"
-        problems = [(f"too {'few' if few else 'many'} cells: {len(cells)} of {width}", remedy)]
-    if any(map(_UNDECODED.search, cells)):
-        problems = [*problems, ("bytes that no known encoding has", "save the file as UTF-8 and correct the text")]
-    cells = [*cells[: width - 1], f"{delimiter} ".join(cells[width - 1 :])]
-    cells = [_UNDECODED.sub("\ufffd", cell.strip().replace("\r\n", "\n").replace("\r", "\n")) for cell in cells]
-    cells = [*map(was_text, cells), *[""] * (width - len(cells))]
-    row = SourceRow(dict(zip(header, cells, strict=True)), problems)
-    row.notes += ["bytes that are not UTF-8 read as Windows-1252"] * any(map(_UNDECODED.search, lines))
-    return row
+def check_columns(source, names: FieldNames) -> None:
+    """Raises ValueError for a table without a column for each of image, question and answer, or a conversation."""
+    arguments = ["image_field", "text_field", "response_field"]
+    if names.instruction is not None:
+        arguments.remove("text_field")
+    there = set(source.columns)
+    missing = {name: names.usual(name)[0] for name in arguments if not set(names.usual(name)) & there}
+    if missing and not {"messages", "conversations"} & there:
+        wanted = missing | {name: names.usual(name)[0] for name in arguments if names.usual(name)[0] in there}
+        raise DataError(explain_missing(source.name, "column", wanted, source.columns, "read_csv"))

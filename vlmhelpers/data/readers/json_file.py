@@ -4,59 +4,15 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 
 import ijson
-from datasets import Dataset, Value
 
-from vlmhelpers.data.readers.source import (
-    BYTE_ORDER_MARK,
-    DataError,
-    SourceRow,
-    check_encoding,
-    explain_missing,
-    to_dataset,
-)
+from vlmhelpers.data.readers.source import BYTE_ORDER_MARK, DataError, SourceRow, check_encoding
 
-_EXPECTED = "Expected is a list of objects ([{...}, {...}]), or one object per line (JSONL)."
+EXPECTED = "Expected is a list of objects ([{...}, {...}]), or one object per line (JSONL)."
 _CHUNK = 65_536  # bytes
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
-ROWS_AHEAD = 1000  # of which the fields become columns
-
-
-def read_json(
-    path: str | os.PathLike,
-    wanted: dict[str, str],
-    build: Callable,
-    also: Collection[str],
-    reader: str,
-    kind: str = "messages",
-) -> Dataset:
-    """The Dataset of the rows of this kind that `build` makes of a JSON or JSONL file's.
-
-    `wanted` maps arguments of `reader` (its name) to fields. Raises ValueError where the first object has none of
-    them, nor one of `also`, and what read_objects raises.
-    """
-    rows = read_objects(path)
-    ahead = list(itertools.islice(rows, ROWS_AHEAD))
-    objects = [row.fields for row in ahead if row.text is None]
-    if not objects:
-        reason, remedy = ahead[0].problems[0]
-        raise DataError(f"{path}, row 1: {reason}; nor are the next rows. {_EXPECTED} Remedy: {remedy}.")
-    if not {*wanted.values(), *also} & objects[0].keys():
-        for name, value in objects[0].items():
-            if isinstance(value, list) and value and isinstance(value[0], dict):
-                held = f"{path} holds its rows inside an object, under {name!r}"
-                raise DataError(f"{held}. {_EXPECTED} Save that list as a file.")
-        raise DataError(explain_missing(path, "field", wanted, objects[0], reader))
-    columns = {name: Value("string") for fields in objects for name in fields}
-
-    def build_noted(row):
-        if late := [name for name in row.fields if name not in columns]:
-            row.notes.append(f"not kept as a column, being new after row {ROWS_AHEAD}: {', '.join(late)}")
-        return build(row)
-
-    return to_dataset(itertools.chain(ahead, rows), build_noted, columns, path, kind)
 
 
 def read_objects(path: str | os.PathLike) -> Iterator[SourceRow]:
@@ -66,7 +22,7 @@ def read_objects(path: str | os.PathLike) -> Iterator[SourceRow]:
     their text; blank lines do not count. Raises ValueError, with the row and a remedy, for broken syntax inside a list
     and an object spread over several lines, and for another encoding and a file without rows.
     """
-    check_encoding(path, "Unpack it, or save it as UTF-8 text, and read that.", _EXPECTED)
+    check_encoding(path, "Unpack it, or save it as UTF-8 text, and read that.", EXPECTED)
     with open(path, "rb") as file:
         start = len(BYTE_ORDER_MARK) if file.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK else 0
         file.seek(start)
@@ -96,7 +52,7 @@ def _items(file, path):
                 "broken line costs that row alone."
             )
     if not number:
-        raise DataError(f"{path} holds no rows. {_EXPECTED}")
+        raise DataError(f"{path} holds no rows. {EXPECTED}")
 
 
 def _lines(file, path):
@@ -104,7 +60,7 @@ def _lines(file, path):
     ahead = list(itertools.islice(numbered, 2))
     if len(ahead) == 2 and _is_spread(*ahead):
         raise DataError(
-            f"{path}, line {ahead[0][0]}: an object that is spread over several lines. {_EXPECTED} Write each object "
+            f"{path}, line {ahead[0][0]}: an object that is spread over several lines. {EXPECTED} Write each object "
             "on one line; where one object holds all the rows, save the list inside it as a file of its own."
         )
     yield from itertools.starmap(_row_of_line, itertools.chain(ahead, numbered))

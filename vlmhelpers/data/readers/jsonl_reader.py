@@ -2,90 +2,49 @@
 
 import json
 import os
-from collections import Counter
 from pathlib import Path
 
 from datasets import Dataset
 
 from vlmhelpers.common.files import atomic_file
-from vlmhelpers.data.download.downloader import download_images, is_link
-from vlmhelpers.data.download.safe_http import DownloadRules
-from vlmhelpers.data.readers.conversations import read_history, read_turns, refuse_preference
-from vlmhelpers.data.readers.json_file import read_json, read_objects
+from vlmhelpers.data.readers.conversations import FieldNames
+from vlmhelpers.data.readers.message_rows import MessageRows
+from vlmhelpers.data.readers.opening import open_json
 from vlmhelpers.data.readers.source import DataError
 from vlmhelpers.data.rows import ImageRoot, stream_plain_rows
-from vlmhelpers.data.schema import FEATURES, assistant, text_part, user
-
-_WITH_IMAGES = "leave it out, or read the file by read_jsonl(text_field=..., response_field=...)"
+from vlmhelpers.data.schema import FEATURES, TRAIN
 
 
 def read_jsonl(
     path: str | os.PathLike,
     image_root: str | os.PathLike | None = None,
-    text_field: str = "text",
-    image_field: str = "image",
-    response_field: str = "response",
+    text_field: str | None = None,
+    image_field: str | None = None,
+    response_field: str | None = None,
     download: bool = False,
     cache_dir: str | os.PathLike | None = None,
+    instruction: str | None = None,
     **rules: object,
 ) -> Dataset:
-    """Reads JSONL, or a JSON list of the same rows, into a `datasets.Dataset`. Rows of three forms may mix:
+    """Reads JSONL, or a JSON list of the same rows, into a `datasets.Dataset`. The rows may have any of the forms that
+    `forms.FORMS` lists, and mix them: a question, an answer and images in fields, `messages`, or a conversation.
 
-    - A text, a response and, in `image_field`, a path, a list of paths or nothing; the images come before the text.
-    - `messages`: a content is a text or a list of parts, an image part names its path as `image` or stands for the
-      next one of the row's list `images`.
-    - `conversations`, as in ShareGPT and LLaVA: turns with `from` and `value`, or `role` and `content`. A field
-      `system` comes first.
-    Where all contents are texts, each `<image>` in a text of the user stands for the next image of `image_field` or
-    `images`; without any, the images come before the first text of the user. In a row without images it is text.
-    A row of two answers to choose from (`rejected_response`, `rejected_messages`, `chosen` and `rejected` without an
-    answer beside them) has a problem, and so has one with a true or false `label` or `kto_tag`: see read_preferences.
+    text_field, image_field, response_field: by default the first that is filled of their usual names (text, question,
+    ..., image, images, ..., response, answer, ...); of several that may be meant, one has to be named. instruction: one
+    question for all rows, in place of a field. `system` and `history` come first.
+    An image stands in the message, in a part of a content, in the text as `<img>path</img>`, or in the row's list, of
+    which each `<image>` in a text of the user is the next one; without any, they come before the user's first text. In
+    a row without images `<image>` is text. An image is a path, a `file:` URL, or encoded: a data URI, base64.
+    An answer of weight 0 (`weight`, `loss`, `loss_weight`, `train`) is not learned. A row of two answers to choose from
+    has a problem, and so has one with a true or false `label`, see read_preferences and read_rated; and one with a
+    field that matters and is not read, such as `videos` or `tools`. Other unused fields are named in the report.
 
-    A path may be a `file:` URL. With `download`, download_images gets http and https URLs, into `cache_dir` and by its
-    `rules`, for rows without another problem. For image_root, columns and errors, see vlmhelpers.data.readers.
+    With `download`, download_images gets http and https URLs, into `cache_dir` and by its `rules`, for rows without
+    another problem. For image_root, columns and errors, see vlmhelpers.data.readers.
     """
-    DownloadRules(**rules)  # says what is wrong with them before the file is read
-    root = _LinkedRoot(Path(path).parent if image_root is None else image_root)
-    fields = text_field, image_field, response_field
-
-    def build(row):
-        messages, sources = read_turns(row, *fields)
-        return {"messages": messages, "images": row.get_images(sources, root)}
-
-    if download:
-        root.downloaded = download_images(_links_of_sound_rows(path, root, fields), cache_dir, **rules)
-        failures = [found[0].partition(":")[0] for found in root.downloaded.values() if isinstance(found, tuple)]
-        counts = "".join(f", {count} {kind}" for kind, count in Counter(failures).most_common())
-        if total := len(root.downloaded):
-            print(f"{total} linked pictures: {total - len(failures)} there{counts}")
-    wanted = {"text_field": text_field, "response_field": response_field}
-    return read_json(path, wanted, build, {"messages", "conversations", "chosen"}, "read_jsonl")
-
-
-class _LinkedRoot(ImageRoot):
-    """An ImageRoot that also resolves URLs, to what download_images returned for them."""
-
-    downloaded = None
-
-    def resolve(self, written):
-        if not is_link(written):
-            return super().resolve(written)
-        if self.downloaded is None:
-            remedy = "pass download=True (with the command jsonl: --download), or write the path of an image"
-            return None, [(f"not a local file: {written!r}", remedy)], ""
-        found = self.downloaded.get(written)  # None in a row with another problem
-        if isinstance(found, tuple):
-            return None, [(f"{found[0]} ({written[:80]!r})", found[1])], ""
-        return found, [], ""
-
-
-def _links_of_sound_rows(path, root, fields):
-    for row in read_objects(path):
-        _, sources = read_turns(row, *fields)
-        links = [source for source in sources if source and is_link(source)]
-        row.get_images([source for source in sources if source not in links], root)
-        if not row.problems:
-            yield from links
+    names = FieldNames(text_field, image_field, response_field, instruction)
+    rows = MessageRows(open_json(path), names, image_root, download, cache_dir, **rules)
+    return rows.read("read_jsonl")
 
 
 def read_alpaca(
@@ -93,28 +52,17 @@ def read_alpaca(
     instruction_field: str = "instruction",
     input_field: str = "input",
     output_field: str = "output",
+    image_root: str | os.PathLike | None = None,
 ) -> Dataset:
-    """Reads an Alpaca file, a JSON list or one object per line, into a `datasets.Dataset` of text-only rows.
+    """Reads an Alpaca file, a JSON list or one object per line, into a `datasets.Dataset`.
 
     The user's turn is the instruction and, below a blank line, the input where there is one; the output is the
     answer. A field `system` (a text) and a field `history` (a list of [question, answer] pairs) become turns
-    before that. The file may be larger than the memory. For the columns and errors, see vlmhelpers.data.readers.
+    before that; images in `images` stand at each `<image>`, or before the text. The file may be larger than the memory.
+    For image_root, the columns and errors, see vlmhelpers.data.readers.
     """
-
-    def build(row):
-        question = row.get_text(instruction_field, "write what the model is to do")
-        context = row.get_text(input_field)
-        refused = refuse_preference(row, row.fields.get(output_field))
-        if row.fields.get("image") or row.fields.get("images"):
-            row.reject("an image, and an Alpaca row is text alone", _WITH_IMAGES)
-        answer = row.get_text(output_field, None if refused else "write the answer that the model should give")
-        last = user("\n\n".join(filter(None, [question, context]))), assistant(answer)
-        system = row.get_text("system")
-        first = [{"role": "system", "content": [text_part(system)]}] if system else []
-        return {"messages": [*first, *read_history(row), *last], "images": []}
-
-    wanted = {"instruction_field": instruction_field, "output_field": output_field}
-    return read_json(path, wanted, build, (), "read_alpaca")
+    names = FieldNames(instruction_field, None, output_field, input_field=input_field)
+    return MessageRows(open_json(path), names, image_root).read("read_alpaca")
 
 
 def write_jsonl(dataset: Dataset, path: str | os.PathLike, image_root: str | os.PathLike | None = None) -> None:
@@ -134,7 +82,8 @@ def _to_write(row, root, name):
     messages = []
     for message in row["messages"]:
         content = [{key: value for key, value in part.items() if value is not None} for part in message["content"]]
-        messages.append({"role": message["role"], "content": content})
+        weight = {"weight": 0} if message.get(TRAIN) is False else {}
+        messages.append({"role": message["role"], "content": content} | weight)
     paths = []
     for image in row["images"] or []:
         if not image or not image["path"]:

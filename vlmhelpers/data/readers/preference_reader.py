@@ -4,19 +4,24 @@ Every form becomes whole conversations, which read_turns brings into the schema'
 answer begins. A field that is not named is the first of its usual names that the row fills.
 """
 
-import json
 import os
 from collections.abc import Callable
-from pathlib import Path
 
-from datasets import Dataset, Value
+from datasets import Dataset
 
-from vlmhelpers.data.readers.conversations import IMAGE, image_sources, read_history, read_turns, role_of
-from vlmhelpers.data.readers.csv_reader import read_table
-from vlmhelpers.data.readers.json_file import read_json
-from vlmhelpers.data.readers.source import DataError, SourceRow, explain_missing, to_dataset
-from vlmhelpers.data.rows import ImageRoot
-from vlmhelpers.data.schema import message_text, text_part
+from vlmhelpers.data.readers.conversations import (
+    IMAGE,
+    from_json,
+    read_conversation,
+    read_history,
+    refuse_unread,
+    role_of,
+)
+from vlmhelpers.data.readers.image_sources import sources_in
+from vlmhelpers.data.readers.message_rows import Roots
+from vlmhelpers.data.readers.opening import Source, open_source
+from vlmhelpers.data.readers.source import DataError, SourceRow, explain_missing
+from vlmhelpers.data.schema import TRAIN, message_text, text_part
 
 _NAMES = {  # argument -> what its field is called in one form or another
     "text_field": ("prompt", "messages", "conversations", "question", "instruction", "query", "text"),
@@ -33,7 +38,6 @@ _READERS = {  # kind -> its reader, and the argument whose field a CSV has to ha
     "prompts": ("read_prompts", "text_field"),
 }
 _LEARNED = {"response", "output", "description"}  # answers to learn, in other readers' fields
-_CARRIED = ("system", "video", "videos", "audio", "audios")  # fields beside a conversation, see read_turns
 _LABELS = dict.fromkeys(["true", "1", "1.0", "yes"], True) | dict.fromkeys(["false", "0", "0.0", "no"], False)
 _LEFT_OUT = "the messages' last answer is left out, as another field has one"
 _MESSAGES = 'write a text, or messages: [{"role": "assistant", "content": ...}]'
@@ -58,7 +62,7 @@ def read_preferences(
 
     def build(fields, root):
         shown = fields.name("image_field")
-        other = "rejected_images" if fields.row.fields.get("rejected_images") else shown
+        other = "rejected_images" if fields.row.take("rejected_images") else shown
         chosen, sources = fields.read_answer("chosen_field", shown)
         rejected, other_sources = fields.read_answer("rejected_field", other)
         start = _shared(chosen, rejected)
@@ -137,22 +141,34 @@ def find_reader(fields: dict) -> str | None:
 
 def _read(path, image_root, kind, given: dict[str, str | None], build: Callable) -> Dataset:
     reader, key = _READERS[kind]
+    source = path if isinstance(path, Source) else open_source(path)
     names = {argument: (name,) if name else _NAMES[argument] for argument, name in given.items()}
-    root = ImageRoot(Path(path).parent if image_root is None else image_root)
-    is_csv = Path(path).suffix.lower() == ".csv"
+    roots = Roots(source, image_root)
 
     def build_row(row):
-        return build(_Fields(row.with_fields(_parsed(row.fields, names["image_field"], is_csv)), names), root)
+        fields = row.with_fields(_parsed(row.fields, names["image_field"], source.is_table))
+        built = build(_Fields(fields, names), roots.of(row))
+        refuse_unread(fields, [])
+        return _without_weights(row, built)
 
-    if not is_csv:
-        also = {name for argument, of_argument in names.items() if argument != "image_field" for name in of_argument}
-        return read_json(path, {key: names[key][0]}, build_row, also, reader, kind)
-    header, rows = read_table(path)
-    wanted = {argument: names[argument][0] for argument in given if given[argument] or argument == key}
-    missing = {argument: name for argument, name in wanted.items() if not set(names[argument]) & set(header)}
-    if missing and not (kind == "pairs" and "text" in header and not any(given.values())):  # RLHF-V's pairs in a text
-        raise DataError(explain_missing(path, "column", missing, header, reader))
-    return to_dataset(rows, build_row, dict.fromkeys(header, Value("string")), path, kind)
+    also = {name for argument, of_argument in names.items() if argument != "image_field" for name in of_argument}
+    wanted = {key: names[key][0]}
+    if source.is_table:
+        wanted = {argument: names[argument][0] for argument in given if given[argument] or argument == key}
+        missing = {argument: name for argument, name in wanted.items() if not {*names[argument]} & {*source.columns}}
+        in_text = kind == "pairs" and "text" in source.columns and not any(given.values())  # RLHF-V's pairs
+        if missing and not in_text:
+            raise DataError(explain_missing(source.name, "column", missing, source.columns, reader))
+    return source.read(build_row, wanted, {*also, "text", "input"}, reader, kind, [*filter(None, given.values())])
+
+
+def _without_weights(row, built):
+    """What is built without the weights of its turns; one by which an answer is not to be learned is a problem."""
+    for name, turns in built.items():
+        for turn in turns if name in ("prompt", "chosen", "rejected", "completion") else ():
+            if turn.pop(TRAIN, None) is False and name != "prompt":
+                row.reject(f"an answer that is not to be learned ({name})", "leave the row out, or remove its weight")
+    return built
 
 
 class _Fields:
@@ -194,7 +210,7 @@ class _Fields:
         if isinstance(self.row.fields.get(name), list):
             return self._turns(name, "user")
         texts = [self.row.get_text(name, "write the question"), name == "instruction" and self.row.get_text("input")]
-        content, images = "\n\n".join(filter(None, texts)), image_sources(self.row, shown)
+        content, images = "\n\n".join(filter(None, texts)), sources_in(self.row, shown)
         if IMAGE not in content:
             content = [*({"type": "image"} for _ in images), text_part(content)]
         earlier = [turn | {"content": message_text(turn)} for turn in read_history(self.row)]
@@ -202,7 +218,7 @@ class _Fields:
 
     def _turns(self, name, role):
         """The messages in a field as they are written; a text is a message of `role`."""
-        value = self.row.fields[name]
+        value = self.row.take(name)
         turns = value if isinstance(value, list) else [value]
         if all(isinstance(turn, dict) for turn in turns):
             return turns
@@ -212,13 +228,12 @@ class _Fields:
         return [{"role": role, "content": self.row.get_text(name, _MESSAGES)}]
 
     def _read_turns(self, turns, shown):
-        fields = {name: self.row.fields.get(name) for name in (*_CARRIED, shown)} | {"conversations": turns}
-        return read_turns(self.row.with_fields(fields), "", shown, "")
+        return read_conversation(self.row, turns, shown)
 
     def read_label(self) -> bool | None:
         """The label; None, which is a problem, where it is neither true nor false."""
         name = self.name("label_field")
-        label = _LABELS.get(str(self.row.fields.get(name)).strip().lower())
+        label = _LABELS.get(str(self.row.take(name)).strip().lower())
         if label is None:
             self.row.reject(f"no label: {name} is {str(self.row.fields.get(name))[:40]!r}", "write true or false")
         return label
@@ -232,21 +247,12 @@ def _shared(chosen, rejected):
 
 def _parsed(fields, image_names, is_csv):
     """The fields, with those of a pair that is JSON in `text`; of a CSV, also lists and messages that are JSON."""
-    pair = _from_json(fields.get("text"))
+    pair = from_json(fields.get("text"))
     if isinstance(pair, dict) and {"chosen", "rejected"} <= pair.keys():
         fields = {name: value for name, value in fields.items() if name != "text"} | pair
-    values = {name: _from_json(value) for name, value in fields.items()} if is_csv else {}
+    values = {name: from_json(value) for name, value in fields.items()} if is_csv else {}
     lists = ("history", "rejected_images", *image_names)
     return fields | {name: value for name, value in values.items() if _is_messages(value) or name in lists}
-
-
-def _from_json(value):
-    if not isinstance(value, str) or not value.startswith(("[", "{")):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        return value
 
 
 def _is_messages(value):

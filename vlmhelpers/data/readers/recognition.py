@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from datasets import Dataset
 
-from vlmhelpers.data.readers.csv_reader import read_csv, read_table
-from vlmhelpers.data.readers.json_file import ROWS_AHEAD, read_objects
+from vlmhelpers.data.readers.csv_reader import read_csv
 from vlmhelpers.data.readers.jsonl_reader import read_alpaca, read_jsonl
+from vlmhelpers.data.readers.opening import open_source
 from vlmhelpers.data.readers.preference_reader import find_reader, read_preferences, read_prompts, read_rated
 from vlmhelpers.data.readers.products_reader import read_products
 
@@ -44,8 +44,7 @@ def recognize(path: str | os.PathLike) -> Form:
     suffix = Path(path).suffix.lower()
     if suffix == ".parquet":
         return Form("read_products", "messages", [])
-    rows = read_table(path)[1] if suffix == ".csv" else read_objects(path)
-    ahead = [row.fields for row in itertools.islice(rows, ROWS_AHEAD) if row.fields]
+    ahead = [row.fields for row in open_source(path).ahead() if row.fields]
     first, names = next(iter(ahead), {}), list(dict.fromkeys(itertools.chain.from_iterable(ahead)))
     reader = _BY_NAME[find_reader(first)] if find_reader(first) else _of_answers(suffix, first, names)
     return Form(reader.__name__, _READERS[reader][0], names)

@@ -1,85 +1,130 @@
 """What all readers share: the row of a source, and the way from its fields to a row of the schema."""
 
 import copy
+import itertools
 import json
+import math
 import os
 from collections.abc import Callable, Collection, Iterable
+from datetime import date, time
+from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path
 
 from datasets import Dataset, Features
 from tqdm.auto import tqdm
 
-from vlmhelpers.common.printable import one_line, printable
-from vlmhelpers.data.rows import READER_FEATURES, ImageRoot, source_column, store_rows
+from vlmhelpers.common.printable import one_line, printable, shortened
+from vlmhelpers.data.rows import READER_FEATURES, ImageRoot, batches_of, note_unused, source_column, store_batches
 from vlmhelpers.data.rules import Problem, join_problems
-from vlmhelpers.data.schema import KINDS, REJECTED_IMAGES
+from vlmhelpers.data.schema import KINDS, REJECTED_IMAGES, TRAIN, with_train
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NOT_TEXT = dict.fromkeys([b"\xff\xfe", b"\xfe\xff"], "UTF-16 text")
 _NOT_TEXT |= {b"PK\x03\x04": "an Excel workbook or a zip archive", b"\x1f\x8b": "a gzip archive"}
 _LONGEST = 1000  # characters of an error's list of names
-_KINDS = {bool: "true or false", list: "a list", dict: "an object", type(None): "null"}
+_KINDS = {bool: "true or false", list: "a list", dict: "an object", bytes: "bytes"}
 
 
 class DataError(ValueError):
     """What is wrong with a source, in a sentence that shows its names safely."""
 
     def __init__(self, message: str):
-        super().__init__(printable(message))
+        super().__init__(shortened(printable(message)))
+
+
+def is_empty(value: object) -> bool:
+    """Whether a field says nothing: null, an empty text, list or object, or NaN, which tables write for null."""
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or (isinstance(value, str | list | dict | bytes) and not value)
 
 
 class SourceRow:
     """`fields` by their names; `problems` and `notes` grow while they are read; `text`: of a row without fields.
 
-    A row with a problem from the start is broken: it gets no further ones.
+    `used`: the fields that were read; `folder`: of its file, where a source has several. A row with a problem from the
+    start is broken: it gets no further ones.
     """
 
     def __init__(self, fields: dict, problems: Iterable[Problem] = (), text: str | None = None):
         self.fields, self.problems, self.notes, self.text = fields, list(problems), [], text
+        self.used, self.unused, self.folder = set(), set(), None
         self._broken = bool(self.problems)
 
     def with_fields(self, fields: dict) -> "SourceRow":
-        """The same row seen with other fields: what is wrong with them is added to this one's problems and notes."""
+        """The same row seen with other fields: what is found there is added to this one's problems, notes and uses."""
         view = copy.copy(self)
         view.fields = fields
         return view
 
+    def take(self, name: str) -> object:
+        """The field's value, which counts as read."""
+        self.used.add(name)
+        return self.fields.get(name)
+
+    def leave(self) -> dict:
+        """The fields that say something and were not read."""
+        return {name: value for name, value in self.fields.items() if name not in self.used and not is_empty(value)}
+
     def reject(self, reason: str, remedy: str) -> None:
         """Adds a problem, unless the row is broken."""
         if not self._broken:
-            self.problems.append((reason, remedy))
+            self.problems.append((shorten(one_line(reason)), one_line(remedy)))
 
     def get_text(self, name: str, remedy: str | None = None) -> str:
         """The field's text without the blanks around it. With a `remedy`, an empty or missing one is a problem."""
-        value = self.fields.get(name)
+        value = self.take(name)
+        before = len(self.problems)
         text = self.as_text(value, name).strip()
         if remedy and name not in self.fields:
-            self.reject(f"no field {name!r}", f"add it; the row has {', '.join(self.fields) or 'no fields'}")
-        elif remedy and not text and isinstance(value, str | None):
+            self.reject(f"no field {name!r}", f"add it; the row has {shorten(', '.join(self.fields)) or 'no fields'}")
+        elif remedy and not text and len(self.problems) == before:
             self.reject(f"empty {name}", remedy)
         return text
 
     def as_text(self, value: object, where: str) -> str:
-        """A text as it is, a number as text, None as an empty one. Anything else is a problem, and empty."""
+        """A text as it is, a number or a date as text, None as an empty one. Anything else is a problem, and empty."""
         if value is None or isinstance(value, str):
             return value or ""
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+            self.notes.append(f"the one text in the list {where}")
+            return value[0]
+        if isinstance(value, date | time | Decimal):
+            self.notes.append("date or number read as text")
+            return str(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             self.notes.append("number read as text")
             return json.dumps(value)
-        self.reject(f"{where} is {_KINDS[type(value)]}, not text", "write a text there")
+        kind = json.dumps(value) if isinstance(value, float) else _KINDS.get(type(value), type(value).__name__)
+        self.reject(f"{where} is {kind}, not text", "write a text there")
         return ""
 
-    def get_images(self, sources: Iterable[str | None], root: ImageRoot) -> list[dict | None]:
-        """The images of the schema for paths as a user wrote them; an unusable path is a problem, and None."""
+    def get_images(self, sources: Iterable[str | dict | None], root: ImageRoot | None) -> list[dict | None]:
+        """The images of the schema for sources as `image_sources` finds them; an unusable one is a problem, and None.
+
+        root: what paths start from; None where the source has no folder, and a path is a problem.
+        """
         images = []
         for source in sources:
-            path, problems, note = (None, [], "") if source is None else root.resolve(source)
+            if not isinstance(source, str):
+                images.append(source)
+                continue
+            path, problems, note = root.resolve(source) if root else (None, [_no_root(source)], "")
             for problem in problems:
                 self.reject(*problem)
             self.notes.append(note)
             images.append(path and {"path": path, "bytes": None})
         return images
+
+
+def _no_root(source):
+    return f"the path of an image, and no folder that it starts from: {source!r}", "pass image_root"
+
+
+def shorten(text: str, most: int = 200) -> str:
+    """A text of others for an error: its beginning and its end where it has more characters."""
+    return text if len(text) <= most else f"{text[: most - 50]} ... {text[-40:]}"
 
 
 def to_dataset(
@@ -88,43 +133,81 @@ def to_dataset(
     columns: dict,
     source: str | os.PathLike,
     kind: str = "messages",
+    given: Collection[str] = (),
 ) -> Dataset:
     """The Dataset of the rows of this kind that `build` makes, with the columns of all readers.
 
     columns: the source's fields with their features; what is no text in a column of strings becomes JSON. The text of
-    a row without fields goes to the first. Raises ValueError, naming `source`, for no rows or two columns of one name.
+    a row without fields goes to the first. given: fields that the caller named: one that no row has is an error. What
+    no row's `build` has read is named in the Dataset's description, see rows.unused_fields.
+
+    Raises ValueError, naming `source`, for no rows or two columns of one name.
     """
     kept = {name: source_column(name, kind) for name in columns}
-    features = KINDS[kind] | (REJECTED_IMAGES if kind == "pairs" and REJECTED_IMAGES.keys() <= columns.keys() else {})
     for name in columns:
         if kept[name] != name and kept[name] in columns:
             reason = f"{name!r} would be kept as {kept[name]!r}, which is there"
             raise DataError(f"{source}: {reason}. Rename one of them.")
-
-    def finished():
-        for number, row in enumerate(
-            tqdm(rows, one_line(f"reading {Path(source).name}"), unit=" rows", delay=1), start=1
-        ):
-            built = build(row)  # which may add problems and notes
-            if built.keys() - features.keys():
-                remedy = f"name them in {', '.join(REJECTED_IMAGES)}, also in one of the first rows"
-                row.reject("other images on the rejected side, for which the dataset has no column", remedy)
-            fields = row.fields if row.text is None else {next(iter(columns)): row.text}
-            note = "; ".join(filter(None, dict.fromkeys(row.notes)))
-            cells = {kept[name]: _cell(fields.get(name), feature) for name, feature in columns.items()}
-            problem = join_problems([(one_line(reason), one_line(remedy)) for reason, remedy in row.problems])
-            yield {**built, "row": number, "problem": problem, "note": one_line(note), **cells}
-
-    of_source = {kept[name]: feature for name, feature in columns.items()}
-    dataset = store_rows(finished(), Features({**features, **READER_FEATURES, **of_source}))
-    if not len(dataset):
+    finished = _FinishedRows(build, columns, kept, kind)
+    bar = tqdm(rows, one_line(f"reading {Path(source).name}"), unit=" rows", delay=1)
+    batches = batches_of(finished(bar))
+    first = next(batches, [])
+    if not first:
         raise DataError(f"{source} holds no rows.")
+    features = finished.decide_features(first)
+    of_source = {kept[name]: feature for name, feature in columns.items()}
+    dataset = store_batches(itertools.chain([first], batches), Features({**features, **READER_FEATURES, **of_source}))
+    if missing := [name for name in given if name not in finished.met]:
+        there = ", ".join(sorted(finished.met))
+        raise DataError(
+            f"{source} has no field {' and no field '.join(map(repr, missing))} in any row. It has: {there}."
+        )
+    note_unused(dataset, finished.unused)
     return dataset
+
+
+class _FinishedRows:
+    """Calls `build` for each row, and makes it one of the Dataset, its problems and notes as texts."""
+
+    def __init__(self, build, columns, kept, kind):
+        self.build, self.columns, self.kept = build, columns, kept
+        self.met, self.unused = set(), set()
+        has_others = kind == "pairs" and REJECTED_IMAGES.keys() <= columns.keys()
+        self.features = KINDS[kind] | (REJECTED_IMAGES if has_others else {})
+        self.has_train = True  # until the first rows have told
+
+    def decide_features(self, first: list[dict]) -> dict:
+        self.has_train = any(TRAIN in message for row in first for message in row.get("messages") or [])
+        return with_train(self.features) if self.has_train else self.features
+
+    def __call__(self, rows):
+        for number, row in enumerate(rows, start=1):
+            built = self.build(row)  # which may add problems and notes
+            self._check_columns(row, built)
+            self.met.update(row.fields)
+            self.unused.update(row.unused, row.leave())
+            fields = row.fields if row.text is None else {next(iter(self.columns)): row.text}
+            cells = {self.kept[name]: _cell(fields.get(name), feature) for name, feature in self.columns.items()}
+            note = one_line("; ".join(filter(None, dict.fromkeys(row.notes))))
+            yield {**built, "row": number, "problem": join_problems(row.problems), "note": note, **cells}
+
+    def _check_columns(self, row, built):
+        if built.keys() - self.features.keys():
+            remedy = f"name them in {', '.join(REJECTED_IMAGES)}, also in one of the first rows"
+            row.reject("other images on the rejected side, for which the dataset has no column", remedy)
+        if not self.has_train and any(TRAIN in message for message in built.get("messages") or []):
+            remedy = "put a row that has one among the first of the file"
+            row.reject("an answer that is not to be learned, and none of the first rows had one", remedy)
 
 
 def _cell(value, feature):
     is_text = getattr(feature, "dtype", None) != "string" or value is None or isinstance(value, str)
-    return value if is_text else json.dumps(value, ensure_ascii=False)
+    return value if is_text else json.dumps(value, ensure_ascii=False, default=_written)
+
+
+def _written(value):
+    """What JSON has no form for: how many bytes, a date as text."""
+    return f"{len(value)} bytes" if isinstance(value, bytes | bytearray) else str(value)
 
 
 def check_encoding(path: str | os.PathLike, remedy: str, expected: str) -> None:

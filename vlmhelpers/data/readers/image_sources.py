@@ -1,0 +1,99 @@
+"""Where a row says that its images are: paths, links, encoded bytes, data URIs, and objects that hold one of these.
+
+A source is a path or link as a text, or an encoded image {"path", "bytes"}; None stands for one that is a problem.
+"""
+
+import base64
+import binascii
+import os
+import re
+from urllib.parse import unquote
+
+from datasets import Image
+from PIL.Image import Image as PilImage
+
+from vlmhelpers.data.readers.source import SourceRow, is_empty
+
+Source = str | dict | None
+
+_KEYS = (  # of an object that holds an image or says where it is, such as {"url": ...} or {"path", "bytes"}
+    *("bytes", "path", "url", "image_url", "image", "base64", "data", "value", "source"),
+    *("fileUri", "file_uri", "file_name", "image_path"),
+)
+IMAGE_FILE = re.compile(r"[^\n]{1,300}\.(?:jpe?g|png|webp|gif|bmp|tiff?|avif|jp2|ppm)", re.IGNORECASE)
+_DATA_URI = re.compile(r"data:([^;,]{0,100})((?:;[^;,]{0,100})*),", re.IGNORECASE)
+_BASE64 = re.compile(
+    r"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk0)[A-Za-z0-9+/\s]{80,}={0,2}\s*"
+)  # of JPEG, PNG, GIF, WebP, BMP
+_PATH = "write the image's path as a text"
+
+
+def sources_in(row: SourceRow, name: str) -> list[Source]:
+    """The sources in a field: of one image, of a list of them, or none. What is no image is a problem, and None."""
+    value = row.take(name)
+    values = [] if is_empty(value) else value if isinstance(value, list) else [value]
+    return [source_of(row, one, name) for one in values]
+
+
+def source_of(row: SourceRow, value: object, where: str) -> Source:
+    """The source that a value holds; anything else is a problem that names `where` it stands."""
+    if isinstance(value, PilImage):
+        return Image().encode_example(value)
+    if isinstance(value, bytes | bytearray):
+        return {"path": None, "bytes": bytes(value)}
+    if isinstance(value, dict):
+        return _source_in_object(row, value, where)
+    if not isinstance(value, str):
+        row.reject(f"no image path in {where}: {str(value)[:40]}", _PATH)
+        return None
+    if (header := _DATA_URI.match(value)) or _BASE64.fullmatch(value):
+        return _decoded(row, value, header, where)
+    return _local(value)
+
+
+def _source_in_object(row, value, where):
+    held = {key: value[key] for key in _KEYS if not is_empty(value.get(key))}
+    if isinstance(held.get("bytes"), bytes | bytearray):
+        path = value.get("path")
+        return {"path": path if isinstance(path, str) else None, "bytes": bytes(held["bytes"])}
+    if len(held) != 1 and held.keys() != {"bytes", "path"}:
+        row.reject(f"no image path in {where}: {str(value)[:40]}", f"{_PATH}, or as one of {', '.join(_KEYS)}")
+        return None
+    key, inner = next(iter(held.items()))
+    if key in ("base64", "data", "bytes") and isinstance(inner, str) and not _DATA_URI.match(inner):
+        return _decoded(row, inner, None, where)
+    return source_of(row, inner, where)
+
+
+def _decoded(row, text, header, where):
+    """The image in a text of base64, after the header of a data URI or without one."""
+    media, parameters = (header[1], header[2]) if header else ("image", ";base64")
+    if not media.lower().startswith("image") or not parameters.lower().endswith(";base64"):
+        row.reject(f"no image in {where}: it is {header[0][:60]!r}...", "write data:image/png;base64, and the image")
+        return None
+    try:
+        encoded = "".join(text[header.end() if header else 0 :].split())
+        return {"path": None, "bytes": base64.b64decode(encoded, validate=True)}
+    except (binascii.Error, ValueError) as error:
+        row.reject(f"broken base64 of an image in {where}: {error}", "encode the image again")
+        return None
+
+
+def _local(value):
+    """A path or link as it was written, a `file:` URL as its decoded path."""
+    local = re.match(r"file:(?://(?:localhost)?(?=/))?(?!//)", value, re.IGNORECASE)
+    if not local:
+        return value
+    path = unquote(value[local.end() :])
+    return re.sub("^/(?=[A-Za-z]:)", "", path) if os.name == "nt" else path
+
+
+def seems_image(value: object) -> bool:
+    """Whether a value of a field is an image, or names one: bytes, a data URI, a file of an image's ending."""
+    if isinstance(value, list):
+        return bool(value) and seems_image(value[0])
+    if isinstance(value, dict):
+        return bool({"bytes", "path", "url", "image_url"} & value.keys()) and any(map(seems_image, value.values()))
+    if isinstance(value, str):
+        return bool(IMAGE_FILE.fullmatch(value) or value.startswith("data:image/") or _BASE64.fullmatch(value[:5000]))
+    return isinstance(value, bytes | bytearray | PilImage)
