@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "report": ["show_rows"],
         "download.downloader": ["download_images"],
         "readers.csv_reader": ["read_csv"],
+        "readers.dataset_reader": ["read_dataset"],
         "readers.jsonl_reader": ["read_alpaca", "read_jsonl", "write_jsonl"],
         "readers.preference_reader": ["read_preferences", "read_prompts", "read_rated"],
         "readers.products_reader": ["read_products"],
