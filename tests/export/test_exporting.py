@@ -159,11 +159,25 @@ def test_vllm_gets_a_rank_that_it_takes(rank, served, tmp_path):
         ([LANGUAGE], {"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ([LANGUAGE], {"trainable_token_indices": [3, 5]}, "trainable_token_indices"),
         ([LANGUAGE], {"r": 8, "rank_pattern": {"q_proj": 1024}}, "rank 1024"),
+        ([LANGUAGE], {"r": 16, "rank_pattern": {"q_proj": 8}}, "differ in scale"),
+        ([LANGUAGE], {"r": 16, "alpha_pattern": {"q_proj": 32}}, "differ in scale"),
+        ([LANGUAGE], {"lora_bias": True}, "biases"),
+        ([LANGUAGE], {"alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
+        ([LANGUAGE], {"init_lora_weights": "pissa_niter_4"}, "other weights than its base's"),
+        ([LANGUAGE, "lm_head.lora_A.weight"], {}, "1 of its tensors are outside"),
+        ([LANGUAGE, "model.language_model.embed_tokens.base_layer.weight"], {}, "1 of its tensors are no matrices"),
+        ([LANGUAGE, "model.language_model.layers.0.mlp.gate.lora_A.weight"], {}, "what chooses experts"),
     ],
 )
 def test_what_vllm_does_not_take_is_to_be_merged(names, config, reason, tmp_path):
     with pytest.raises(ValueError, match=f"{reason}.*Merge it"):
         vllm_command("base", write_adapter(tmp_path / "adapter", *names, **config))
+
+
+def test_ranks_of_single_modules_with_the_scale_of_all_are_served(tmp_path):
+    config = {"r": 16, "lora_alpha": 16, "rank_pattern": {"k_proj": 64}, "alpha_pattern": {"k_proj": 64}}
+    command = shlex.split(vllm_command("base", write_adapter(tmp_path / "adapter", LANGUAGE, **config)))
+    assert command[command.index("--max-lora-rank") + 1] == "64"
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from vlmhelpers.common.processes import run_python
 from vlmhelpers.export.adapter_files import ADAPTER_CONFIG_FILE, adapter_shapes, read_adapter_config
 from vlmhelpers.families import FAMILIES, family_of, find_config
 from vlmhelpers.families.received import read_object
+from vlmhelpers.families.towers import plain_name
 from vlmhelpers.models.loading import meta_model
 
 SCRIPT = "convert_hf_to_gguf.py"
@@ -23,6 +24,7 @@ OUTTYPES = ("f32", "f16", "bf16", "q8_0")
 SERVERS = ("transformers", "vllm")
 # Program -> the field of `Family` that says why not.
 AGAINST = {"transformers serve": "not_by_transformers_serve", "vLLM": "not_by_vllm", "Ollama": "not_by_ollama"}
+_CHANGE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # values of init_lora_weights that change the base
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # for --max-lora-rank: MaxLoRARanks in vllm.config.lora, in 0.14
 
 
@@ -208,8 +210,9 @@ def vllm_command(
 
     `images`: how many a prompt may have. `name`: what requests call the tuned model. `host`: vLLM itself would listen
     to every machine. `dtype`: None for vLLM's choice. Raises ValueError for an adapter that vLLM ignores or rejects:
-    tensors outside the language model, DoRA, trained biases, whole layers, single trained tokens, ranks > 512; for a
-    family that it does not have; for names and paths that no command can hold.
+    tensors outside the language model, on routers or embeddings, DoRA, trained biases, whole layers, single trained
+    tokens, scales of single modules, ranks > 512; for a family that it does not have; for names and paths that no
+    command can hold.
     """
     if (merged is None) == (adapter is None) or (adapter is not None and base_model is None):
         raise ValueError("pass base_model and adapter, or merged alone")
@@ -243,27 +246,53 @@ def _value(value):
     return _one_line(value)
 
 
-def _outside_language(base):
-    """Whether a tensor is outside the language model, of a base whose shape is known; of another, by usual names."""
+def _not_served(base):
+    """Two tests of a tensor's name, by a base's shape: is it outside the language model, and does it choose experts?
+
+    Of a base that cannot be read, by the usual names.
+    """
     try:
         family = family_of(meta_model(find_config(base)))
     except ValueError:
-        return re.compile(r"(?<![a-z])(visual|vision|projector|connector|aligner|merger|lm_head)(?![a-z])").search
-    return lambda name: family.tower_of(name) != "language"
+        outside = re.compile(r"(?<![a-z])(visual|vision|projector|connector|aligner|merger|lm_head)(?![a-z])").search
+        return outside, re.compile(r"\.(gate|router)\.lora_").search
+    return lambda name: family.tower_of(name) != "language", lambda name: not family.is_adapted(_module(name))
+
+
+def _module(tensor):
+    return plain_name(tensor).partition(".lora_")[0]
+
+
+def _has_own_scales(config):
+    """Whether some modules have another scale than lora_alpha / r, which vLLM takes for all."""
+    ranks, alphas = (config.get(name) or {} for name in ("rank_pattern", "alpha_pattern"))
+    rank, alpha = config.get("r", 8), config.get("lora_alpha", 8)
+    return any(alphas.get(name, alpha) * rank != alpha * ranks.get(name, rank) for name in {*ranks, *alphas})
 
 
 def served_rank(adapter: str | Path, base: str | Path) -> int:
-    """The `max_lora_rank` for an adapter. Raises ValueError for one that vLLM does not serve."""
-    config, names, is_outside = read_adapter_config(adapter), adapter_shapes(adapter), _outside_language(base)
-    outside = [name for name in names if is_outside(name)]
+    """The `max_lora_rank` for an adapter. Raises ValueError for one that vLLM does not serve, or serves as another.
+
+    Source: vllm/lora/peft_helper.py, which reads few fields of a configuration, and lora_model.py, which takes pairs of
+    matrices and passes over saved embeddings.
+    """
+    config, names, (is_outside, is_router) = read_adapter_config(adapter), adapter_shapes(adapter), _not_served(base)
+    outside, routers = ([name for name in names if is_of(name)] for is_of in (is_outside, is_router))
+    others = [name for name in names if not name.endswith((".lora_A.weight", ".lora_B.weight"))]
     rank = max([config.get("r", 8), *(config.get("rank_pattern") or {}).values()])
+    start = str(config.get("init_lora_weights"))
     reasons = {
         f"{len(outside)} of its tensors are outside the language model (such as {outside[:1]})": outside,
+        f"{len(others)} of its tensors are no matrices of LoRA on linear layers (such as {others[:1]})": others,
+        f"it adapts what chooses experts (such as {routers[:1]})": routers,
         "it uses DoRA": config.get("use_dora"),
-        "it has trained biases": config.get("bias", "none") != "none",
+        "it has trained biases": config.get("bias", "none") != "none" or config.get("lora_bias"),
         "it replaces whole layers (modules_to_save)": config.get("modules_to_save"),
         "it trains single tokens (trainable_token_indices)": config.get("trainable_token_indices"),
         "it adapts experts (target_parameters)": config.get("target_parameters"),
+        "it works from certain tokens on (alora_invocation_tokens)": config.get("alora_invocation_tokens"),
+        f"it stands on other weights than its base's (init_lora_weights={start!r})": start.startswith(_CHANGE_BASE),
+        "its modules differ in scale (rank_pattern, alpha_pattern)": _has_own_scales(config),
         f"its rank {rank} is more than {RANKS[-1]}": rank > RANKS[-1],
     }
     if found := [reason for reason, holds in reasons.items() if holds]:
