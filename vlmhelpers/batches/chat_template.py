@@ -11,18 +11,19 @@ import re
 from array import array
 from contextlib import suppress
 from functools import cached_property
-from itertools import compress
+from itertools import compress, count
 from typing import NamedTuple
 
 import torch
 
 from vlmhelpers.batches.conversation import without_blank_lines
-from vlmhelpers.data.schema import message_text, text_part, unescape_control_tokens
+from vlmhelpers.common.printable import shortened
+from vlmhelpers.data.schema import TRAIN, learned_turns, message_text, text_part, unescape_control_tokens
 from vlmhelpers.data.turns import THINK_TAGS, split_thinking
 from vlmhelpers.families import family_of
 
 IGNORED = -100  # the label that PyTorch's cross entropy leaves out of the loss
-_MARKER = "\ue000the answer\ue000"  # private-use characters: in no real text
+_MARKER = "\ue000the answer\ue001"  # private-use characters, and none of its ends is a beginning of it
 _ONE_BY_ONE = 'pass train_on="last"; to learn every answer, apply one_answer_per_row(dataset) first, too'
 # What is wrong with an answer, and what helps where it is the last one.
 _ONE_BLOCK = "write one <think>...</think> block at its start, or none"
@@ -33,6 +34,8 @@ _NO_PROMPT = (
     "is not written after the prompt that the model gets there",
     "the chat template is not made for training, so give the processor another chat_template",
 )
+_OTHER_WORDS = "write the row in other words, or leave it out"
+_TEMPLATE = "give the processor another chat_template"
 _LOST = {
     "system": "the chat template leaves the system turn out",
     "user": "the chat template does not write the text of content parts (is it for text alone?)",
@@ -43,7 +46,7 @@ logging.getLogger("transformers.processing_utils").addFilter(lambda record: "`pr
 
 
 class Refused(ValueError):
-    """A conversation that a chat template refuses; `args` are the reason and the remedy."""
+    """A conversation that cannot be trained on with a processor; `args` are the reason and the remedy."""
 
     def __str__(self):
         return ". Remedy: ".join(self.args)
@@ -109,7 +112,7 @@ class ChatTemplate:
     def end_id(self) -> int | None:
         """The token that ends an answer, or the first of it; None where the template writes none."""
         turns = [{"role": role, "content": [text_part(_MARKER)]} for role in ("user", "assistant")]
-        with suppress(ValueError):
+        with suppress(Refused):
             tail = self.text(turns).rpartition(_MARKER)[2]
             return self.tokenizer.convert_tokens_to_ids(self._end_token(tail.lstrip()))
 
@@ -125,34 +128,61 @@ class ChatTemplate:
         """(text, spans): the conversation as text for training, and where the model learns, in characters.
 
         A span goes from the first character that the model has to write to the end of the end token, of the turns that
-        `train_on` names. Where a prompt ends with a line break, blank lines at the start of the last answer (as in an
-        empty `<think>` block) are left out: a tokenizer may join them, and no prompt ends inside a token. Raises
-        ValueError for a turn whose reasoning is left out, that follows another text than the prompt, or is not found.
+        `train_on` names, but for those that are not to be learned. Where a prompt ends with a line break, blank lines
+        at the start of the last answer (as in an empty `<think>` block) are left out: a tokenizer may join them, and no
+        prompt ends inside a token. Raises Refused for a turn whose reasoning is left out, that follows another text
+        than the prompt, or is not found.
         """
         text = self.text(messages)
-        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        turns = learned_turns(messages)
         if train_on == "last":
             turns = turns[-1:]
         *spans, (start, end) = [self._answer(messages, text, turn) for turn in turns]
         breaks = text[:start].endswith("\n")
         shorter = text[:start] + without_blank_lines(text[start:]) if breaks else text
         spans.append((start, end - len(text) + len(shorter)))
-        return shorter, [(0, len(shorter))] if train_on == "all" else spans
+        return shorter, self._all_but_unlearned(messages, text, len(shorter)) if train_on == "all" else spans
+
+    def _all_but_unlearned(self, messages, text, length):
+        """The spans between the turns that are marked as not to be learned, of a text of `length`."""
+        unlearned = [turn for turn, message in enumerate(messages) if message.get(TRAIN) is False]
+        left_out = [index for turn in unlearned for index in self._place(messages, text, turn)]
+        borders = [0, *left_out, length]
+        return [*zip(borders[::2], borders[1::2], strict=True)]
+
+    def _place(self, messages, text, turn):
+        """(start, end) of an assistant turn in `text` that need not be written whole, with its end token, if any."""
+        head, tail = self._around(messages, text, turn)
+        start = self._start(messages, text, turn, head) if turn else None
+        stop = len(text) - len(tail)
+        with suppress(Refused):
+            stop += self._end_of_turn(tail)
+        return len(head) if start is None else start, stop
 
     def _answer(self, messages, text, turn):
         """(start, end) of one assistant turn in `text`, which is `self.text(messages)`."""
-        marked = {"role": "assistant", "content": [text_part(_MARKER)]}
-        head, found, tail = self.text([*messages[:turn], marked, *messages[turn + 1 :]]).partition(_MARKER)
-        if not found:
-            raise ValueError(_LOST["user"])
-        if not text.endswith(tail):
-            raise ValueError(f"the chat template leaves no way to tell where the answer of turn {turn + 1} stands")
+        head, tail = self._around(messages, text, turn)
         start, stop = self._start(messages, text, turn, head), len(text) - len(tail)
         written = text[len(head) if start is None else start : stop]
         if problem := _lost(message_text(messages[turn]), written) or (_NO_PROMPT if start is None else None):
             earlier = any(message["role"] == "assistant" for message in messages[turn + 1 :])
-            raise ValueError(f"the answer of turn {turn + 1} {problem[0]}: {_ONE_BY_ONE if earlier else problem[1]}")
+            raise Refused(f"the answer of turn {turn + 1} {problem[0]}", _ONE_BY_ONE if earlier else problem[1])
         return start, stop + self._end_of_turn(tail)
+
+    def _around(self, messages, text, turn):
+        """What the template writes before and after the text of an assistant turn of `messages`, whose text is `text`.
+
+        A marker takes the place of the answer: one that no text of the row has.
+        """
+        marker = next(m for m in (_MARKER.replace("r\ue001", f"r{n}\ue001") for n in count()) if m not in text)
+        marked = {"role": "assistant", "content": [text_part(marker)]}
+        head, found, tail = self.text([*messages[:turn], marked, *messages[turn + 1 :]]).partition(marker)
+        if not found:
+            raise Refused(_LOST["user"], _TEMPLATE)
+        if not text.endswith(tail):
+            reason = f"the chat template leaves no way to tell where the answer of turn {turn + 1} stands"
+            raise Refused(reason, _TEMPLATE)
+        return head, tail
 
     def _start(self, messages, text, turn, head):
         """Where the prompt of `turn` ends in `text`; None where `text` has something else there.
@@ -175,7 +205,7 @@ class ChatTemplate:
     def _end_token(self, tail):
         ends = [token for token in self.control_tokens if tail.startswith(token)]
         if not ends:
-            raise ValueError(f"the chat template writes no end token after an answer, to learn to stop: {_ONE_BY_ONE}")
+            raise Refused("the chat template writes no end token after an answer, to learn to stop", _ONE_BY_ONE)
         return max(ends, key=len)
 
     def decode(self, ids: list[int]) -> str:
@@ -190,8 +220,8 @@ class ChatTemplate:
     def labels(self, text: str, spans: list[tuple[int, int]], read: "Read") -> torch.Tensor:
         """The labels (t,) of what the tokenizer read: its ids inside the `spans` of `text`, IGNORED elsewhere.
 
-        Raises ValueError where the processor has changed `text` between its images, or where the prompt alone has other
-        tokens than in front of its answer.
+        Raises Refused where the processor has changed `text` between its images, where the prompt alone has other
+        tokens than in front of its answer, and where there are `spans` without a token.
         """
         pieces, first = self._pieces(text, read.text), torch.tensor(read.starts)
         inside = torch.zeros(len(first), dtype=torch.bool)
@@ -205,6 +235,8 @@ class ChatTemplate:
         ids = torch.tensor(read.ids)
         self.image_ids |= {*ids[~inside].tolist()} & self._added
         learned &= ~torch.isin(ids, torch.tensor([IGNORED, *self._begins]))
+        if spans and not learned.any():
+            raise Refused("nothing to learn: the tokenizer reads no token in the answers", _OTHER_WORDS)
         return torch.where(learned, ids, IGNORED)
 
     def _pieces(self, text, expanded):
@@ -214,7 +246,8 @@ class ChatTemplate:
         for start, stop in reversed([*zip(borders[::2], borders[1::2], strict=True)]):
             limit = expanded.rfind(text[start:stop], 0, limit)
             if limit < 0:
-                raise ValueError(f"the processor changes the text before its tokenizer reads it: {text[start:stop]!r}")
+                what = shortened(repr(text[start:stop]), 200)
+                raise Refused(f"the processor changes the text before its tokenizer reads it: {what}", _OTHER_WORDS)
             pieces.insert(0, (start, stop, limit - start))
         return pieces
 
@@ -228,9 +261,10 @@ class ChatTemplate:
             self._known[prompt] = array("l", self.tokenizer(prompt, add_special_tokens=False)["input_ids"])
         tokens = zip(read.ids, read.starts, strict=True)
         if self._known[prompt] != array("l", [token for token, first in tokens if first < start]):
-            raise ValueError(
+            raise Refused(
                 f"the tokenizer joins the end of the prompt, {prompt[-20:]!r}, with the start of the answer, "
-                f"{read.text[start:][:20]!r}: the model would learn to answer a prompt that it never meets"
+                f"{read.text[start:][:20]!r}: the model would learn to answer a prompt that it never meets",
+                "begin the answer otherwise, or " + _TEMPLATE,
             )
 
 

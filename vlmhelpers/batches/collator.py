@@ -11,11 +11,12 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, ProcessorMixin
 
-from vlmhelpers.batches.chat_template import IGNORED, ChatTemplate, ListeningTokenizer
+from vlmhelpers.batches.chat_template import IGNORED, ChatTemplate, ListeningTokenizer, Refused
 from vlmhelpers.batches.conversation import naming, to_answer, to_train
 from vlmhelpers.batches.pixel_cache import for_images
 from vlmhelpers.families import family_of
 
+_OTHER_ROW = "leave the row out, or give it images of other sizes, or as many as the model was made for"
 TRAIN_ON = ("assistant", "last", "all")
 LOGITS = ("all", "labeled")
 
@@ -114,9 +115,12 @@ class VisionCollator:
         options |= {f"return_{name}": True for name in kinds}
         try:
             batch = processor(text=texts, images=images if any(images) else None, **options)
-        except (ValueError, TypeError, IndexError) as error:  # as those do that take no row without an image
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # a processor is a program of others: some take no row without an image, say
             names = ", ".join(conversation.name for conversation in conversations)
-            raise ValueError(f"{names}: {type(self.processor).__name__} does not take this: {error}") from error
+            with naming(names):
+                raise Refused(f"{type(self.processor).__name__} does not take this: {error}", _OTHER_ROW) from error
         read = processor.tokenizer.read
         if len(read) != len(texts):
             what = f"lets its tokenizer read {len(read)} texts of {len(texts)} rows: it cuts them apart"

@@ -7,8 +7,10 @@ from markupsafe import Markup, escape
 
 from vlmhelpers.batches.chat_template import IGNORED
 from vlmhelpers.batches.collator import VisionCollator
+from vlmhelpers.batches.conversation import plain_row
 from vlmhelpers.batches.preference import AnswerCollator
 from vlmhelpers.common.display import Html, thumbnail
+from vlmhelpers.common.images import open_image
 
 MOST_THUMBNAILS = 3
 
@@ -37,8 +39,9 @@ def show_mask(collator: VisionCollator | AnswerCollator, row: dict) -> Html:
     trained = batch["labels"] != IGNORED if "labels" in batch else batch["completion_mask"].bool()
     sequences = zip(batch["input_ids"], trained, batch["attention_mask"].bool(), strict=True)
     masks = [_mask(ids[real], on[real].tolist(), collator) for ids, on, real in sequences]
-    images = [thumbnail(image) for image in (row.get("images") or [])[:MOST_THUMBNAILS]]
-    more = len(row.get("images") or []) - len(images)
+    shown = plain_row(row).get("images") or []
+    images = [thumbnail(open_image(one) if isinstance(one, dict) else one) for one in shown[:MOST_THUMBNAILS]]
+    more = len(shown) - len(images)
     pictures = Markup("<br>").join([*images, f"and {more} more"] if more else images)
     page = _PAGE.format(pictures, Markup("").join(markup for markup, _ in masks))
     return Html(page, "\n".join(text for _, text in masks))

@@ -12,6 +12,7 @@ from transformers import BatchFeature, ProcessorMixin
 
 from vlmhelpers.batches.chat_template import IGNORED
 from vlmhelpers.batches.collator import VisionCollator
+from vlmhelpers.batches.conversation import plain_row
 from vlmhelpers.data.schema import images_of
 
 # What TRL's KTOTrainer reads of the mismatched batch; images are those of the main one.
@@ -52,6 +53,7 @@ class PreferenceCollator(AnswerCollator):
         In place of labels: `completion_mask` (2n, t), 1 where the answer and its end token stand. With
         logits="labeled" also `logits_to_keep` and `shift_labels`. `sides`: ("chosen",) for one answer of each row.
         """
+        rows = [*map(plain_row, rows)]
         return _answers(self._collator, [(row, index, side) for side in sides for index, row in enumerate(rows)])
 
 
@@ -70,6 +72,7 @@ class RatedCollator(AnswerCollator):
 
     def __call__(self, rows: Sequence[dict]) -> BatchFeature:
         """As `PreferenceCollator`, of n rows, with `label` (n,) bool, and `KL_input_ids` and the like (n, t)."""
+        rows = [*map(plain_row, rows)]
         batch = _answers(self._collator, [(row, i, "completion") for i, row in enumerate(rows)])
         if self.mismatched:
             moved = [row | {"completion": rows[i - 1]["completion"]} for i, row in enumerate(rows)]

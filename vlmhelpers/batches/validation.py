@@ -1,6 +1,7 @@
 """Validation for a model: the rows that are kept make batches of it. Its rules are the collator, without pixels."""
 
 from collections.abc import Callable
+from functools import partial
 
 from datasets import Dataset
 from transformers import ProcessorMixin
@@ -59,7 +60,7 @@ def rules_of(processor: ProcessorMixin) -> Callable[[dict, list[tuple[int, int]]
     """What finds the problems that a sound row has with a processor, by the row and the sizes of its images."""
     sized = without_pixels(processor)
     messages, pairs, rated = VisionCollator(sized), PreferenceCollator(sized), RatedCollator(sized, mismatched=False)
-    makers = {"messages": messages, "pairs": pairs, "rated": rated, "prompts": messages.prompts}
+    makers = {"messages": messages, "pairs": pairs, "rated": rated, "prompts": partial(_prompts, messages)}
 
     def problems(row, sizes):
         try:
@@ -69,6 +70,10 @@ def rules_of(processor: ProcessorMixin) -> Callable[[dict, list[tuple[int, int]]
         return []
 
     return problems
+
+
+def _prompts(collator, rows):
+    return collator.prompts([row | {"messages": row["prompt"]} for row in rows])
 
 
 def _of_sizes(row, sizes):

@@ -1,10 +1,23 @@
 """What makes a row unusable, for validation, the command line and the collator."""
 
+import re
+
 from PIL import Image
 
 from vlmhelpers.common.printable import shortened
-from vlmhelpers.data.schema import ROLES, conversations, count_images, images_of, kind_of, message_text
+from vlmhelpers.data.schema import (
+    ROLES,
+    TRAIN,
+    conversations,
+    count_images,
+    images_of,
+    is_blank,
+    kind_of,
+    learned_turns,
+    message_text,
+)
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 Problem = tuple[str, str]  # reason, which reads "kind" or "kind: details", and remedy
 
 
@@ -99,6 +112,8 @@ def _problem_of_turn(message):
         return f"unknown part: {types}", "a part is of type text or image"
     if any(part["type"] == "text" and part.get("text") is None for part in content):
         return "a text part without text", "write its text or remove it"
+    if _SURROGATE.search("".join(part["text"] for part in content if part["type"] == "text")):
+        return "half a character: a lone surrogate in a text", "write the text anew, in UTF-8"
     if role != "user" and "image" in types:
         turn = "an answer" if role == "assistant" else "a system turn"
         return f"image in {turn}", "move it to the user's turn; images belong there alone"
@@ -122,6 +137,12 @@ def _image_problems(row):
 def _answer_problems(messages):
     if not messages or messages[-1]["role"] != "assistant":
         return [("no answer: the last turn is not the assistant's", "add the answer to learn")]
-    if not all(message_text(message).strip() for message in messages if message["role"] == "assistant"):
+    learned = learned_turns(messages)
+    if any(is_blank(message_text(messages[turn])) for turn in learned):
         return [("empty answer", "write the answer that the model should give")]
+    if messages[-1].get(TRAIN) is False:
+        reason = "its last answer is not learned" if learned else "nothing to learn: no answer is to be learned"
+        return [(reason, f"end the row with an answer to learn: leave out what follows it, or its {TRAIN}: false")]
+    if not learned:
+        return [("nothing to learn: no turn before the answer", "write the question before it")]
     return []

@@ -4,6 +4,7 @@ Pairs hold a better and a worse answer, rated rows an answer with a verdict, pro
 """
 
 import re
+import unicodedata
 from collections.abc import Collection, Iterable
 
 from datasets import Features, Image, List, Value
@@ -25,6 +26,7 @@ ROLES = ("system", "user", "assistant")
 # The shapes in which model families write their control tokens: <|eot_id|>, <s>, </s>, <image>, [INST]. Which of them
 # a model has, only its tokenizer knows.
 _OF_SOME_MODEL = re.compile(r"<\|[^<>|\s]+\|>|</?s>|<image>|<pad>|<unk>|\[/?INST\]")
+_UNSEEN = {"Zs", "Zl", "Zp", "Cc", "Cf"}
 _LONGEST_TOKEN = 100  # characters of a control token; those of published models have up to thirty
 
 
@@ -118,6 +120,17 @@ def message_text(message: dict) -> str:
 def answer_of(row: dict) -> str:
     """The text of the row's last assistant turn: the reference that an answer is compared with."""
     return message_text([m for m in row["messages"] if m["role"] == "assistant"][-1])
+
+
+def learned_turns(messages: list[dict]) -> list[int]:
+    """The indices of the assistant turns to learn: none with TRAIN false, and none that nothing precedes."""
+    said = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
+    return [turn for turn in said if turn and messages[turn].get(TRAIN) is not False]
+
+
+def is_blank(text: str) -> bool:
+    """Whether nobody sees anything of `text`: blanks, and characters that only steer how others are shown."""
+    return all(unicodedata.category(character) in _UNSEEN for character in text)
 
 
 def last_question(messages: list[dict]) -> str:

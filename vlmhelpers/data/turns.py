@@ -15,6 +15,7 @@ from vlmhelpers.data.schema import (
     count_images,
     images_of,
     kind_of,
+    learned_turns,
     text_part,
 )
 
@@ -22,21 +23,22 @@ THINK_TAGS = "<think>", "</think>"  # around the reasoning at the start of an an
 
 
 def one_answer_per_row(dataset: Dataset) -> Dataset:
-    """A Dataset in which every assistant turn ends a row of its own, after all the turns before it and their images.
+    """A Dataset in which every answer to learn ends a row of its own, after all the turns before it and their images.
 
-    Turns after the last answer are left out, other columns repeated. Rows of one answer or none, or whose images do
-    not match their image parts, stay as they are. With `train_on="last"` every answer is then learned once, after its
-    own prompt, also where the chat template rewrites earlier answers.
+    Turns after the last one are left out, other columns repeated. Rows of one answer or none, without one to learn, or
+    whose images do not match their image parts, stay as they are. With `train_on="last"` every answer is then learned
+    once, after its own prompt, also where the chat template rewrites earlier answers.
     """
     return map_plain_rows(dataset, _cut, "one answer per row")
 
 
 def _cut(row):
     messages, images = row["messages"] or [], row.get("images") or []
-    ends = [end for end, message in enumerate(messages, 1) if message["role"] == "assistant"]
-    if len(ends) < 2 or count_images(messages) != len(images):
+    answers = [message for message in messages if message["role"] == "assistant"]
+    learned = learned_turns(messages)
+    if len(answers) < 2 or not learned or count_images(messages) != len(images):
         return [row]
-    rows = [{**row, "messages": messages[:end]} for end in ends]
+    rows = [{**row, "messages": messages[: turn + 1]} for turn in learned]
     return [{**row, "images": images[: count_images(row["messages"])]} for row in rows] if images else rows
 
 

@@ -7,7 +7,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from datasets import Dataset, Image, List
 from tqdm.auto import tqdm
 
-from vlmhelpers.common.images import MAX_PIXELS, ImageFacts, UnusableImage, image_identity, inspect_image, strict_pillow
+from vlmhelpers.common.image_workers import inspect_apart
+from vlmhelpers.common.images import MAX_PIXELS, ImageFacts, UnusableImage, image_identity
 from vlmhelpers.common.printable import printable
 from vlmhelpers.data.checked_images import CheckedImages, temporary_database
 from vlmhelpers.data.duplicates import DuplicateFinder
@@ -17,6 +18,7 @@ from vlmhelpers.data.rows import ENCODED_ROWS_PER_BATCH
 from vlmhelpers.data.rules import Problem, merge_problems, row_problems
 from vlmhelpers.data.schema import KINDS, all_images, conversations, find_control_tokens, kind_of, message_text
 
+_GREETING = "the assistant begins: its first turn is not learned, as nothing asks for it"
 Rules = Callable[[dict, list[tuple[int, int]]], list[Problem]]  # of a row, by it and the sizes of its images
 
 
@@ -34,7 +36,7 @@ def validate(
     splits = _as_splits(dataset)
     bar = tqdm(total=sum(map(len, splits.values())), unit=" rows", delay=1, disable=not progress)
     pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
-    with temporary_database() as database, strict_pillow(), pool, bar:
+    with temporary_database() as database, pool, bar:
         validation = _Validation(splits, max_pixels, database, more_rules)
         for split, rows in splits.items():
             bar.set_description(f"checking {split}".strip(), refresh=False)
@@ -107,7 +109,7 @@ class _Validation:
     def _inspect(self, image):
         """ImageFacts, or the problem that the image is unusable for: an exception would hold on to pixels."""
         try:
-            return inspect_image(image, self.max_pixels)
+            return inspect_apart(image, self.max_pixels)
         except UnusableImage as error:
             return " ".join(error.reason.split()), error.remedy
 
@@ -149,5 +151,6 @@ def _repairs(row, images):
     tokens = [token for message in messages for token in find_control_tokens(message_text(message))]
     found = f"control tokens of some models, taken as plain text: {' '.join(dict.fromkeys(tokens))}"
     repairs = [found] if tokens else []
+    repairs += [_GREETING] * (kind_of(row) == "messages" and row["messages"][0]["role"] == "assistant")
     repairs += [repair for image in images for repair in image.repairs]
     return dict.fromkeys(filter(None, [row.get("note"), *repairs]))
