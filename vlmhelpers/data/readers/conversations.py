@@ -144,7 +144,8 @@ def read_turns(row: SourceRow, names: FieldNames) -> tuple[list[dict], list[Sour
 def read_conversation(row: SourceRow, messages: list[dict], shown: str) -> tuple[list[dict], list[Source]]:
     """The same of messages that another reader has put together, whole, with images in the field `shown`."""
     turns = _with_system(row, [turn for message in messages for turn in _read_message(row, message)])
-    return _with_images(row, turns, FieldNames(image_field=shown))
+    own = row.with_fields({name: value for name, value in row.fields.items() if name == shown})
+    return _with_images(own, turns, FieldNames(image_field=shown))
 
 
 def _is_conversation(fields, name):
@@ -173,8 +174,6 @@ def _read_form(row, form):
         return None
     turns = [turn for message in messages for turn in _read_message(row, message, CONVERSATIONS[form])]
     refuse_preference(row, turns and turns[-1]["role"] == "assistant")
-    if turns and not row.problems and all(turn["role"] == "assistant" for turn in turns):
-        row.reject("no question: every turn is the assistant's", "write what the model is asked")
     return _with_system(row, turns)
 
 
@@ -223,7 +222,7 @@ def refuse_preference(row: SourceRow, answer: object) -> bool:
 
     Beside `chosen` and `rejected` there may be an `answer` of its own.
     """
-    found = {name for name in _OF_PREFERENCES if not is_empty(row.fields.get(name))}
+    found = {name for name in _OF_PREFERENCES if row.fields.get(name) not in (None, "")}
     verdict = next(
         (name for name in ("label", "kto_tag") if str(row.fields.get(name)).lower() in ("true", "false")), ""
     )
@@ -301,7 +300,7 @@ def _read_message(row, message, remedy=""):
         row.reject(f"a tool's turn: {sender!r}", _CALLS[1])
     elif role and role not in _ROLES:
         row.reject(f"unknown role: {sender!r}", f"use one of {', '.join(_ROLES)}")
-    turn = {"role": _ROLES.get(role, sender), "content": _content_of(row, message)}
+    turn = {"role": _ROLES.get(role, role and sender), "content": _content_of(row, message)}
     _note_leftover(row, message, {*_SENDERS, *_CONTENTS, *_WEIGHTS, *_SHOWN}, "messages")
     turn |= _learned(row, message, turn["role"])
     _place_own_images(row, turn, message)
@@ -312,7 +311,7 @@ def _content_of(row, message):
     name = next((name for name in _CONTENTS if message.get(name) is not None), None)
     if name is None and any(not is_empty(message.get(key)) for key in _MEANINGFUL):
         return []  # which is a problem of its own
-    return _read_content(row, message.get(name) if name else None)
+    return _read_content(row, message[name] if name else None)
 
 
 def _pair(message):
@@ -377,12 +376,12 @@ def _note_leftover(row, holder, known, where):
 
 
 def _read_content(row, content):
-    if content is None or isinstance(content, str | int | float) and not isinstance(content, bool):
-        return [text_part(row.as_text(content, "content") if content is not None else None)]
+    if isinstance(content, str | int | float) and not isinstance(content, bool):
+        return [text_part(row.as_text(content, "content"))]
     if isinstance(content, dict):
         content = [content]
-    if isinstance(content, list) and all(isinstance(part, dict | str) for part in content):
-        return [_read_part(row, {"type": "text", "text": part} if isinstance(part, str) else part) for part in content]
+    if isinstance(content, list) and all(isinstance(part, dict) for part in content):
+        return [_read_part(row, part) for part in content]
     row.reject("content is no text and no list of parts", 'write a text or parts: [{"type": "text", "text": ...}]')
     return []
 

@@ -62,7 +62,9 @@ def read_alpaca(
     For image_root, the columns and errors, see vlmhelpers.data.readers.
     """
     names = FieldNames(instruction_field, None, output_field, input_field=input_field)
-    return MessageRows(open_json(path), names, image_root).read("read_alpaca")
+    rows = MessageRows(open_json(path), names, image_root)
+    rows.renamed = {"text_field": "instruction_field", "response_field": "output_field"}
+    return rows.read("read_alpaca")
 
 
 def write_jsonl(dataset: Dataset, path: str | os.PathLike, image_root: str | os.PathLike | None = None) -> None:

@@ -16,8 +16,10 @@ class MessageRows:
     """A source whose rows are read as messages and images.
 
     image_root: what image paths start from; None: each file's own folder. With `download`, links are downloaded into
-    `cache_dir` by `rules`, see download_images.
+    `cache_dir` by `rules`, see download_images. renamed: what its caller calls arguments of FieldNames.
     """
+
+    renamed: dict[str, str] = {}
 
     def __init__(
         self,
@@ -35,17 +37,19 @@ class MessageRows:
 
     def read(self, reader: str) -> Dataset:
         """The Dataset; `reader`: the name of the function that was called, for errors."""
-        wanted = {name: self._names.usual(name)[0] for name in ("text_field", "response_field")}
+        wanted = {name: self._names.usual(name) for name in ("text_field", "response_field")}
         if self._names.instruction is not None:
             del wanted["text_field"]
-        also = {*CONVERSATIONS, "chosen", "annotations"}
-        also |= {name for argument in wanted for name in self._names.usual(argument)}
-        given = [*self._names.given.values()]
-        return self._source.read(self._build, wanted, also, reader, given=given)
+        given = [*self._names.given.values()] if wanted.keys() - self.renamed.keys() else []
+        wanted = {self.renamed.get(argument, argument): names for argument, names in wanted.items()}
+        return self._source.read(self._build, wanted, {*CONVERSATIONS, "chosen", "annotations"}, reader, given=given)
 
     def _build(self, row):
         messages, sources = read_turns(row, self._names)
-        return {"messages": messages, "images": row.get_images(sources, self._roots.of(row))}
+        images = row.get_images(sources, self._roots.of(row))
+        if self._source.is_table and not images and row.used.isdisjoint(CONVERSATIONS):
+            row.reject("empty image path", "write the image's path, or leave the row out")
+        return {"messages": messages, "images": images}
 
     def _download(self, cache_dir, rules):
         self._roots.downloaded = download_images(self._links_of_sound_rows(), cache_dir, **rules)

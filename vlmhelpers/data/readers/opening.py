@@ -50,7 +50,7 @@ class Source:
     def read(
         self,
         build: Callable[[SourceRow], dict],
-        wanted: dict[str, str],
+        wanted: dict[str, tuple[str, ...]],
         also: Collection[str],
         reader: str,
         kind: str = "messages",
@@ -58,8 +58,9 @@ class Source:
     ) -> Dataset:
         """The Dataset of the rows of this kind that `build` makes.
 
-        `wanted` maps arguments of `reader` (its name) to fields. Raises ValueError where the first object has none of
-        them, nor one of `also`; for a field in `given` that no row has; and what the source raises.
+        `wanted` maps arguments of `reader` (its name) to the names that their field may have. Raises ValueError where the
+        first object, or the header, has no field for one of them, nor one of `also`; for a field in `given` that no row
+        has; and what the source raises.
         """
         rows = self.rows()
         ahead = _take_ahead(rows)
@@ -67,8 +68,10 @@ class Source:
         if not objects and self.columns is None:
             _check_first(self.name, ahead)
         names = self.columns if self.columns is not None else dict.fromkeys(n for fields in objects for n in fields)
-        if not {*wanted.values(), *also} & {*names}:
-            _explain(self.name, wanted, objects, names, reader, self.is_table)
+        there = {*(names if self.columns is not None else objects[0])}
+        missing = [argument for argument, of_argument in wanted.items() if not {*of_argument} & there]
+        if missing and not {*also} & there:
+            _explain(self.name, {argument: wanted[argument][0] for argument in missing}, objects, there, reader)
         columns = dict.fromkeys(names, Value("string"))
 
         def build_noted(row):
@@ -86,12 +89,12 @@ def _check_first(name, ahead):
     raise DataError(f"{name}, row 1: {reason}; nor are the next rows. {EXPECTED} Remedy: {remedy}.")
 
 
-def _explain(source, wanted, objects, names, reader, is_table):
-    for name, value in objects[0].items() if objects and not is_table else ():
+def _explain(source, missing, objects, there, reader):
+    for name, value in objects[0].items() if objects else ():
         if isinstance(value, list) and value and isinstance(value[0], dict):
             held = f"{source} holds its rows inside an object, under {name!r}"
             raise DataError(f"{held}. {EXPECTED} Save that list as a file.")
-    raise DataError(explain_missing(source, "column" if is_table else "field", wanted, names, reader))
+    raise DataError(explain_missing(source, "field", missing, [name for name in objects[0] if name in there], reader))
 
 
 def _take_ahead(rows):

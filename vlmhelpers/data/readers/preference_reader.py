@@ -148,14 +148,17 @@ def _read(path, image_root, kind, given: dict[str, str | None], build: Callable)
     def build_row(row):
         fields = row.with_fields(_parsed(row.fields, names["image_field"], source.is_table))
         built = build(_Fields(fields, names), roots.of(row))
-        refuse_unread(fields, [])
+        same = [fields.fields.get(name) for name in fields.used]
+        fields.used.update(name for name, value in fields.leave().items() if value in same)  # a copy says nothing new
+        refuse_unread(fields, built["prompt"])
         return _without_weights(row, built)
 
     also = {name for argument, of_argument in names.items() if argument != "image_field" for name in of_argument}
-    wanted = {key: names[key][0]}
+    wanted = {key: names[key]}
     if source.is_table:
         wanted = {argument: names[argument][0] for argument in given if given[argument] or argument == key}
         missing = {argument: name for argument, name in wanted.items() if not {*names[argument]} & {*source.columns}}
+        wanted = {key: names[key]}
         in_text = kind == "pairs" and "text" in source.columns and not any(given.values())  # RLHF-V's pairs
         if missing and not in_text:
             raise DataError(explain_missing(source.name, "column", missing, source.columns, reader))

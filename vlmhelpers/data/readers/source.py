@@ -87,9 +87,6 @@ class SourceRow:
         """A text as it is, a number or a date as text, None as an empty one. Anything else is a problem, and empty."""
         if value is None or isinstance(value, str):
             return value or ""
-        if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
-            self.notes.append(f"the one text in the list {where}")
-            return value[0]
         if isinstance(value, date | time | Decimal):
             self.notes.append("date or number read as text")
             return str(value)
