@@ -1,6 +1,5 @@
 """Validation for a model: the rows that are kept make batches of it. Its rules are the collator, without pixels."""
 
-from collections.abc import Callable
 from functools import partial
 
 from datasets import Dataset
@@ -8,13 +7,14 @@ from transformers import ProcessorMixin
 
 from vlmhelpers.batches.chat_template import Refused
 from vlmhelpers.batches.collator import VisionCollator
+from vlmhelpers.batches.fit import notes_on_families, problems_with
 from vlmhelpers.batches.preference import PreferenceCollator, RatedCollator
 from vlmhelpers.batches.sized_images import without_pixels
 from vlmhelpers.common.images import MAX_PIXELS
 from vlmhelpers.data import validation
 from vlmhelpers.data.report import Report
-from vlmhelpers.data.rules import Problem
 from vlmhelpers.data.schema import kind_of
+from vlmhelpers.families import FAMILIES
 from vlmhelpers.families.family import SizedImage
 
 _REMEDY = "leave the row out, or train another model on it"
@@ -22,7 +22,7 @@ _REMEDY = "leave the row out, or train another model on it"
 
 def check_dataset(
     dataset: Dataset | dict[str, Dataset],
-    model: ProcessorMixin | None = None,
+    model: ProcessorMixin | str | None = None,
     *,
     max_pixels: int = MAX_PIXELS,
     near_duplicates: bool = True,
@@ -36,16 +36,18 @@ def check_dataset(
     one. Of several splits, "train" first, the earlier one's row is also rejected for a leak, an image (or a text
     without images) in two of them: the last one, the test, stays honest. `reject_leaks=False` makes leaks warnings.
 
-    model: a processor. Then rows are also rejected that the collator of their kind does not take with it: of what is
-        kept, `VisionCollator(processor)` makes a batch of each row, with labels.
+    model: the processor, or the name of a family of models, one of `families.FAMILIES`. With a processor, rows are also
+        rejected that the collator of their kind does not take: of what is kept, `VisionCollator(processor)` makes a
+        batch of each row, with labels. With a family, those whose turns its published chat templates do not take.
+        Without either, the report says which families do not take which rows.
     max_pixels: larger images are rejected by their header. near_duplicates: nearly equal images are a warning within a
         split, a leak between splits. workers: how many images are decoded at a time; by default one per processor, 8 at
         most.
-    Raises ValueError for a dataset without the columns of a kind of rows, TypeError for what is no dataset, and OSError
-    where the machine keeps an image from being read. Memory grows with what is found, not with rows or images, which
-    take up to 600 bytes each in the folder for temporary files.
+    Raises ValueError for an unknown family, and for a dataset with a transform or without the columns of a kind of
+    rows, TypeError for what is no dataset, and OSError where the machine keeps an image from being read. Memory grows
+    with what is found, not with rows or images, which take up to 600 bytes each in the folder for temporary files.
     """
-    return validation.validate(
+    report = validation.validate(
         dataset,
         max_pixels=max_pixels,
         near_duplicates=near_duplicates,
@@ -54,10 +56,25 @@ def check_dataset(
         workers=workers,
         progress=progress,
     )
+    if model is None:
+        kept = report.dataset
+        report.families = list(notes_on_families(kept.values() if isinstance(kept, dict) else [kept]))
+    return report
 
 
-def rules_of(processor: ProcessorMixin) -> Callable[[dict, list[tuple[int, int]]], list[Problem]]:
-    """What finds the problems that a sound row has with a processor, by the row and the sizes of its images."""
+def rules_of(model: ProcessorMixin | str) -> validation.Rules:
+    """What finds the problems that a sound row has with a processor or a family, by it and the sizes of its images.
+
+    Raises ValueError for an unknown family.
+    """
+    if not isinstance(model, str):
+        return _rules_of_processor(model)
+    if model not in FAMILIES:
+        raise ValueError(f"no family is called {model!r}: pass a model's processor, or one of {', '.join(FAMILIES)}")
+    return lambda row, _: problems_with(FAMILIES[model], row)
+
+
+def _rules_of_processor(processor):
     sized = without_pixels(processor)
     messages, pairs, rated = VisionCollator(sized), PreferenceCollator(sized), RatedCollator(sized, mismatched=False)
     makers = {"messages": messages, "pairs": pairs, "rated": rated, "prompts": partial(_prompts, messages)}

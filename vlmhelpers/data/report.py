@@ -5,6 +5,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from vlmhelpers.common.display import Html, html_table, thumbnail
 from vlmhelpers.common.files import atomic_file
 from vlmhelpers.common.images import UnusableImage, open_image, short_path
 from vlmhelpers.common.printable import one_line, printable
+from vlmhelpers.data.given import given_rows, given_texts
 from vlmhelpers.data.notes import notes_on
 from vlmhelpers.data.rows import ENCODED_ROWS_PER_BATCH, plain_rows, source_column, taken_columns
 from vlmhelpers.data.schema import all_images, conversations, kind_of, last_question
@@ -32,10 +34,12 @@ def show_rows(dataset: Dataset, rows: Iterable[int], **answers: Sequence[str]) -
     """Rows (indices from 0) as a table of images, prompt, expected answer, and a column for each list in `answers`.
 
     Pairs have the columns chosen and rejected, rated rows completion and label, prompts answer. Each list holds one
-    string per row of the dataset. A cell that differs from the expected answer, the first one, is marked.
+    string per row of the dataset, which may also be a list of rows. A cell that differs from the expected answer, the
+    first one, is marked. Of a range or slice those rows are shown that there are; ValueError for any other index.
     """
-    lines, table, names = [], [], []
-    for index in rows:
+    dataset, lines, table, names = given_rows(dataset, None), [], [], []
+    answers = {name: given_texts(texts, dataset, f"answers of {name!r}") for name, texts in answers.items()}
+    for index in _indices(rows, len(dataset)):
         row = dataset[index]
         prompt, shown = last_question(next(iter(conversations(row).values()))), _answers(row)
         expected, *_ = shown.values()
@@ -45,6 +49,19 @@ def show_rows(dataset: Dataset, rows: Iterable[int], **answers: Sequence[str]) -
         lines += [f"{index}: {prompt}", *(f"   {name}: {text}" for name, text in (shown | given).items())]
         names = list(shown)
     return Html(html_table(["", "prompt", *names, *answers], table), "\n".join(lines))
+
+
+def _indices(rows, count):
+    """The indices that are meant, counted from 0, also where a negative one counts from the end."""
+    if isinstance(rows, slice):
+        return range(count)[rows]
+    if isinstance(rows, range):
+        return [index for index in rows if -count <= index < count]
+    rows = rows.tolist() if hasattr(rows, "tolist") else rows
+    rows = list(rows) if isinstance(rows, Iterable) else [rows]
+    if wrong := [row for row in rows if not isinstance(row, Integral) or not -count <= row < count]:
+        raise ValueError(f"there is no row {wrong[0]!r}: give whole numbers from 0 to {count - 1}, or range(n)")
+    return [range(count)[row] for row in rows]
 
 
 def _answers(row):
@@ -72,6 +89,7 @@ class Report:
     rejected: a dict for each rejected row: `split`, `row` (its number in the source), `index` (in the checked
         dataset), `image` (its path), `reason`, `remedy`, `fields` (the source's columns).
     repaired, warnings: the same for kept rows; a row can have several.
+    families: sentences on the families of models that do not take all kept rows as they are, where none was named.
     notes: sentences on the kept pairs, rated rows or prompts as a whole, such as labels that are all the same.
     quality: sentences on what images and questions are like, beside the usual advice.
     counts: `read`, `kept`, `rejected`, `repaired` and `warned` rows, `by_reason` (kind -> rejected rows) and
@@ -98,7 +116,7 @@ class Report:
             sound = rows.select(np.delete(np.arange(len(rows)), left_out) if left_out else range(len(rows)))
             kept[name] = sound.remove_columns([name for name in ("problem", "note") if name in rows.column_names])
         self.dataset = kept[""] if list(kept) == [""] else DatasetDict(kept)
-        self.notes, self.quality = notes_on(kept.values()), list(quality)
+        self.notes, self.quality, self.families = notes_on(kept.values()), list(quality), []
         read = {name: (len(rows), len(kept[name])) for name, rows in splits.items()}
         by_split = {name: {"read": n, "kept": k, "rejected": n - k} for name, (n, k) in read.items()}
         self.counts = {key: sum(n[key] for n in by_split.values()) for key in ("read", "kept", "rejected")}
@@ -131,7 +149,7 @@ class Report:
 
     def __repr__(self):
         sections = (_text_of(*section) for section in self._sections())
-        return "\n".join([one_line(self._summary()), *self.notes, *self.quality, *sections])
+        return "\n".join([one_line(self._summary()), *self._sentences(), *sections])
 
     def _repr_html_(self):
         found = [(title, record) for title, _, records in self._sections() for record in records]
@@ -141,7 +159,7 @@ class Report:
         lines = [kept[i : i + _PER_LINE] for i in range(0, len(kept), _PER_LINE)]
         page = Markup("<div><p><b>{}</b></p>{}{}{}{}</div>").format(
             self._summary(),
-            Markup("").join(map(Markup("<p>{}</p>").format, [*self.notes, *self.quality])),
+            Markup("").join(map(Markup("<p>{}</p>").format, self._sentences())),
             html_table(["", "row", "image", "reason", "remedy"], rows) if found else "",
             Markup("<p>{}</p>").format(more) if len(rows) < len(found) else "",
             Markup("<p>{}</p>{}").format(_title("Kept"), html_table([], lines)) if kept else "",
@@ -154,6 +172,9 @@ class Report:
         splits = [f"{name} {n['kept']} of {n['read']}" for name, n in c["by_split"].items() if name]
         line += f" (kept: {', '.join(splits)})" if splits else ""
         return f"{line}; {c['repaired']} repaired, {c['warned']} to look at"
+
+    def _sentences(self):
+        return [*self.families, *self.notes, *self.quality]
 
     def _sections(self):
         titles = {"Rejected": "rejected", "To look at": "warnings", "Repaired": "repaired"}

@@ -18,6 +18,7 @@ from vlmhelpers.data.rows import ENCODED_ROWS_PER_BATCH
 from vlmhelpers.data.rules import Problem, merge_problems, row_problems
 from vlmhelpers.data.schema import KINDS, all_images, conversations, find_control_tokens, kind_of, message_text
 
+_NO_FORMAT = "use dataset.with_format(None), or write what it does into the rows with map"
 _GREETING = "the assistant begins: its first turn is not learned, as nothing asks for it"
 Rules = Callable[[dict, list[tuple[int, int]]], list[Problem]]  # of a row, by it and the sizes of its images
 
@@ -56,11 +57,14 @@ def _as_splits(dataset):
         raise TypeError(f"a {type(dataset).__name__} is no Dataset; make one with Dataset.from_list(rows)")
     splits = {"": dataset} if isinstance(dataset, Dataset) else dict(dataset)
     for split, rows in splits.items():
+        if rows.format["type"] == "custom":
+            raise ValueError(f"dataset {split!r} has a transform, which would be passed over: {_NO_FORMAT}")
         _check_columns(split, rows)
         if not isinstance(getattr(rows.features["images"], "feature", None), Image):
             remedy = "use dataset.cast_column('images', List(Image()))"
             raise ValueError(f"dataset {split!r}: the column images is no list of images; {remedy}")
-    return dict(sorted(splits.items(), key=lambda item: item[0] != "train"))
+    plain = {split: rows.with_format(None) for split, rows in splits.items()}  # other formats change what rows hold
+    return dict(sorted(plain.items(), key=lambda item: item[0] != "train"))
 
 
 def _check_columns(split, rows):

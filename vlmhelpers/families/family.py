@@ -35,6 +35,9 @@ class Family:
         tokens that are attended to, and what holds such ones: a choice has no gradient.
     control_tokens: a regular expression for special tokens that no text may hold, and that neither the chat template
         nor the processor names.
+    turns: a regular expression for the turns that its published chat templates let learn, with a letter for each: s for
+        the system's, i for the user's with images, u for another of the user's, a for an answer to learn and c for one
+        that is not; and a sentence that says so. ("", ""): all.
     packable: rows packed into one sequence do not see each other.
     mixable: a batch may have rows with and without images.
     several_images: "" where its published models were trained for several images in a row, else a sentence.
@@ -71,6 +74,7 @@ class Family:
         *("indexer", "index_qk_proj"),
     )
     control_tokens: str = ""
+    turns: tuple[str, str] = ("", "")
     packable: bool = False
     mixable: bool = False
     several_images: str = ""
@@ -178,6 +182,10 @@ class Family:
     def image_pattern(self, processor) -> str:
         """A regular expression for what the processor takes for an image in a text."""
         return re.escape(_image_token(processor))
+
+    def takes_turns(self, letters: str) -> bool:
+        """Whether its published chat templates let turns be learned, by their letters (see `turns`)."""
+        return not self.turns[0] or bool(re.fullmatch(self.turns[0], letters))
 
     # Image tokens and the cap on pixels
 

@@ -58,6 +58,7 @@ LLAMA_3_2_VISION = LlamaVision(
     model_types=("mllama",),
     processors=("MllamaProcessor",),
     id_pattern="llama-3.2.*vision",
+    turns=("s[^i]*|[^s].*", "a system turn does not go with images"),
     packable=True,
     images_in_sequence=False,
     caches_pixels=True,

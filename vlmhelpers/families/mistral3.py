@@ -59,6 +59,7 @@ MISTRAL_3 = Mistral3(
     processors=("PixtralProcessor",),
     id_pattern=r"mistral-small-3\.[12]|ministral-3-|pixtral-",
     control_tokens=r"\[/?[A-Z_]+\]|</?s>|<(unk|pad)>",
+    turns=("[^s]+", "Pixtral's chat template leaves a system turn out"),
     packable=True,
     gguf_architectures=("Mistral3ForConditionalGeneration",),
     llama_factory="mistral_small",

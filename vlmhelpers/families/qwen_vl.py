@@ -211,6 +211,8 @@ _RESEARCH = ({"license": "other", "license_name": "qwen-research"}, "Qwen Resear
 
 _NOT_IN_ONNX = "its parts were not exported yet"
 
+_SYSTEM_FIRST = "s*[^s]+", "a system turn has to be the first"
+
 QWEN2_VL = QwenVL(
     name="qwen2-vl",
     model_types=("qwen2_vl",),
@@ -246,6 +248,7 @@ QWEN3_VL = QwenVL(
     name="qwen3-vl",
     model_types=("qwen3_vl",),
     processors=("Qwen3VLProcessor",),
+    turns=_SYSTEM_FIRST,
     id_pattern=r"qwen3-vl-(?!\d+b-a\d)",  # those are mixtures of experts
     packable=True,
     gguf_architectures=("Qwen3VLForConditionalGeneration",),
@@ -267,6 +270,7 @@ QWEN3_VL_MOE = QwenVL(
     name="qwen3-vl-moe",
     model_types=("qwen3_vl_moe",),
     processors=("Qwen3VLProcessor",),
+    turns=_SYSTEM_FIRST,
     id_pattern=r"qwen3-vl-\d+b-a\d",
     packable=True,
     gguf_architectures=("Qwen3VLMoeForConditionalGeneration",),
@@ -278,6 +282,7 @@ QWEN3_5 = QwenVL(
     name="qwen3.5",
     model_types=("qwen3_5",),
     processors=("Qwen3VLProcessor",),
+    turns=("s?c*[ui][uic]*a", "one answer is learned at a time, after a question; a system turn has to be the first"),
     id_pattern=r"qwen3\.5-\d+(\.\d+)?b(?!-a\d)",
     # Its linear attention runs over the borders of packed rows.
     packable=False,
