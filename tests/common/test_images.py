@@ -102,8 +102,15 @@ def test_gray_of_16_bits_keeps_its_gradient():
     assert len(np.unique(repaired)) == 256  # a plain conversion would clip to white
 
 
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_gray_of_fewer_bits_in_16_keeps_its_contrast(bits):
+    gradient = np.linspace(0, 2**bits - 1, 64 * 64).reshape(64, 64).astype(np.uint16)
+    repaired = np.asarray(repair(open_image(encoded(Image.fromarray(gradient), "PNG"))))
+    assert (repaired.min(), repaired.max()) == (0, 255) and len(np.unique(repaired)) == 256
+
+
 def test_dark_gray_of_16_bits_stays_dark():
-    assert repair(Image.fromarray(np.full((4, 4), 255, np.uint16))).getpixel((0, 0)) == (1, 1, 1)
+    assert repair(Image.fromarray(np.full((4, 4), 100, np.uint16))).getpixel((0, 0)) == (25, 25, 25)
 
 
 @pytest.mark.parametrize(

@@ -712,8 +712,8 @@ def test_two_downloads_at_once_do_not_disturb_each_other(server, cache):
 
 
 def test_after_an_interruption_nothing_is_stored(server, cache, monkeypatch):
-    decode, decoding, ended = downloader.open_image, threading.Event(), threading.Event()
-    monkeypatch.setattr(downloader, "open_image", lambda *image: decoding.set() or ended.wait(5) and decode(*image))
+    decode, decoding, ended = downloader.inspect_apart, threading.Event(), threading.Event()
+    monkeypatch.setattr(downloader, "inspect_apart", lambda *image: decoding.set() or ended.wait(5) and decode(*image))
 
     def interrupt(*_, **__):
         decoding.wait(5)

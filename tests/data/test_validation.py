@@ -13,6 +13,7 @@ from datasets import Dataset
 from PIL import Image
 
 from vlmhelpers.batches.validation import check_dataset
+from vlmhelpers.common.images import inspect_image
 from vlmhelpers.data import validation
 from vlmhelpers.data.duplicates import DuplicateFinder
 from vlmhelpers.data.schema import make_pair, make_row
@@ -53,9 +54,9 @@ def test_a_pixel_limit_of_ones_own():
 def test_each_picture_is_decoded_once(tmp_path, monkeypatch):
     PICTURES[0].save(tmp_path / "bag.png")
     decoded = []
-    inspect = validation.inspect_image
+    inspect = validation.inspect_apart
     monkeypatch.setattr(
-        validation, "inspect_image", lambda image, limit: decoded.append(image) or inspect(image, limit)
+        validation, "inspect_apart", lambda image, limit: decoded.append(image) or inspect(image, limit)
     )
     path = str(tmp_path / "bag.png")
     rows = [make_row(f"Question {i}?", "Yes.", [{"path": path, "bytes": None}]) for i in range(500)]
@@ -227,6 +228,7 @@ def test_an_image_that_the_machine_cannot_read_ends_the_check(tmp_path, monkeypa
     def out_of_descriptors(*_, **__):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
+    monkeypatch.setattr(validation, "inspect_apart", inspect_image)  # in this process, where there are none
     monkeypatch.setattr(Image, "open", out_of_descriptors)
     with pytest.raises(OSError, match=r"not at fault; raise the limit.*bag\.png"):
         check_dataset(dataset)

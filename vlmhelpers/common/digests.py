@@ -15,6 +15,16 @@ def digest(*values: object) -> str:
     return found.hexdigest()
 
 
+def digest_of_pieces(first: object, length: int, pieces: Iterable[bytes]) -> str:
+    """`digest(first, data)` for the data of `length` bytes that comes in pieces, and is never whole in memory."""
+    found = xxhash.xxh3_128()
+    beginning = repr(first).encode("utf-8", "surrogatepass")
+    found.update(len(beginning).to_bytes(8, "little") + beginning + length.to_bytes(8, "little"))
+    for piece in pieces:
+        found.update(piece)
+    return found.hexdigest()
+
+
 def tensors_digest(named_tensors: Iterable[tuple]) -> str:
     """32 hex digits of (name, tensor) pairs, of every bit of them."""
     import torch

@@ -9,17 +9,18 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
-from PIL.ExifTags import Base
+from PIL import Image, ImageFile, UnidentifiedImageError
 
-from vlmhelpers.common.digests import digest
+from vlmhelpers.common.digests import digest, digest_of_pieces
 from vlmhelpers.common.file_digests import file_digest
+from vlmhelpers.common.image_colors import depth_of_colors, lost_contrast, repair, repair_and_tell, strips
+from vlmhelpers.common.image_costs import largest_file, slow_header, too_costly
 
 MAX_PIXELS = 89_478_485  # from here on Pillow itself warns of a decompression bomb: a quarter of a GiB as RGB
 MAX_ASPECT = 200  # Qwen's image processors raise beyond this ratio of the sides, in the middle of a run
@@ -45,6 +46,10 @@ _REMEDIES = {
     "not readable": "give yourself the right to read the file",
     "too many pixels": "make it smaller, or raise max_pixels if you trust it",
     "too narrow": f"crop it: one side may be {MAX_ASPECT} times the other at most",
+    "too large a file": "save the image alone, as PNG or JPEG",
+    "too slow to decode": "make it smaller, or save it again as PNG or JPEG",
+    "too much memory": "make it smaller, or save it again as PNG or JPEG",
+    "too dark to keep": "save it with 8 bits per color, scaled to the range that it uses",
     "truncated or damaged image": "copy or download the file again; it cannot be decoded to its end",
     "unusable colors or metadata": "save it again as PNG or JPEG",
 }
@@ -66,6 +71,9 @@ class UnusableImage(ValueError):
         self.reason, self.remedy = reason, remedy or _REMEDIES[reason.partition(":")[0]]
         super().__init__(f"{reason}. Remedy: {self.remedy}.")
 
+    def __reduce__(self):
+        return UnusableImage, (self.reason, self.remedy)
+
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
@@ -79,60 +87,27 @@ class ImageFacts:
     thumbnail: bytes  # THUMBNAIL x THUMBNAIL RGB bytes: close for nearly the same image
 
 
-def repair(image: Image.Image) -> Image.Image:
-    """The image as a person sees it, in plain RGB; a plain RGB image is returned as it is.
-
-    Takes an animation's first frame, obeys the EXIF orientation, scales gray to 8 bits and lays transparency on white.
-    Raises ValueError for a mode that Pillow cannot convert.
-    """
-    return _repair(image)[0]
-
-
-def _repair(image):
-    """The repaired image and, in words, each change that a viewer could see."""
-    repairs = []
-    if getattr(image, "is_animated", False):
-        image.seek(0)
-        repairs += ["first of several frames taken"] * (image.format != "MPO")  # a phone's photo with its preview
-    orientation = image.getexif().get(Base.Orientation)
-    if orientation in range(2, 9):
-        repairs.append(f"turned upright (EXIF orientation {orientation})")
-        image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        repairs.append(f"gray of mode {image.mode} scaled to 8 bits")
-        image = _gray_to_8_bits(image)
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        repairs += ["transparency laid on white"] * (layer.getextrema()[3][0] < 255)
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    if image.mode not in ("RGB", "L", "P", "1"):
-        repairs.append(f"{image.mode} converted to RGB")
-    return image if image.mode == "RGB" else image.convert("RGB"), tuple(repairs)
-
-
-def _gray_to_8_bits(image):
-    """16-bit gray by its full range; 32-bit and float gray by the smallest usual range, else by its own."""
-    values = np.nan_to_num(np.asarray(image).astype(np.float32), posinf=0, neginf=0)
-    low, high = float(values.min()), float(values.max())
-    usual = {"I": (255, 65535), "F": (1, 255, 65535)}.get(image.mode, (65535,))
-    tops = [top for top in usual if low >= 0 and high <= top]
-    low, high = (0, tops[0]) if tops else (low, max(high, low + 1))
-    return Image.fromarray(np.rint((values - low) * (255 / (high - low))).astype(np.uint8))
-
-
-def open_image(source: str | os.PathLike | bytes | dict, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(
+    source: str | os.PathLike | bytes | dict,
+    max_pixels: int = MAX_PIXELS,
+    before_decoding: Callable[[Image.Image], None] = lambda image: None,
+) -> Image.Image:
     """Fully decodes `source`: a path, encoded bytes, or a dict with "path" and "bytes" as in Arrow. Does not repair.
 
-    Raises UnusableImage, before anything is decoded where the header says more than `max_pixels` pixels, and OSError
-    where the machine fails: out of file descriptors or memory, a disk or network that does not answer.
+    before_decoding: called with the image when its header is read. Raises UnusableImage, before anything is decoded
+    where the header says more than `max_pixels` pixels or where image_costs finds it too costly, and OSError where the
+    machine fails: out of file descriptors or memory, a disk or network that does not answer.
     """
     if not isinstance(source, dict):
         source = {"bytes": bytes(source)} if isinstance(source, (bytes, bytearray)) else {"path": os.fspath(source)}
     path, data = source.get("path"), source.get("bytes")
-    if data is None:
-        check_file(path)
+    size = check_file(path) if data is None else len(data)
+    if size > largest_file(max_pixels):
+        raise UnusableImage(f"too large a file: {size / 1e6:,.0f} MB, more than {max_pixels:,} pixels can need")
     pixels = 0  # that the header says
     try:
+        with open(path, "rb") if data is None else io.BytesIO(data) as file:
+            _refuse(slow_header(file))
         image = Image.open(path if data is None else io.BytesIO(data), formats=FORMATS)
         width, height = image.size
         pixels = width * height
@@ -140,7 +115,11 @@ def open_image(source: str | os.PathLike | bytes | dict, max_pixels: int = MAX_P
             raise UnusableImage(f"too many pixels: the header says {width} x {height}, the limit is {max_pixels:,}")
         if max(width, height) > MAX_ASPECT * min(width, height):
             raise UnusableImage(f"too narrow: {width} x {height} pixels")
+        _refuse(too_costly(image))
+        depth = depth_of_colors(image)
+        before_decoding(image)
         image.load()
+        _refuse(lost_contrast(image, depth))
         return image
     except UnusableImage:
         raise
@@ -150,25 +129,35 @@ def open_image(source: str | os.PathLike | bytes | dict, max_pixels: int = MAX_P
         raise _unusable(error, path, data, pixels) from error
 
 
+def _refuse(reason):
+    if reason:
+        raise UnusableImage(reason)
+
+
 def _unusable(error, path, data, pixels):
     """The UnusableImage for what a decoder raised. Raises OSError where the machine is at fault."""
     if getattr(error, "errno", None) not in _OF_DECODERS:
         return unusable_path(error, path)
     if isinstance(error, UnidentifiedImageError):
         return _not_an_image(path, data)
-    if (isinstance(error, MemoryError) or "out of memory" in str(error)) and not _is_free(32 * pixels + 2**26):
-        raise _machine_error(errno.ENOMEM, path) from error
-    if data is None:  # decoders in C do not say that the disk failed
-        _read(path)
+    if (isinstance(error, MemoryError) or "out of memory" in str(error)) and not has_free(32 * pixels + 2**26):
+        raise machine_error(errno.ENOMEM, path) from error
+    read_through(path if data is None else None)
     return UnusableImage(f"truncated or damaged image: {str(error) or type(error).__name__}")
 
 
-def _is_free(size):
+def has_free(size: int) -> bool:
     """Whether so many bytes can be had: more than decoding and repairing take, unless a damaged file asks for more."""
     try:
         return np.empty(size, np.uint8).size == size
     except MemoryError:
         return False
+
+
+def read_through(path: str | os.PathLike | None) -> None:
+    """Raises OSError where the file cannot be read to its end: decoders in C do not say that the disk failed."""
+    if path is not None:
+        _read(path)
 
 
 def _read(path, most=None):
@@ -189,10 +178,11 @@ def unusable_path(error: OSError, path: str | os.PathLike) -> UnusableImage:
         return missing(path)
     if error.errno in (errno.EACCES, errno.EPERM) and _is_forbidden(path):
         return UnusableImage("not readable: permission denied")
-    raise _machine_error(error.errno, path) from error
+    raise machine_error(error.errno, path) from error
 
 
-def _machine_error(number, path):
+def machine_error(number: int, path: str | os.PathLike | None) -> OSError:
+    """The error of the machine with this errno, with a remedy."""
     number = errno.EACCES if number == errno.EPERM else number
     remedy = _MACHINE_REMEDIES.get(number, "look after the disk or the network that it lies on, and run this again")
     text = f"{os.strerror(number)}. The image is not at fault; {remedy}"
@@ -219,8 +209,8 @@ def _lacks(path, right):
     return not status.st_mode & right
 
 
-def check_file(path: str | os.PathLike) -> None:
-    """Raises UnusableImage unless `path` is a regular file that holds something, and OSError as `unusable_path`."""
+def check_file(path: str | os.PathLike) -> int:
+    """The bytes of a regular file. Raises UnusableImage for anything else and 0 bytes, OSError as `unusable_path`."""
     try:
         status = os.stat(path)
     except OSError as error:
@@ -233,6 +223,7 @@ def check_file(path: str | os.PathLike) -> None:
         raise UnusableImage(f"not a file: {short_path(path)} is a device or a pipe", "name an image file")
     if status.st_size == 0:
         raise UnusableImage("empty file: 0 bytes")
+    return status.st_size
 
 
 def missing(path: str | os.PathLike) -> UnusableImage:
@@ -264,19 +255,29 @@ def _not_an_image(path, data):
     return UnusableImage(f"not an image: it begins with {head[:8].hex(' ')}", remedy)
 
 
-def inspect_image(source: str | os.PathLike | bytes | dict, max_pixels: int = MAX_PIXELS) -> ImageFacts:
-    """Verifies one image by decoding and repairing all of it. Raises as `open_image` does."""
-    image = open_image(source, max_pixels)
+def inspect_image(
+    source: str | os.PathLike | bytes | dict,
+    max_pixels: int = MAX_PIXELS,
+    before_decoding: Callable[[Image.Image], None] = lambda image: None,
+) -> ImageFacts:
+    """Verifies one image by decoding and repairing all of it. Takes and raises what `open_image` does."""
+    image = open_image(source, max_pixels, before_decoding)
+    mode, image_format, path = image.mode, image.format, image.filename
     try:
-        upright, repairs = _repair(image)
-        thumbnail = upright.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX).tobytes()
-        return ImageFacts(upright.size, image.mode, image.format, repairs, image_identity(upright), thumbnail)
+        image, repairs = repair_and_tell(image)  # no longer held as it was
+        thumbnail = image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX).tobytes()
+        return ImageFacts(image.size, mode, image_format, repairs, _pixels_digest(image), thumbnail)
     except MemoryError as error:
-        raise _machine_error(errno.ENOMEM, image.filename) from error
+        raise machine_error(errno.ENOMEM, path) from error
     except Exception as error:  # whatever broken metadata makes Pillow raise
         if getattr(error, "errno", None) not in _OF_DECODERS:
-            raise unusable_path(error, image.filename) from error
+            raise unusable_path(error, path) from error
         raise UnusableImage(f"unusable colors or metadata: {error}") from error
+
+
+def _pixels_digest(image):
+    length = image.width * image.height * 3
+    return digest_of_pieces(image.size, length, (strip.tobytes() for _, strip in strips(image)))
 
 
 @contextmanager
@@ -294,13 +295,13 @@ def image_identity(image: Image.Image | dict | None) -> str | None:
     """What tells one image from others, in the whole package: 32 hex digits, None for no image.
 
     Of {"path", "bytes"} as in Arrow, it is the digest of the encoded bytes, in the file or not; of a PIL image, that of
-    its pixels; where there is no such file, that of the path. Raises OSError as `open_image` does.
+    its pixels; where there is no such file, or one too large to be an image of MAX_PIXELS, that of the path. Raises
+    OSError as `open_image` does.
     """
     if image is None:
         return None
     if isinstance(image, Image.Image):
-        image = repair(image)
-        return digest(image.size, image.tobytes())
+        return _pixels_digest(repair(image))
     if image.get("pixels"):  # the file of cached pixels has the name of the image that they were made of
         return os.path.basename(image["pixels"]).partition(".")[0]
     if image.get("bytes") is not None:
@@ -308,7 +309,8 @@ def image_identity(image: Image.Image | dict | None) -> str | None:
     if image.get("path") is None:
         return None
     try:
-        return file_digest(image["path"])
+        if os.stat(image["path"]).st_size <= largest_file(MAX_PIXELS):
+            return file_digest(image["path"])
     except OSError as error:
         unusable_path(error, image["path"])
     except ValueError:  # a NUL in the name

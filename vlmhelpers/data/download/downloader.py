@@ -18,11 +18,11 @@ from tqdm.auto import tqdm
 from vlmhelpers.common.digests import digest
 from vlmhelpers.common.file_digests import file_digest
 from vlmhelpers.common.files import atomic_file, remove_abandoned, user_cache
-from vlmhelpers.common.images import UnusableImage, open_image, strict_pillow, unusable_path
+from vlmhelpers.common.image_workers import inspect_apart
+from vlmhelpers.common.images import UnusableImage, unusable_path
 from vlmhelpers.common.printable import one_line
 from vlmhelpers.data.download.safe_http import DownloadRules, ImageClient
 
-_MAX_SCANS = 500  # of a JPEG; progressive ones have about ten
 _SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif", "JPEG2000": "jp2"}  # the others are named like their format
 
 
@@ -41,12 +41,11 @@ def download_images(
     if isinstance(urls, str):
         raise TypeError(f"urls is a list of URLs: [{urls!r}]")
     rules, cache = DownloadRules(**rules), _Cache(cache_dir)
-    with strict_pillow():
-        results = {url: cache.find(url) for url in dict.fromkeys(urls)}
-        missing = [url for url, path in results.items() if path is None]
-        if missing:
-            os.makedirs(cache.folder, exist_ok=True)
-            results.update(_download(missing, cache, rules))
+    results = {url: cache.find(url) for url in dict.fromkeys(urls)}
+    missing = [url for url, path in results.items() if path is None]
+    if missing:
+        os.makedirs(cache.folder, exist_ok=True)
+        results.update(_download(missing, cache, rules))
     return results
 
 
@@ -54,8 +53,7 @@ def cached_images(urls: Iterable[str], cache_dir: str | os.PathLike | None = Non
     """As `download_images`, but without the network: what is not in the folder is missing."""
     cache = _Cache(cache_dir)
     absent = ("not downloaded: it is not in the cache", "read the table again with download=True")
-    with strict_pillow():
-        return {url: cache.find(url) or absent for url in dict.fromkeys(urls)}
+    return {url: cache.find(url) or absent for url in dict.fromkeys(urls)}
 
 
 def is_link(written: str) -> bool:
@@ -71,13 +69,9 @@ def _download(urls, cache, rules):
             time.sleep(rules.pause)
         try:
             body = client.fetch(url)
-            if body.startswith(b"\xff\xd8") and body.count(b"\xff\xda") > _MAX_SCANS:  # each a pass over all pixels
-                reason = f"too slow to decode: a JPEG of more than {_MAX_SCANS} scans"
-                raise UnusableImage(reason, "save it again as JPEG or PNG")
-            image_format = open_image(body, rules.max_pixels).format
+            image_format = inspect_apart(body, rules.max_pixels).format
         except UnusableImage as error:
             return url, (one_line(error.reason), error.remedy)
-        # After an interruption Pillow may accept truncated files again.
         return url, None if stopped.is_set() else cache.store(url, body, image_format)
 
     try:
@@ -132,7 +126,7 @@ class _Cache:
         """A whole file of an earlier version gets a name with its digest as well: datasets may hold the other one."""
         try:
             found = self._path(path, self._digest(path), os.path.splitext(path)[1])
-            open_image(path)
+            inspect_apart(path)
         except UnusableImage:
             return None
         try:
@@ -143,6 +137,8 @@ class _Cache:
 
     def store(self, url, data, image_format):
         path = self._path(_key(url), digest(data), f".{_SUFFIXES.get(image_format, image_format.lower())}")
+        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+            os.unlink(path)  # a pipe, which nothing here has made
         with atomic_file(path, "wb", durable=False) as file:
             file.write(data)
         return path

@@ -1,0 +1,67 @@
+"""What one image may cost, and what its first bytes tell of that: each check takes as long as reading the file does."""
+
+import io
+import re
+from typing import BinaryIO
+
+from PIL import Image
+
+SECONDS = 2  # of CPU time, for one image: decoding, repairing, comparing
+BYTES = 500_000_000  # beyond its decoded pixels
+_AROUND = 2**26  # bytes that a file may have beside its pixels: metadata, a preview, further pages
+_OF_A_PIXEL = 16  # bytes: four 32-bit numbers, uncompressed
+_SCANS = 500  # of a JPEG, each a pass over all pixels; progressive ones have about ten
+_SCANNED = 2_000_000_000  # pixels of all scans together: about a second
+_BY_PYTHON = {"ppm_plain": "a PPM written as text", "ppm": "a PPM of unusual depth", "bmp_rle": "a BMP of runs"}
+_READ_BY_PYTHON = 4_000_000  # bytes: about a second of Pillow's decoders that are written in Python
+_HEADER = 2**16  # bytes in which a PPM has to say its size
+_PPM_HEADER = rb"P\w+(?:(?:\s|#[^\r\n]*[\r\n])+[^\s#]+){%d}\s"
+_BESIDES = {"WEBP": 14, "AVIF": 8, "JPEG2000": 16}  # bytes of each pixel that a decoder takes beside Pillow's own
+_CHUNK = 2**20
+
+
+def largest_file(max_pixels: int) -> int:
+    """Bytes that no encoded image of `max_pixels` pixels needs more than: what is larger need not be read."""
+    return _OF_A_PIXEL * max_pixels + _AROUND
+
+
+def decoded_bytes(image: Image.Image) -> int:
+    """The memory that Pillow keeps the pixels of an image in."""
+    return image.width * image.height * {"1": 1, "L": 1, "P": 1}.get(image.mode, 2 if ";16" in image.mode else 4)
+
+
+def slow_header(file: BinaryIO) -> str | None:
+    """Why opening `file` takes too long, or None. A PPM's header is read byte by byte, with its comments."""
+    head = file.read(_HEADER)
+    file.seek(0)
+    if re.match(rb"P[0-6fy]", head) and len(head) == _HEADER:
+        numbers = 2 if head[1:2] in b"14" else 3
+        if not re.match(_PPM_HEADER % numbers, head):
+            return f"too slow to decode: a PPM with comments of more than {_HEADER // 1024} KiB before its size"
+    return None
+
+
+def too_costly(image: Image.Image) -> str | None:
+    """Why decoding an image that was only opened takes more than SECONDS or BYTES, as far as can be told by then."""
+    pixels = image.width * image.height
+    if (needed := _BESIDES.get(image.format, 0) * pixels) > BYTES:
+        return f"too much memory: {image.format} of {pixels / 1e6:.0f} MP takes {needed / 1e6:.0f} MB beside its pixels"
+    if image.format in ("JPEG", "MPO"):
+        most = min(_SCANS, _SCANNED // pixels)
+        if _count(image.fp, b"\xff\xda") > most:
+            return f"too slow to decode: a JPEG of more than {most} scans"
+    codec = image.tile[0].codec_name if image.tile else ""
+    if codec in _BY_PYTHON and image.fp.seek(0, io.SEEK_END) > _READ_BY_PYTHON:
+        return f"too slow to decode: {_BY_PYTHON[codec]}, of more than {_READ_BY_PYTHON / 1e6:.0f} MB"
+    return None
+
+
+def _count(file, mark):
+    """How often two bytes are in a file, whose position stays."""
+    position, found, last = file.tell(), 0, b""
+    file.seek(0)
+    while chunk := file.read(_CHUNK):
+        found += (last + chunk).count(mark)
+        last = chunk[-1:]
+    file.seek(position)
+    return found

@@ -1,0 +1,142 @@
+"""Images inspected by processes that can be ended: whatever an image is, it costs no more than `image_costs` says.
+
+They are started when they are needed, and end when nobody has needed them for a while, or with this process.
+"""
+
+import atexit
+import errno
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+
+from vlmhelpers.common.image_costs import SECONDS
+from vlmhelpers.common.images import MAX_PIXELS, ImageFacts, UnusableImage, machine_error, read_through
+
+_IDLE = 10  # seconds after which workers that nobody needs end
+_CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE")
+_TOO_SLOW = f"too slow to decode: it takes more than {SECONDS} s", "make it smaller, or save it again as JPEG"
+_COMMAND = ["-m", "vlmhelpers.common.image_worker"]
+# One thread each: more would take from one another, and reserve memory.
+_ALONE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+def inspect_apart(source: str | os.PathLike | bytes | dict, max_pixels: int = MAX_PIXELS) -> ImageFacts:
+    """As `images.inspect_image`, in another process; several threads may ask at a time, and get one each.
+
+    Raises UnusableImage also for an image that takes more than image_costs.SECONDS of CPU time (a minute of any time on
+    Windows), or more than image_costs.BYTES of memory beyond its pixels (on Linux), or that crashes its decoder.
+    """
+    with _WORKERS.places:
+        worker = _WORKERS.take()
+        try:
+            answer = worker.ask(source, max_pixels)
+        except BaseException:
+            worker.end()
+            raise
+        _WORKERS.give_back(worker)
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+class _Workers:
+    """The workers of this process that are idle, and how many there may be besides."""
+
+    def __init__(self):
+        self.idle, self.lock, self.used, self.clock = [], threading.Lock(), 0, None
+        self.places = threading.BoundedSemaphore(max(8, os.cpu_count() or 1))
+
+    def take(self):
+        with self.lock:
+            while self.idle:
+                worker = self.idle.pop()
+                if worker.child.poll() is None:
+                    return worker
+                worker.release()
+        return _Worker()
+
+    def give_back(self, worker):
+        if worker.child.poll() is not None:
+            return worker.release()
+        with self.lock:
+            self.idle.append(worker)
+            self.used = time.monotonic()
+            if self.clock is None:
+                self._wind()
+
+    def _wind(self):
+        self.clock = threading.Timer(_IDLE, self._after_a_while)
+        self.clock.daemon = True
+        self.clock.start()
+
+    def _after_a_while(self):
+        with self.lock:
+            if time.monotonic() - self.used < _IDLE:
+                return self._wind()
+        self.end()
+
+    def end(self):
+        with self.lock:
+            self.clock, idle, self.idle = None, self.idle, []
+        for worker in idle:
+            worker.end()
+
+    def forget(self):
+        """In a forked process: the workers are its parent's, whose end they would not see past pipes held here."""
+        for worker in self.idle:
+            worker.release()
+            worker.child.returncode = 0  # to be waited for by the parent alone
+        self.__init__()
+
+
+_WORKERS = _Workers()
+atexit.register(_WORKERS.end)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_WORKERS.forget)
+
+
+class _Worker:
+    """A process that answers one question at a time."""
+
+    def __init__(self):
+        environment = os.environ | _ALONE | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        self.child = subprocess.Popen([sys.executable, "-P", *_COMMAND], env=environment, **pipes)
+
+    def ask(self, source, max_pixels):
+        """What `inspect_image` returns or raises."""
+        try:
+            pickle.dump((source, max_pixels), self.child.stdin)
+            self.child.stdin.flush()
+            return pickle.load(self.child.stdout)
+        except (EOFError, OSError, ValueError, pickle.UnpicklingError):
+            return self._why_it_ended(source.get("path") if isinstance(source, dict) else None)
+
+    def _why_it_ended(self, path):
+        """The error, of the image or of the machine."""
+        code, said = self.child.wait(), self.child.stderr.read().decode(errors="replace").strip()
+        name = signal.Signals(-code).name if code < 0 else ""
+        late = code == 1 and not said
+        if name == "SIGPROF" or (late and os.name == "nt"):
+            return UnusableImage(*_TOO_SLOW)
+        if name in _CRASHES:
+            read_through(path)
+            return UnusableImage("truncated or damaged image: its decoder crashed")
+        if name == "SIGKILL" or late:
+            return machine_error(errno.ETIMEDOUT if late else errno.ENOMEM, path)
+        return OSError(f"the process that inspects images has ended: {said.splitlines()[-1] if said else name or code}")
+
+    def end(self):
+        self.child.kill()
+        self.child.wait()
+        self.release()
+
+    def release(self):
+        for pipe in (self.child.stdin, self.child.stdout, self.child.stderr):
+            with suppress(OSError):  # what it has not read
+                pipe.close()
