@@ -4,7 +4,7 @@ import os
 
 from datasets import Dataset
 
-from vlmhelpers.data.readers.conversations import CSV_NAMES, FieldNames
+from vlmhelpers.data.readers.field_names import CSV_NAMES, FieldNames
 from vlmhelpers.data.readers.message_rows import MessageRows
 from vlmhelpers.data.readers.opening import open_csv
 from vlmhelpers.data.readers.source import DataError, explain_missing
@@ -29,16 +29,16 @@ def read_csv(
     """
     names = FieldNames(text_field, image_field, response_field, instruction, first=CSV_NAMES)
     source = open_csv(path)
-    check_columns(source, names)
+    _check_columns(source, names)
     return MessageRows(source, names, image_root).read("read_csv")
 
 
-def check_columns(source, names: FieldNames) -> None:
+def _check_columns(source, names):
     """Raises ValueError for a table without a column for each of image, question and answer, or a conversation."""
     arguments = ["image_field", "text_field", "response_field"]
     if names.instruction is not None:
         arguments.remove("text_field")
-    there = set(source.columns)
+    there = {*source.columns, *names.in_usual_case(dict.fromkeys(source.columns)).values()}
     missing = {name: names.usual(name)[0] for name in arguments if not set(names.usual(name)) & there}
     if missing and not {"messages", "conversations"} & there:
         wanted = missing | {name: names.usual(name)[0] for name in arguments if names.usual(name)[0] in there}

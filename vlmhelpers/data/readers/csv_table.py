@@ -13,6 +13,8 @@ from vlmhelpers.data.spreadsheets import REASON, REMEDY, SOURCE_ROW, cell_text
 
 _EXPECTED = "Its first line has to name the columns."
 _REMEDY = "Save it as 'CSV UTF-8 (comma delimited)' and read that."
+_LONGEST_CELL = 2**24  # characters; Python's own limit is 131,072
+csv.field_size_limit(_LONGEST_CELL)
 _UNDECODED = re.compile("[\udc80-\udcff]")  # what `surrogateescape` leaves of bytes that are not UTF-8
 _WINDOWS_1252 = {0xDC00 + byte: text for byte in range(128, 256) if (text := bytes([byte]).decode("cp1252", "ignore"))}
 
@@ -82,7 +84,10 @@ def _records(path, delimiter):
             except StopIteration:
                 return
             except csv.Error as error:
-                if "expected after" not in str(error):  # the end of the file, or 131,072 characters in one cell
+                if "field larger" in str(error):
+                    name = f"{path}, row {number}: a cell of more than {_LONGEST_CELL:,} characters"
+                    raise DataError(f"{name}, or a quote that does not close. Shorten it, or close it.") from None
+                if "expected after" not in str(error):  # the end of the file
                     name = f"{path}, row {number} (line {reader.line_num - len(lines) + 1})"
                     remedy = 'Close it; a quote inside a quoted text is written twice ("").'
                     raise DataError(f"{name}: a quote opens and does not close: {error}. {remedy}") from None

@@ -4,8 +4,7 @@ import os
 
 from datasets import Dataset, DatasetDict
 
-from vlmhelpers.data.readers.conversations import CSV_NAMES, FieldNames
-from vlmhelpers.data.readers.csv_reader import check_columns
+from vlmhelpers.data.readers.field_names import CSV_NAMES, FieldNames
 from vlmhelpers.data.readers.message_rows import MessageRows
 from vlmhelpers.data.readers.opening import Source, open_source
 from vlmhelpers.data.readers.preference_reader import find_reader, read_preferences, read_prompts, read_rated
@@ -53,8 +52,6 @@ def read_dataset(
 def _read_messages(opened, image_root, instruction, text, image, response, download, cache_dir, rules):
     first = {"first": CSV_NAMES} if opened.is_table else {}
     names = FieldNames(text, image, response, instruction, **first)
-    if opened.is_table:
-        check_columns(opened, names)
     return MessageRows(opened, names, image_root, download, cache_dir, **rules).read("read_dataset")
 
 

@@ -25,6 +25,7 @@ _DATA_URI = re.compile(r"data:([^;,]{0,100})((?:;[^;,]{0,100})*),", re.IGNORECAS
 _BASE64 = re.compile(
     r"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk0)[A-Za-z0-9+/\s]{80,}={0,2}\s*"
 )  # of JPEG, PNG, GIF, WebP, BMP
+_LABEL_STUDIO = re.compile(r"/data/(?:(local-files/\?d=)|(?=upload/))")  # from its root of files, or of media
 _PATH = "write the image's path as a text"
 
 
@@ -80,7 +81,9 @@ def _decoded(row, text, header, where):
 
 
 def _local(value):
-    """A path or link as it was written, a `file:` URL as its decoded path."""
+    """A path or link as it was written, a `file:` URL as its decoded path, one of Label Studio's from its root."""
+    if exported := _LABEL_STUDIO.match(value):
+        return unquote(value[exported.end() :]) if exported[1] else value[exported.end() :]
     local = re.match(r"file:(?://(?:localhost)?(?=/))?(?!//)", value, re.IGNORECASE)
     if not local:
         return value

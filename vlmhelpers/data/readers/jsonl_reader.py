@@ -7,7 +7,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from vlmhelpers.common.files import atomic_file
-from vlmhelpers.data.readers.conversations import FieldNames
+from vlmhelpers.data.readers.field_names import FieldNames
 from vlmhelpers.data.readers.message_rows import MessageRows
 from vlmhelpers.data.readers.opening import open_json
 from vlmhelpers.data.readers.source import DataError

@@ -7,7 +7,8 @@ from datasets import Dataset
 
 from vlmhelpers.data.download.downloader import download_images, is_link
 from vlmhelpers.data.download.safe_http import DownloadRules
-from vlmhelpers.data.readers.conversations import CONVERSATIONS, FieldNames, read_turns
+from vlmhelpers.data.readers.conversations import CONVERSATIONS, read_turns
+from vlmhelpers.data.readers.field_names import FieldNames
 from vlmhelpers.data.readers.opening import Source
 from vlmhelpers.data.rows import ImageRoot
 
@@ -32,6 +33,9 @@ class MessageRows:
     ):
         DownloadRules(**rules)  # says what is wrong with them before the source is read
         self._source, self._names, self._roots = source, names, Roots(source, image_root)
+        columns = {} if not source.is_table else dict.fromkeys(source.columns)
+        columns |= names.in_usual_case(columns)
+        self._has_image_column = not {*columns, *columns.values()}.isdisjoint(names.usual("image_field"))
         if download:
             self._download(cache_dir, rules)
 
@@ -42,12 +46,13 @@ class MessageRows:
             del wanted["text_field"]
         given = [*self._names.given.values()] if wanted.keys() - self.renamed.keys() else []
         wanted = {self.renamed.get(argument, argument): names for argument, names in wanted.items()}
-        return self._source.read(self._build, wanted, {*CONVERSATIONS, "chosen", "annotations"}, reader, given=given)
+        also = {*CONVERSATIONS, "chosen", "preferred_output", "annotations"}
+        return self._source.read(self._build, wanted, also, reader, given=given, usual_case=self._names.in_usual_case)
 
     def _build(self, row):
         messages, sources = read_turns(row, self._names)
         images = row.get_images(sources, self._roots.of(row))
-        if self._source.is_table and not images and row.used.isdisjoint(CONVERSATIONS):
+        if self._has_image_column and not images and row.used.isdisjoint(CONVERSATIONS):
             row.reject("empty image path", "write the image's path, or leave the row out")
         return {"messages": messages, "images": images}
 

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,7 +25,9 @@ from vlmhelpers.data.rows import ENCODED_ROWS_PER_BATCH
 
 ROWS_AHEAD = 1000  # of which the fields become columns
 _BYTES_AHEAD = 2**26  # of embedded images, after which no more rows are read ahead
-_IMAGES = (".jpg", ".jpeg", ".png", ".webp")  # what is an image among the members of a WebDataset shard
+_IMAGES = (  # what is an image among the members of a WebDataset shard
+    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm"),
+)
 _METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # of an imagefolder
 _SIDE_FILES = ("dataset_info.json", "state.json", "dataset_infos.json", "dataset_dict.json")
 
@@ -55,12 +58,13 @@ class Source:
         reader: str,
         kind: str = "messages",
         given: Collection[str] = (),
+        usual_case: Callable[[dict], dict] = lambda fields: {},
     ) -> Dataset:
         """The Dataset of the rows of this kind that `build` makes.
 
-        `wanted` maps arguments of `reader` (its name) to the names that their field may have. Raises ValueError where the
-        first object, or the header, has no field for one of them, nor one of `also`; for a field in `given` that no row
-        has; and what the source raises.
+        `wanted` maps arguments of `reader` (its name) to the names that their field may have, `usual_case` fields to
+        those of them that they are. Raises ValueError where the first object, or the header, has no field for one of
+        them, nor one of `also`; for a field in `given` that no row has; and what the source raises.
         """
         rows = self.rows()
         ahead = _take_ahead(rows)
@@ -68,10 +72,11 @@ class Source:
         if not objects and self.columns is None:
             _check_first(self.name, ahead)
         names = self.columns if self.columns is not None else dict.fromkeys(n for fields in objects for n in fields)
-        there = {*(names if self.columns is not None else objects[0])}
+        there = names if self.columns is not None else objects[0]
+        there = {*there, *usual_case(dict.fromkeys(there)).values()}
         missing = [argument for argument, of_argument in wanted.items() if not {*of_argument} & there]
         if missing and not {*also} & there:
-            _explain(self.name, {argument: wanted[argument][0] for argument in missing}, objects, there, reader)
+            _explain(self.name, {argument: wanted[argument][0] for argument in missing}, objects, reader)
         columns = dict.fromkeys(names, Value("string"))
 
         def build_noted(row):
@@ -89,12 +94,15 @@ def _check_first(name, ahead):
     raise DataError(f"{name}, row 1: {reason}; nor are the next rows. {EXPECTED} Remedy: {remedy}.")
 
 
-def _explain(source, missing, objects, there, reader):
+def _explain(source, missing, objects, reader):
     for name, value in objects[0].items() if objects else ():
         if isinstance(value, list) and value and isinstance(value[0], dict):
             held = f"{source} holds its rows inside an object, under {name!r}"
             raise DataError(f"{held}. {EXPECTED} Save that list as a file.")
-    raise DataError(explain_missing(source, "field", missing, [name for name in objects[0] if name in there], reader))
+    text = explain_missing(source, "field", missing, objects[0] if objects else (), reader)
+    captions = reader in ("read_jsonl", "read_csv", "read_dataset") and len(missing) == 1
+    more = " Where every row is asked the same, pass instruction='...' in place of a text_field." if captions else ""
+    raise DataError(text + more)
 
 
 def _take_ahead(rows):
@@ -147,8 +155,10 @@ def _is_hub_id(text):
 
 def open_file(path: str | os.PathLike) -> Source:
     """The Source in one file, by its ending."""
-    opener = {".csv": open_csv, ".tsv": open_csv, ".parquet": _of_parquet, ".tar": _of_tar, ".arrow": _of_arrow}
-    return opener.get(Path(path).suffix.lower(), open_json)(path)
+    opener = {".csv": open_csv, ".tsv": open_csv, ".parquet": _of_parquet, ".arrow": _of_arrow}
+    opener |= dict.fromkeys([".tar", ".tgz"], _of_tar)
+    ending = ".tgz" if str(path).lower().endswith(".tar.gz") else Path(path).suffix.lower()
+    return opener.get(ending, open_json)(path)
 
 
 def open_json(path: str | os.PathLike) -> Source:
@@ -244,7 +254,7 @@ def read_tar(path: str | os.PathLike) -> Iterator[SourceRow]:
         with tarfile.open(path) as archive:
             members = (m for m in archive if m.isfile() and not os.path.basename(m.name).startswith((".", "__")))
             for _, group in itertools.groupby(members, lambda m: _stem_and_ending(m)[0]):
-                yield _row_of({_stem_and_ending(m)[1]: archive.extractfile(m).read() for m in group})
+                yield _row_of([(_stem_and_ending(m)[1], archive.extractfile(m).read()) for m in group])
     except tarfile.TarError as error:
         raise DataError(f"{path} cannot be read as a tar archive: {error}. Copy or download it again.") from None
 
@@ -256,10 +266,16 @@ def _stem_and_ending(member):
 
 
 def _row_of(members):
-    pictures = [members.pop(ending) for ending in list(members) if f".{ending}".endswith(_IMAGES)]
-    texts = {ending: content.decode(errors="replace") for ending, content in members.items()}
+    """The row of a shard's (ending, content) pairs."""
+    pictures = [content for ending, content in members if f".{ending}".endswith(_IMAGES)]
+    others = [member for member in members if not f".{member[0]}".endswith(_IMAGES)]
+    if twice := [ending for ending, count in Counter(ending for ending, _ in others).items() if count > 1]:
+        return SourceRow({}, [(f"two members of the ending .{twice[0]}", "keep one of them")])
     try:
+        texts = {ending: content.decode() for ending, content in others}
         fields = json.loads(texts.pop("json", "{}"))
+    except UnicodeDecodeError as error:
+        return SourceRow({}, [(f"a member that is no UTF-8 text: {error.reason}", "leave it out, or save it as text")])
     except (ValueError, RecursionError) as error:
         return SourceRow({}, [(f"not JSON: {error}", "write one whole object into the row's .json")])
     if not isinstance(fields, dict):

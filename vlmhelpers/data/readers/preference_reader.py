@@ -9,25 +9,20 @@ from collections.abc import Callable
 
 from datasets import Dataset
 
-from vlmhelpers.data.readers.conversations import (
-    IMAGE,
-    from_json,
-    read_conversation,
-    read_history,
-    refuse_unread,
-    role_of,
-)
+from vlmhelpers.data.readers.conversations import read_conversation, read_history, refuse_unread
 from vlmhelpers.data.readers.image_sources import sources_in
 from vlmhelpers.data.readers.message_rows import Roots
+from vlmhelpers.data.readers.messages_in import role_of
 from vlmhelpers.data.readers.opening import Source, open_source
-from vlmhelpers.data.readers.source import DataError, SourceRow, explain_missing
+from vlmhelpers.data.readers.placement import IMAGE
+from vlmhelpers.data.readers.source import DataError, SourceRow, explain_missing, from_json
 from vlmhelpers.data.schema import TRAIN, message_text, text_part
 
 _NAMES = {  # argument -> what its field is called in one form or another
-    "text_field": ("prompt", "messages", "conversations", "question", "instruction", "query", "text"),
+    "text_field": ("prompt", "messages", "conversations", "question", "instruction", "query", "text", "problem"),
     "image_field": ("images", "image", "image_path"),
-    "chosen_field": ("chosen", "response"),
-    "rejected_field": ("rejected", "rejected_messages", "rejected_response"),
+    "chosen_field": ("chosen", "chosen_messages", "preferred_output", "response"),
+    "rejected_field": ("rejected", "rejected_messages", "rejected_response", "non_preferred_output"),
     "completion_field": ("completion", "response", "output", "answer"),
     "label_field": ("label", "kto_tag"),
     "answer_field": ("answer", "solution", "ground_truth", "response"),
@@ -130,12 +125,13 @@ def find_reader(fields: dict) -> str | None:
     fields = {name: value for name, value in _parsed(fields, (), False).items() if value is not None}
     conversation = fields.get("messages") or fields.get("conversations")
     answered = isinstance(conversation, list) and conversation and role_of(conversation[-1]) == "assistant"
-    if {"chosen", "rejected"} <= fields.keys() or {"rejected_messages", "rejected_response"} & fields.keys():
+    others = {"rejected_messages", "rejected_response", "non_preferred_output"}
+    if {"chosen", "rejected"} <= fields.keys() or others & fields.keys():
         return "read_preferences"
     verdicts = [str(fields[name]).lower() for name in _NAMES["label_field"] if name in fields]
     if verdicts and ("completion" in fields or {"true", "false"} & set(verdicts)):
         return "read_rated"
-    compared = {"answer", "solution", "ground_truth"} & fields.keys()
+    compared = {"solution", "ground_truth", *(["answer"] if "prompt" in fields else [])} & fields.keys()
     return "read_prompts" if compared and not answered and not _LEARNED & fields.keys() else None
 
 
@@ -250,6 +246,9 @@ def _shared(chosen, rejected):
 
 def _parsed(fields, image_names, is_csv):
     """The fields, with those of a pair that is JSON in `text`; of a CSV, also lists and messages that are JSON."""
+    asked = fields.get("input")
+    if isinstance(asked, dict) and "preferred_output" in fields:  # OpenAI's
+        return {name: value for name, value in fields.items() if name != "input"} | asked
     pair = from_json(fields.get("text"))
     if isinstance(pair, dict) and {"chosen", "rejected"} <= pair.keys():
         fields = {name: value for name, value in fields.items() if name != "text"} | pair

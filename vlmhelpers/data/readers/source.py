@@ -40,6 +40,16 @@ def is_empty(value: object) -> bool:
     return value is None or (isinstance(value, str | list | dict | bytes) and not value)
 
 
+def from_json(value: object) -> object:
+    """The list or object that a text holds as JSON; any other value as it is."""
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
 class SourceRow:
     """`fields` by their names; `problems` and `notes` grow while they are read; `text`: of a row without fields.
 

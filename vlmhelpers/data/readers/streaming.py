@@ -10,7 +10,8 @@ from datasets import Features, Image, IterableDataset, List, Value
 from vlmhelpers.common.files import atomic_file
 from vlmhelpers.common.images import UnusableImage, inspect_image, strict_pillow
 from vlmhelpers.common.printable import one_line
-from vlmhelpers.data.readers.conversations import FieldNames, read_turns
+from vlmhelpers.data.readers.conversations import read_turns
+from vlmhelpers.data.readers.field_names import FieldNames
 from vlmhelpers.data.readers.opening import open_file
 from vlmhelpers.data.readers.source import DataError, SourceRow
 from vlmhelpers.data.rows import ImageRoot

@@ -1,0 +1,79 @@
+"""The names of a row's fields: those that the caller gives, else the usual ones."""
+
+from dataclasses import dataclass
+
+from vlmhelpers.data.readers.source import SourceRow, is_empty
+
+ALTERNATIVES = {  # argument -> the usual names of its field
+    "text_field": ("text", "instruction", "question", "query", "prompt", "problem"),
+    "image_field": ("image", "images", "image_path", "image_paths", "image_file", "file_name", "file_names", "img"),
+    "response_field": (
+        *("response", "description", "output", "answer", "caption", "completion"),
+        *("multiple_choice_answer", "answers"),
+    ),
+}
+CSV_NAMES = ("instruction", "image_path", "description")
+_OF_CAPTIONS = ("text", "txt", "label", "cls")  # answers, too, where one question is asked of all rows
+_OF_TRIALS = ("_file_name", "_file_names")  # endings of further fields of images, in an imagefolder
+
+
+@dataclass(frozen=True)
+class FieldNames:
+    """What the caller names the fields of a question, its image and its answer; None: their usual names.
+
+    instruction: the question of every row, in place of a field. input_field: what comes below the question; None:
+    `input`, beside `instruction`. first: the names that are taken where a row has several of the usual ones.
+    """
+
+    text_field: str | None = None
+    image_field: str | None = None
+    response_field: str | None = None
+    instruction: str | None = None
+    input_field: str | None = None
+    first: tuple[str, str, str] = ("text", "image", "response")
+
+    def __post_init__(self):
+        if self.instruction is not None and self.text_field is not None:
+            raise ValueError("text_field and instruction: pass one, the field of the questions or the one question")
+        if self.instruction is not None and not (isinstance(self.instruction, str) and self.instruction.strip()):
+            raise ValueError(f"instruction={self.instruction!r}: write the question that every row asks")
+
+    @property
+    def given(self) -> dict[str, str]:
+        """argument -> the name that the caller gave."""
+        return {argument: name for argument in ALTERNATIVES if (name := getattr(self, argument)) is not None}
+
+    def usual(self, argument: str) -> tuple[str, ...]:
+        """The names that a field may have, without those that the caller gave to others; all in lower case."""
+        if argument in self.given:
+            return (self.given[argument],)
+        names = [self.first[[*ALTERNATIVES].index(argument)], *ALTERNATIVES[argument]]
+        names += _OF_CAPTIONS if argument == "response_field" and self.instruction is not None else ()
+        return tuple(name for name in dict.fromkeys(names) if name not in self.given.values())
+
+    def find(self, row: SourceRow, argument: str) -> str:
+        """The name of the row's field: the one that is filled; of several one would be lost, which is a problem."""
+        names = self.usual(argument)
+        filled = [name for name in names if not is_empty(row.fields.get(name))]
+        if len({str(row.fields[name]) for name in filled}) > 1 and filled[0] != names[0]:
+            remedy = f"name the right one: {argument}={filled[0]!r}"
+            row.reject(f"several fields may be meant: {', '.join(filled)}", remedy)
+        there = (name for name in names if name in row.fields)
+        return filled[0] if filled else next(there, names[0])
+
+    def of_images(self, row: SourceRow) -> list[str]:
+        """The names of the fields in which the row's images may be."""
+        if self.image_field is not None:
+            return [*dict.fromkeys([self.image_field, "images", "image"])]
+        return [*self.usual("image_field")]
+
+    def of_further_images(self, row: SourceRow) -> list[str]:
+        """Fields of one image each, such as `before_file_name`."""
+        return [name for name in row.fields if name.endswith(_OF_TRIALS) and name not in ALTERNATIVES["image_field"]]
+
+    def in_usual_case(self, fields: dict) -> dict[str, str]:
+        """What a field such as `Image` is meant for, by its name: a usual one in lower case that no other field has."""
+        known = {name for names in ALTERNATIVES.values() for name in names} | {"system", "history", "messages"}
+        given = self.given.values()
+        other = {name: name.strip().lower() for name in fields if name not in known and name not in given}
+        return {name: lower for name, lower in other.items() if lower in known and lower not in fields}

@@ -1,0 +1,178 @@
+"""One message as a source wrote it, whatever its form: who speaks, its content, whether it is learned.
+
+It becomes one turn, see `placement`, or several, where one object holds a question and its answer.
+"""
+
+from vlmhelpers.data.readers.image_sources import seems_image, source_of, sources_in
+from vlmhelpers.data.readers.placement import NEXT, place_images
+from vlmhelpers.data.readers.source import SourceRow, from_json, is_empty, shorten
+from vlmhelpers.data.schema import TRAIN, text_part
+
+ROLES = dict.fromkeys(["human", "user"], "user")  # as written -> in the schema
+ROLES |= dict.fromkeys(["gpt", "assistant", "model", "bard", "chatbot", "bot"], "assistant")
+ROLES |= dict.fromkeys(["system", "developer"], "system")
+WEIGHTS = ("weight", "loss", "loss_weight", "train", "training")  # 0 or false: an answer that is not learned
+_TOOLS = ("function_call", "function", "observation", "tool", "tool_call", "tool_response")
+_SENDERS, _CONTENTS = ("from", "role"), ("value", "content", "parts")
+_ASKED, _ANSWERED = ("human", "user", "question", "query"), ("assistant", "gpt", "bot", "model", "answer", "response")
+_SHOWN = ("images", "image")  # fields of images beside a text
+_IMAGE_TYPES, _TEXT_TYPES = ("image", "image_url", "input_image", "img"), ("text", "input_text", "output_text")
+_IMAGE_KEYS = (
+    *("image", "image_url", "path", "url", "base64", "source", "image_path", "value"),
+    *("fileData", "file_data", "inlineData", "inline_data"),
+)
+_MEDIA_TYPES = ("mime_type", "mimeType", "media_type")
+_NO_CONTENT = "content is no text and no list of parts", 'write a text or parts: [{"type": "text", "text": ...}]'
+_NO_ROLE = "a message without a role", 'write [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]'
+_MEDIA = "only images are read", "leave the row out, or replace it by images"
+_CALLS = "calls of tools are not learned", "leave the row out, or write call and result into the texts"
+_BOXES = "boxes are not written into the texts", "write their coordinates there as the model does, or remove the field"
+_REASONING = "reasoning beside the answer is not read", "write <think>...</think> at the start of the answer"
+MEANINGFUL = {  # what changes the meaning of a row, a message or a part, and is not read -> problem
+    **dict.fromkeys(["video", "videos", "audio", "audios", "input_audio", "video_url", "audio_url"], _MEDIA),
+    **dict.fromkeys(["document", "file", "file_id", "pdf"], _MEDIA),
+    **dict.fromkeys(["tools", "functions", "tool_calls", "function_call", "tool_call_id"], _CALLS),
+    **dict.fromkeys(["tool_use", "tool_result", "functionCall", "functionResponse", "executableCode"], _CALLS),
+    **dict.fromkeys(["objects", "bbox", "bboxes", "boxes", "rectanglelabels"], _BOXES),
+    **dict.fromkeys(["reasoning_content", "reasoning", "thinking", "thought"], _REASONING),
+    "train_detail": ("parts of a text cannot be learned alone", "use train for the whole turn"),
+    "loss_scale": ("an answer is learned or not", "use loss for the whole turn, or remove the field"),
+    "refusal": ("a refusal is not read", "write it as the content, or leave the row out"),
+}
+
+
+def read_message(row: SourceRow, message: dict, remedy: str = "") -> list[dict]:
+    """The turns of one message: a role and a content, or a question and its answer. Adds to the row what is wrong."""
+    sender = next((message[name] for name in _SENDERS if not is_empty(message.get(name))), None)
+    asked, answered = (next((n for n in names if n in message), None) for names in (_ASKED, _ANSWERED))
+    if {"input", "output"} <= message.keys() and not (asked or answered):
+        asked, answered = "input", "output"
+    if sender is None and asked:
+        return _read_pair(row, message, asked, answered)
+    role = sender.lower() if isinstance(sender, str) else None
+    if role is None:
+        row.reject(_NO_ROLE[0], remedy or _NO_ROLE[1])
+    elif role in _TOOLS:
+        row.reject(f"a tool's turn: {sender!r}", _CALLS[1])
+    elif role not in ROLES:
+        row.reject(f"unknown role: {sender!r}", f"use one of {', '.join(ROLES)}")
+    turn = {"role": ROLES.get(role, role and sender), "content": _content_of(row, message)}
+    _note_leftover(row, message, {*_SENDERS, *_CONTENTS, *WEIGHTS, *_SHOWN}, "messages")
+    _place_own_images(row, turn, message)
+    return [turn | _learned(row, message, turn["role"])]
+
+
+def role_of(message: object) -> str | None:
+    """The role that a message as it was written has in the schema; another one as it is, None without one."""
+    role = message.get("from", message.get("role")) if isinstance(message, dict) else None
+    return ROLES.get(role.lower(), role) if isinstance(role, str) else None
+
+
+def _content_of(row, message):
+    name = next((name for name in _CONTENTS if message.get(name) is not None), None)
+    if name is None and any(not is_empty(message.get(key)) for key in MEANINGFUL):
+        return []  # which is a problem of its own
+    return read_content(row, message[name] if name else None)
+
+
+def _read_pair(row, message, asked, answered):
+    system = [{"role": "system", "content": read_content(row, message["system"])}] if message.get("system") else []
+    question = {"role": "user", "content": read_content(row, message[asked])}
+    _place_own_images(row, question, message)
+    _note_leftover(row, message, {"system", asked, answered, *WEIGHTS, *_SHOWN}, "turns")
+    if answered is None:
+        row.reject(f"no answer beside {asked!r}", f"write it, as one of {', '.join(_ANSWERED)}")
+        return [*system, question]
+    answer = {"role": "assistant", "content": read_content(row, message[answered])}
+    return [*system, question, answer | _learned(row, message, "assistant")]
+
+
+def _place_own_images(row, turn, message):
+    """Gives a turn the images that stand in its own message."""
+    own = [source for name in _SHOWN for source in sources_in(row.with_fields(message), name)]
+    if own and turn["role"] != "user":
+        row.reject(f"images in a turn of {turn['role']}", "move them to the user's turn; images belong there alone")
+    elif own:
+        left = place_images(row, [turn], own, noted=False)
+        turn["content"] += [{"type": "image", "source": source} for source in left]  # too many: counted later
+
+
+def _learned(row, message, role):
+    """{TRAIN: False} for an answer that is not to be learned, as its weight says."""
+    for name in WEIGHTS:
+        weight = message.get(name)
+        is_whole = isinstance(weight, bool | int | float) and weight in (0, 1)
+        if not is_empty(weight) and not is_whole:
+            reason = f"{name} of a message is {shorten(str(weight), 60)}"
+            row.reject(reason, "write 1 or 0: an answer is learned or not")
+        elif is_whole and weight and role == "user":
+            row.reject(f"{name} of a user's turn is {weight}: only answers are learned", "write 0 there, or remove it")
+        elif is_whole and not weight and role == "assistant":
+            return {TRAIN: False}
+    return {}
+
+
+def _note_leftover(row, holder, known, where):
+    """Makes a problem of what says something and is not read, and keeps the names of the rest."""
+    for key, value in holder.items():
+        if key in known or is_empty(from_json(value)):
+            continue
+        if key in MEANINGFUL:
+            reason, remedy = MEANINGFUL[key]
+            row.reject(f"{key}: {reason}", remedy)
+        elif seems_image(value):
+            row.reject(f"an image in {where}, under {key!r}, is not read", "name it image there")
+        else:
+            row.unused.add(f"{key} (in {where})")
+
+
+def read_content(row: SourceRow, content: object) -> list[dict]:
+    """The parts of a content: a text, one part or a list of parts. Adds to the row what is wrong."""
+    if isinstance(content, str | int | float) and not isinstance(content, bool):
+        return [text_part(row.as_text(content, "content"))]
+    parts = [content] if isinstance(content, dict) else content
+    if isinstance(parts, list) and all(isinstance(part, dict) for part in parts):
+        return [read for part in parts for read in _read_part(row, part)]
+    row.reject(*_NO_CONTENT)
+    return []
+
+
+def _read_part(row, part):
+    """One part, or two where an image has a text beside it."""
+    kind = _kind_of(part)
+    if kind in _IMAGE_TYPES:
+        text = part.get("text")
+        beside = [] if is_empty(text) else [text_part(row.as_text(text, "the text of an image part"))]
+        return [{"type": "image", "source": _part_source(row, part)}, *beside]
+    if kind in _TEXT_TYPES:
+        text = part.get("text", part.get("value"))
+        _note_leftover(row, part, {"type", "text", "value", "index"}, "parts")
+        return [{"type": "text", "text": None if text is None else row.as_text(text, "a text part")}]
+    if kind in MEANINGFUL:
+        reason, remedy = MEANINGFUL[kind]
+        row.reject(f"{kind}: {reason}", remedy)
+    return [{"type": str(kind), "text": None}]
+
+
+def _kind_of(part):
+    """A part's type; Gemini's, Bedrock's and Qwen's say by their keys what they are."""
+    if part.get("type") is not None:
+        return part["type"] if isinstance(part["type"], str) else None
+    kind = next((key for key in ("text", *_IMAGE_KEYS, *MEANINGFUL) if not is_empty(part.get(key))), None)
+    if kind in _IMAGE_KEYS:
+        return "image"
+    return "text" if kind is None and "text" in part else kind
+
+
+def _part_source(row, part):
+    """A part's own source; the number of one in the row's list as an integer; NEXT where it has none."""
+    own = next((part[key] for key in _IMAGE_KEYS if not is_empty(part.get(key))), None)
+    _note_leftover(row, part, {"type", "text", "index", *_MEDIA_TYPES, *_IMAGE_KEYS}, "parts")
+    media = own if isinstance(own, dict) else part
+    kind = str(next((media[key] for key in _MEDIA_TYPES if media.get(key)), "image"))
+    if not kind.startswith("image"):
+        row.reject(f"{kind}: {_MEDIA[0]}", _MEDIA[1])
+    if own is not None:
+        return source_of(row, own, "an image part")
+    number = part.get("index")
+    return number if isinstance(number, int) and not isinstance(number, bool) else NEXT
