@@ -174,10 +174,10 @@ def repeated_rows(shop, first):
 
 
 def make_missing_column(shop):
-    """A file with a sound row whose answers stand in `caption` instead of `description`."""
+    """A file with a sound row whose answers stand in `descriptions` instead of `description`."""
     image, text = shop.next()
     path = shop.save(image, "missing_column.jpg")
-    header = _line(["image_path", "instruction", "caption"])
+    header = _line(["image_path", "instruction", "descriptions"])
     (shop.folder / "missing_column.csv").write_bytes(header + _line([path, INSTRUCTION, text]))
 
 

@@ -187,10 +187,10 @@ def test_validation_hands_rejected_rows_back(read, tmp_path):
 
 def test_a_file_of_other_fields_is_an_error_that_names_them(read):
     with pytest.raises(ValueError) as caught:
-        read({"Instruction": "Why?", "response": "So."}, SOUND)
+        read({"Instructions": "Why?", "response": "So."}, SOUND)
     message = str(caught.value)
-    assert "data.json has no field 'instruction' and no field 'output'. Its fields: Instruction, response." in message
-    assert "read_alpaca(..., instruction_field='Instruction', output_field='...')" in message
+    assert "data.json has no field 'instruction' and no field 'output'. Its fields: Instructions, response." in message
+    assert "read_alpaca(..., instruction_field='Instructions', output_field='...')" in message
 
 
 def test_rows_inside_an_object_are_an_error_that_names_where(tmp_path):

@@ -136,9 +136,9 @@ def test_repaired_pictures_look_as_they_should():
 
 
 def test_a_missing_column_names_the_one_to_take():
-    with pytest.raises(ValueError, match=r"no column 'description'.*response_field='caption'"):
+    with pytest.raises(ValueError, match=r"no column 'description'.*response_field='descriptions'"):
         read_csv(FOLDER / "missing_column.csv")
-    dataset = read_csv(FOLDER / "missing_column.csv", response_field="caption")
+    dataset = read_csv(FOLDER / "missing_column.csv", response_field="descriptions")
     assert check_dataset(dataset).counts["kept"] == 1
 
 

@@ -226,15 +226,16 @@ def test_a_placeholder_in_an_answer_or_a_system_text_is_text(read):
 def test_messages_of_parts_keep_the_placeholder_as_text_and_take_images_alone(read):
     parts = [{"type": "image"}, {"type": "text", "text": "<image>\nWhat?"}]
     messages = [{"role": "user", "content": parts}, assistant("A bag.")]
-    row = read({"messages": messages, "images": "1.jpg", "image": "2.jpg"})[0]
+    row = read({"messages": messages, "images": "1.jpg"})[0]
     assert contents(row) == [[None, "<image>\nWhat?"]] and names(row) == ["1.jpg"]
     assert (row["note"], row["problem"]) == ("", "")
+    row = read({"messages": messages, "images": "1.jpg", "image": "2.jpg"})[0]
+    assert reason_of(row) == "images in both image and images"
 
 
-def test_messages_of_an_unknown_role_are_left_to_validation(read):
-    dataset = read(LLAVA[2], {"messages": [{"role": "human", "content": "<image>What?"}], "images": "1.jpg"})
-    assert dataset["problem"] == ["", ""]
-    assert check_dataset(dataset).rejected[0]["reason"].startswith("unknown role: 'human'")
+def test_messages_of_an_unknown_role_are_a_problem(read):
+    dataset = read(LLAVA[2], {"messages": [{"role": "narrator", "content": "<image>What?"}], "images": "1.jpg"})
+    assert dataset["problem"][0] == "" and reason_of(dataset[1]).startswith("unknown role: 'narrator'")
 
 
 # Bad rows
@@ -251,7 +252,7 @@ def with_turn(role, **fields):
         ({"conversations": ["What?"]}, "conversations is no list of messages", 'write [{"from": "human"'),
         ({"conversations": [{"value": "What?"}, ANSWER]}, "a message without a role", 'write [{"from": "human"'),
         ({"conversations": [QUESTION, {"from": "gpt"}]}, "content is no text and no list of parts", "write a text"),
-        (with_turn("narrator"), "unknown role: 'narrator'", "human, user, gpt, assistant, model, bard, system"),
+        (with_turn("narrator"), "unknown role: 'narrator'", "human, user, gpt, assistant, model, bard"),
         (with_turn("narrator", image="1.jpg"), "unknown role: 'narrator'", "use one of human"),
         (with_turn("function_call"), "a tool's turn: 'function_call'", "leave the row out"),
         (with_turn("observation"), "a tool's turn: 'observation'", "leave the row out"),

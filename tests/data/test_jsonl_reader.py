@@ -120,7 +120,7 @@ def test_a_url_keeps_what_a_web_address_would_cut_off(read):
         (["images/bag.jpg", ""], "empty image path"),
         (["images/bag.jpg", None], "no image path in image: None"),
         (5, "no image path in image: 5"),
-        ({"path": "images/bag.jpg"}, "no image path in image: {'path': 'images/bag.jpg'}"),
+        ({"file": "images/bag.jpg"}, "no image path in image: {'file': 'images/bag.jpg'}"),
     ],
 )
 def test_other_image_paths_are_a_problem_of_their_row(read, image, reason):
@@ -150,7 +150,8 @@ def test_a_broken_row_keeps_its_place(read, value, reason):
 @pytest.mark.parametrize(
     ("value", "advice"),
     [
-        ({"Text": "What?", "answer": "A bag."}, "read_jsonl(..., text_field='Text', response_field='...')"),
+        ({"Txt": "What?", "respons": "A bag."}, "text_field='Txt', response_field='respons')"),
+        ({"file_name": "a.png", "text": "A bag."}, "pass instruction='...'"),
         ({"dialog": [1]}, "Its fields: dialog."),
         ({"data": [SOUND]}, "under 'data'"),
     ],
@@ -227,12 +228,11 @@ def test_messages_of_no_form_are_a_problem_of_their_row(read, messages, reason):
         ({"messages": []}, "no answer"),
         ({"messages": turns(text_part("What?"))[:1]}, "no answer"),
         ({"messages": turns(text_part("What?"), answer=" ")}, "empty answer"),
-        ({"messages": [{"role": "human", "content": "What?"}]}, "unknown role: 'human'"),
-        ({"messages": turns({"type": "video"})}, "unknown part: ['video']"),
+        ({"messages": [{"role": "human", "content": "What?"}]}, "no answer"),
+        ({"messages": turns({"type": "page"})}, "unknown part: ['page']"),
         ({"messages": turns({"type": "text"})}, "a text part without text"),
         ({"messages": turns(part(), part()), "images": ["images/bag.jpg"]}, "images do not match: 2 image parts, 1"),
         ({"messages": turns(part()), "images": ["images/bag.jpg"] * 2}, "images do not match: 1 image parts, 2"),
-        ({"messages": turns(text_part("What?")), "images": "images/bag.jpg"}, "images do not match: 0 image parts, 1"),
         ({"messages": turns(part("images/gone.jpg"))}, "missing file"),
     ],
 )
