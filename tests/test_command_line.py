@@ -14,7 +14,7 @@ import pytest
 from datasets import Dataset, load_dataset
 from misbehaving_server import GOOD, misbehaving_server
 
-from vlmhelpers.__main__ import main
+from vlmhelpers.cli import main
 from vlmhelpers.batches.validation import check_dataset
 from vlmhelpers.cli.parser import STEPS
 from vlmhelpers.data.readers import jsonl_reader as jsonl

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import platform
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -382,3 +383,13 @@ def test_a_link_is_followed_and_a_mount_point_refused(tmp_path, monkeypatch):
     assert (tmp_path / "disk" / "file").read_text() == "c" and sorted(os.listdir(tmp_path)) == ["disk", "link"]
     with pytest.raises(OSError, match="a mount point cannot be replaced"), atomic_folder("/proc", replace=True):
         pass
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such files")
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for path, reason in [("folder", "Is a directory"), ("pipe", "a pipe or a device"), ("/dev/stdout", "a pipe or")]:
+        with pytest.raises(OSError, match=reason), atomic_file(tmp_path / path):
+            pass
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode) and sorted(os.listdir(tmp_path)) == ["folder", "pipe"]

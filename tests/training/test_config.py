@@ -227,3 +227,24 @@ def test_it_shows_itself_as_a_table_and_can_be_sent_to_another_process():
     table = config._repr_html_()
     assert table.count("<tr>") == 1 + len(fields(config)) and "&lt;b&gt;" in table and "learning_rate" in table
     assert pickle.loads(pickle.dumps(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [("seed: 010", 10), ("seed: 0x10", 16), ("seed: 1:30", "seed is '1:30': it should be a valid integer")],
+)
+def test_numbers_are_those_of_yaml_1_2(tmp_path, text, problem):
+    (tmp_path / "run.yaml").write_text(f"model_id: a\ndataset: b\noutput_dir: c\nlearning_rate: 1e-4\n{text}\n")
+    if isinstance(problem, int):
+        config = RunConfig.read(tmp_path / "run.yaml")
+        assert (config.seed, config.learning_rate) == (problem, 1e-4)
+    else:
+        with pytest.raises(ValueError, match=problem):
+            RunConfig.read(tmp_path / "run.yaml")
+
+
+def test_many_wrong_names_are_one_short_sentence(tmp_path):
+    (tmp_path / "run.yaml").write_text("".join(f"zzz{number}: 1\n" for number in range(500)))
+    with pytest.raises(ValueError) as error:
+        RunConfig.read(tmp_path / "run.yaml")
+    assert str(error.value).endswith("output_dir is missing: add a line for it; and 500 more")

@@ -4,7 +4,8 @@ import argparse
 
 import vlmhelpers as vlm
 from vlmhelpers.commands.settings import Chatting, Evaluating, Exporting, Generating, Merging, Pushing, grouped
-from vlmhelpers.common.settings import Setting, Settings
+from vlmhelpers.common.printable import one_line, shortened
+from vlmhelpers.common.settings import Setting, Settings, in_one_sentence
 from vlmhelpers.training.methods import catalog
 
 _COMMANDS = {
@@ -120,10 +121,18 @@ _GROUPS = {  # the first setting of each group in `RunConfig` -> what the group 
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """One whose errors are a line, however long what was typed is, and name the help."""
+
+    def error(self, message):
+        text = shortened(one_line(f"{self.prog}: {message}. See {self.prog} --help"))
+        self.exit(2, f"{text}\n")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser; it gives only what is on the command line: the functions, readers and settings have defaults."""
     about = "Convert and check data, train on it, and use what was trained."
-    parser = argparse.ArgumentParser("python -m vlmhelpers", description=about)
+    parser = _Parser("python -m vlmhelpers", description=about)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     texts = {"formatter_class": argparse.RawDescriptionHelpFormatter, "argument_default": argparse.SUPPRESS}
     for name, text in _COMMANDS.items():
@@ -167,7 +176,7 @@ def _metavar(setting):
 def make_settings(kind: type[Settings], options: dict[str, object]) -> Settings:
     """The settings of a step by texts of the command line. Raises ValueError with what is wrong, by name."""
     if wrong := kind.problems(options):
-        raise ValueError("; ".join(wrong.values()))
+        raise ValueError(in_one_sentence(wrong.values()))
     return kind(**options)
 
 

@@ -110,9 +110,11 @@ def atomic_file(path: str | os.PathLike, mode: str = "w", durable: bool = True, 
     """A file to write to, opened as by `open`, which replaces `path` in one step when the block ends. Makes folders.
 
     On any error it is removed, and `path` stays. `durable=False`, for caches that notice what a power cut has damaged,
-    neither waits for the disk nor looks for what ended processes have left.
+    neither waits for the disk nor looks for what ended processes have left. Raises OSError, before anything is written,
+    where a folder, a pipe or a device has the name.
     """
     path = Path(path)
+    _refuse_what_is_no_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if durable:
         remove_abandoned(path.parent, path.name)
@@ -128,6 +130,13 @@ def atomic_file(path: str | os.PathLike, mode: str = "w", durable: bool = True, 
             sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _refuse_what_is_no_file(path):
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and (not path.is_file() or path.absolute().parent == Path("/dev")):  # /dev/stdout leads to a file
+        raise OSError(errno.EINVAL, "a pipe or a device, which would be replaced: name a file", str(path))
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import inspect
 import os
 import re
 import reprlib
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import fields
 from difflib import get_close_matches
@@ -108,11 +109,18 @@ def sentence_of(problem: dict, settings: type[Settings]) -> str:
     message = message.removeprefix("Value error, ")
     if problem["type"] == "unexpected_keyword_argument":
         known = [field.name for field in fields(settings)]
-        meant = get_close_matches(name[:50], known, n=1, cutoff=0)[0]
-        return f"there is no setting {shown(name)}. Did you mean {meant!r}?"
+        meant = get_close_matches(name[:50], known, n=1, cutoff=0.5)
+        return f"there is no setting {shown(name)}" + (f". Did you mean {meant[0]!r}?" if meant else ": leave it out")
     if problem["type"] == "missing":
         return f"{name} is missing: add a line for it"
     return f"{name} is {shown(problem['input'])}: {message}" if name else message
+
+
+def in_one_sentence(problems: Iterable[str]) -> str:
+    """The first three problems, and how many more there are."""
+    listed = list(problems)
+    more = [f"and {len(listed) - 3} more"] if len(listed) > 3 else []
+    return "; ".join([*listed[:3], *more])
 
 
 def shown(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,8 +13,8 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from vlmhelpers.common.files import atomic_file
-from vlmhelpers.common.printable import one_line, printable
-from vlmhelpers.common.settings import Settings, sentence_of, shown
+from vlmhelpers.common.printable import one_line, printable, shortened
+from vlmhelpers.common.settings import Settings, in_one_sentence, sentence_of, shown
 from vlmhelpers.training.methods.catalog import METHODS, OWN_SETTINGS, methods_with
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class RunConfig(Settings):
         try:
             return cls(**settings | changes)
         except ValidationError as error:
-            problems = "; ".join(sentence_of(problem, cls) for problem in error.errors())
+            problems = in_one_sentence(sentence_of(problem, cls) for problem in error.errors())
             raise ValueError(printable(f"{path}{', changed' * bool(changes)}: {problems}")) from None
 
     def save(self, path: str | os.PathLike) -> None:
@@ -350,7 +351,10 @@ def _is_yaml(path):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without aliases, with which a few lines can hold gigabytes, and with each name once."""
+    """YAML without aliases, with which a few lines can hold gigabytes, and with each name once.
+
+    Numbers are those of YAML 1.2: 010 is not 8, 1:30 is not 90, and 1e-4 is a number.
+    """
 
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):
@@ -360,6 +364,18 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node, deep=False):
         _once([(str(key.value), value) for key, value in node.value])
         return super().construct_mapping(node, deep)
+
+
+_NUMBERS = {
+    "int": r"[-+]?(0|[1-9][0-9]*)|0x[0-9a-fA-F]+",
+    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+}
+_Loader.yaml_implicit_resolvers = {
+    start: [(tag, pattern) for tag, pattern in found if tag.rpartition(":")[2] not in _NUMBERS]
+    for start, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _kind, _pattern in _NUMBERS.items():
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^({_pattern})$"), list("-+.0123456789"))
 
 
 def _once(pairs):
@@ -387,7 +403,7 @@ def load_settings(path: Path) -> dict:
         if isinstance(error, UnicodeDecodeError):
             why = f"byte {error.start + 1} is not UTF-8. Save it as UTF-8 text."
         elif isinstance(error, ValueError | yaml.YAMLError):
-            why = one_line(str(error))
+            why = shortened(one_line(str(error).replace('in "<unicode string>", ', "in ")), 300)
         else:
             why = "a value does not fit its tag (!!), or the brackets are nested too deeply."
         raise ValueError(printable(f"{path} cannot be read: {why}")) from None
