@@ -271,5 +271,12 @@ def refuse_unread(row: SourceRow, messages: Iterable[dict]) -> None:
             row.reject(f"{name}: {reason}", remedy)
         elif name in CONVERSATIONS and _is_conversation(row.fields, name):
             row.reject(f"a second conversation in {name}", "keep one of the two fields")
-        elif not has_image and seems_image(value):
-            row.reject(f"an image in {name!r} is not read", f"name it: image_field={name!r}")
+        elif seems_image(value) and (not has_image or _is_further_image(name, value)):
+            remedy = f"name it: image_field={name!r}; several belong into one list"
+            row.reject(f"an image in {name!r} is not read", remedy)
+
+
+def _is_further_image(name, value):
+    """Whether a field beside the row's image holds another one: its bytes, or a path by a name such as `image_2`."""
+    named = "image" in name.lower() and not name.lower().endswith(("id", "name", "url"))
+    return not isinstance(value, str) or (named and "://" not in value)

@@ -14,6 +14,7 @@ ALTERNATIVES = {  # argument -> the usual names of its field
 }
 CSV_NAMES = ("instruction", "image_path", "description")
 _OF_CAPTIONS = ("text", "txt", "label", "cls")  # answers, too, where one question is asked of all rows
+_OF_MANY = {"multiple_choice_answer", "answers"}  # what most of those asked said, and what each of them did
 _OF_TRIALS = ("_file_name", "_file_names")  # endings of further fields of images, in an imagefolder
 
 
@@ -55,7 +56,8 @@ class FieldNames:
         """The name of the row's field: the one that is filled; of several one would be lost, which is a problem."""
         names = self.usual(argument)
         filled = [name for name in names if not is_empty(row.fields.get(name))]
-        if len({str(row.fields[name]) for name in filled}) > 1 and filled[0] != names[0]:
+        differ = len({str(row.fields[name]) for name in filled}) > 1 and not set(filled) <= _OF_MANY
+        if differ and filled[0] != names[0]:
             remedy = f"name the right one: {argument}={filled[0]!r}"
             row.reject(f"several fields may be meant: {', '.join(filled)}", remedy)
         there = (name for name in names if name in row.fields)

@@ -28,6 +28,7 @@ _BYTES_AHEAD = 2**26  # of embedded images, after which no more rows are read ah
 _IMAGES = (  # what is an image among the members of a WebDataset shard
     *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm"),
 )
+OTHER_FILES = (".tsv", ".parquet", ".arrow", ".tar", ".tgz", ".gz")  # that are no CSV and no JSON
 _METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # of an imagefolder
 _SIDE_FILES = ("dataset_info.json", "state.json", "dataset_infos.json", "dataset_dict.json")
 
@@ -96,7 +97,8 @@ def _check_first(name, ahead):
 
 def _explain(source, missing, objects, reader):
     for name, value in objects[0].items() if objects else ():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
+        first = value[0] if isinstance(value, list) and value else None
+        if isinstance(first, dict) and not {"role", "from", "bytes", "path"} & first.keys():
             held = f"{source} holds its rows inside an object, under {name!r}"
             raise DataError(f"{held}. {EXPECTED} Save that list as a file.")
     text = explain_missing(source, "field", missing, objects[0] if objects else (), reader)

@@ -22,6 +22,7 @@ from vlmhelpers.data.schema import KINDS, REJECTED_IMAGES, TRAIN, with_train
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NOT_TEXT = dict.fromkeys([b"\xff\xfe", b"\xfe\xff"], "UTF-16 text")
 _NOT_TEXT |= {b"PK\x03\x04": "an Excel workbook or a zip archive", b"\x1f\x8b": "a gzip archive"}
+_NOT_TEXT |= {b"PAR1": "a Parquet file, which read_dataset reads"}
 _LONGEST = 1000  # characters of an error's list of names
 _KINDS = {bool: "true or false", list: "a list", dict: "an object", bytes: "bytes"}
 
