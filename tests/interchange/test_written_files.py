@@ -10,7 +10,17 @@ from PIL import Image
 
 from vlmhelpers.data.readers.recognition import read_rows
 from vlmhelpers.data.rules import row_problems
-from vlmhelpers.data.schema import FEATURES, PAIR_FEATURES, assistant, image_part, make_pair, make_row, text_part, user
+from vlmhelpers.data.schema import (
+    FEATURES,
+    PAIR_FEATURES,
+    assistant,
+    image_part,
+    make_pair,
+    make_row,
+    text_part,
+    user,
+    with_train,
+)
 from vlmhelpers.families import tiny_model
 from vlmhelpers.interchange import from_llama_factory, from_swift, to_llama_factory, to_swift
 from vlmhelpers.training.config import RunConfig
@@ -233,6 +243,10 @@ def test_a_large_image_is_written_as_the_model_gets_it(program, written):
 
 TWICE = {"messages": [user("One?"), user("Two?"), assistant("Three.")], "images": []}
 LONG = make_pair("Count.", "one two three " * 300, "one", [])
+UNLEARNED = {
+    "messages": [user("One?"), assistant("Bad.") | {"train": False}, user("Two?"), assistant("Three.")],
+    "images": [],
+}
 TWO_TURNS = {
     "prompt": [user("One?")],
     "chosen": [assistant("A."), assistant("B.")],
@@ -255,6 +269,16 @@ TWO_TURNS = {
 def test_a_row_that_would_be_cut_or_left_out_there_is_refused(program, method, row, features, why, written):
     with pytest.raises(ValueError, match=why):
         written(program, method, dataset=Dataset.from_list([row] * 4, features=features))
+
+
+@pytest.mark.slow
+def test_an_answer_that_is_not_learned(written):
+    rows = Dataset.from_list([UNLEARNED] * 4, features=with_train(FEATURES))
+    with pytest.raises(ValueError, match="row 1: an answer that is not learned, which LLaMA-Factory does not train on"):
+        written("LLaMA-Factory", dataset=rows)
+    folder, _, _ = written("ms-swift", dataset=rows)
+    (line, *_) = (folder / "mine.jsonl").read_text().splitlines()
+    assert [turn.get("loss") for turn in json.loads(line)["messages"]] == [None, False, None, None]
 
 
 @pytest.mark.slow

@@ -95,7 +95,7 @@ def batches_of(rows: Iterable[dict]) -> Iterator[list[dict]]:
     batch, size = [], 0
     for row in rows:
         batch.append(row)
-        size += sum(len(image["bytes"] or b"") for image in row.get("images") or [] if isinstance(image, dict))
+        size += sum(len(image.get("bytes") or b"") for image in row.get("images") or [] if isinstance(image, dict))
         if len(batch) >= _ROWS_PER_BATCH or size > _BYTES_PER_BATCH:
             yield batch
             batch, size = [], 0

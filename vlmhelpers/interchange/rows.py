@@ -1,7 +1,7 @@
 """Rows of every kind as other programs read them: texts with `<image>` where an image stands, and image files."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -13,7 +13,7 @@ from vlmhelpers.batches.conversation import clean
 from vlmhelpers.common.digests import digest
 from vlmhelpers.common.files import atomic_file
 from vlmhelpers.common.images import open_image, repair
-from vlmhelpers.data.schema import escape_control_tokens, kind_of
+from vlmhelpers.data.schema import TRAIN, escape_control_tokens, kind_of
 
 IMAGE = "<image>"
 # What these programs take for an image, or for another medium, wherever it stands in a text.
@@ -31,8 +31,12 @@ class Turns:
         self._control, self.escaped = ChatTemplate(processor).control, 0
 
     def __call__(self, messages: list[dict]) -> list[dict]:
-        """{"role", "content"} of each message, its content a text."""
-        return [{"role": message["role"], "content": self._text(message)} for message in messages]
+        """{"role", "content"} of each message, its content a text; of an answer that is not learned also its "loss"."""
+        return [self._turn(message) for message in messages]
+
+    def _turn(self, message):
+        loss = {"loss": False} if message.get(TRAIN) is False else {}
+        return {"role": message["role"], "content": self._text(message)} | loss
 
     def _text(self, message):
         content = clean(message, self._control)["content"]
@@ -76,17 +80,20 @@ def _encoded(image):
     return image["bytes"] if image.get("bytes") is not None else Path(image["path"]).read_bytes()
 
 
-def refuse_rows(dataset: Dataset, rows: Iterator[dict], program: str, rejected_images: bool) -> Iterator[dict]:
-    """The rows, as long as another program takes them as they are; ValueError, with the row, for what it would not."""
+def refuse_rows(dataset: Dataset, rows: Iterator[dict], program: str, takes: Collection[str]) -> Iterator[dict]:
+    """The rows, as long as another program takes them as they are; ValueError, with the row, for what it would not.
+
+    takes: of "rejected images" and "unlearned answers", what the program has.
+    """
     kind = kind_of(dataset.column_names)
     for number, row in enumerate(rows, 1):
-        if problem := _problem(kind, row, rejected_images):
+        if problem := _problem(kind, row, takes):
             reason, remedy = problem
             raise ValueError(f"row {row.get('row') or number}: {reason}, which {program} does not train on: {remedy}")
         yield row
 
 
-def _problem(kind, row, rejected_images):
+def _problem(kind, row, takes):
     sides = {"pairs": ("chosen", "rejected"), "rated": ("completion",)}.get(kind, ())
     if any(len(row[side]) != 1 for side in sides):
         return "an answer of several turns", "put all but the last into the prompt, or leave the row out"
@@ -95,8 +102,10 @@ def _problem(kind, row, rejected_images):
     turns = roles[roles[:1] == ["system"] :]
     if turns != (["user", "assistant"] * len(turns))[: len(turns)] or not turns:
         return f"turns of {', '.join(roles)}", "let user and assistant alternate, after a system turn or none"
-    if row.get("rejected_images") and not rejected_images:
+    if row.get("rejected_images") and "rejected images" not in takes:
         return "other images for the rejected answer", "leave the row out"
+    if any(message.get(TRAIN) is False for message in prompt) and "unlearned answers" not in takes:
+        return "an answer that is not learned", "leave the row out, or let all of its answers be learned"
     return None
 
 

@@ -388,7 +388,7 @@ def to_swift(
     run, turns, images = prepare(rows, folder, config, name, gpu, _refusals)
     if run.method == "grpo":
         write_plugin(run.folder / f"{run.name}{_PLUGIN}", run.config.rewards)
-    write_rows(run, "ms-swift", lambda row: _row(row, turns, images), rejected_images=True)
+    write_rows(run, "ms-swift", lambda row: _row(row, turns, images), ("rejected images", "unlearned answers"))
     return write_yaml(run, SWIFT, _notes(run, turns))
 
 

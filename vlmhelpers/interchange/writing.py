@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -177,12 +177,12 @@ def _as_seen(capped, processor):
     return seen
 
 
-def write_rows(run: Run, program: str, to_row: Callable[[dict], dict], rejected_images: bool = False) -> None:
+def write_rows(run: Run, program: str, to_row: Callable[[dict], dict], takes: Collection[str] = ()) -> None:
     """Writes the rows of each part as JSONL. `to_row` makes a row of the program of one as `plain_rows` gives it."""
     for part, dataset in run.parts.items():
         shown, chosen = have_images(dataset), dataset.select_columns(columns_of(dataset))
         with atomic_file(run.folder / f"{run.file(part)}.jsonl", encoding="utf-8", newline="\n") as file:
-            for row in refuse_rows(dataset, _rows(chosen), program, rejected_images):
+            for row in refuse_rows(dataset, _rows(chosen), program, takes):
                 written = to_row(row)
                 if not shown:
                     written.pop("images")
