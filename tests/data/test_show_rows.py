@@ -1,5 +1,9 @@
 """Tables show the rows they were given, and nothing of the rows can break them."""
 
+import numpy as np
+import pytest
+from datasets import Image, List
+
 from vlmhelpers.data.report import show_rows
 
 
@@ -11,3 +15,20 @@ def test_rows_with_prompts_and_answers(rows_of, picture):
     assert "What &lt;b&gt;is&lt;/b&gt; it?" in html and "<b>" not in html
     assert html.count("background") == 1  # the wrong answer only
     assert "expected: A hat." in repr(shown) and "base: A bag." in repr(shown)
+
+
+def test_rows_that_there_are_of_any_form(rows_of, picture):
+    dataset = rows_of([(f"q{i}", "a", [picture]) for i in range(3)])
+    forms = [
+        dataset,
+        dataset.with_format("torch"),
+        dataset.cast_column("images", List(Image(decode=False))),
+        [*dataset],
+    ]
+    shown = {repr(show_rows(rows, range(8), tuned=["a", "b", "a"])) for rows in forms}
+    assert len(shown) == 1 and shown.pop().count("expected: a") == 3
+    assert repr(show_rows(dataset, [-1, np.int64(0)])).startswith("2: q2")
+    with pytest.raises(ValueError, match="there is no row 3"):
+        show_rows(dataset, [0, 3])
+    with pytest.raises(ValueError, match="1 answers of 'tuned' for 3 rows"):
+        show_rows(dataset, [0], tuned=["a"])

@@ -2,9 +2,12 @@
 
 import random
 from collections import Counter
+from decimal import Decimal
+from fractions import Fraction
 
+import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from PIL import Image
 
 from vlmhelpers.data.schema import FEATURES, KINDS, make_pair, make_prompt, make_rated, make_row
@@ -163,3 +166,35 @@ def test_one_group_cannot_be_split():
         split(of_groups(5), 2)
     with pytest.raises(ValueError, match="all 2 rows are one group by 'code'"):
         split(dataset_of("a", "b", code=["x", "x"]), 1, group_by="code")
+
+
+@pytest.mark.parametrize(
+    "test_size", [np.int64(2), np.uint8(2), np.float32(0.4), Fraction(2, 5), Decimal("0.4"), np.array(2), 0.4], ids=repr
+)
+def test_a_size_may_be_a_number_of_any_library(test_size, rows_of):
+    dataset = rows_of([(f"q{i}", "a", []) for i in range(5)])
+    wanted = split(dataset, 2, seed=3)
+    found = split([*dataset], test_size, seed=np.int64(3))
+    assert {side: rows["messages"] for side, rows in found.items()} == {
+        s: rows["messages"] for s, rows in wanted.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "test_size", [np.True_, np.float64("nan"), np.int64(-1), np.array([2]), Fraction(5, 2), "2", 2.0]
+)
+def test_what_is_no_size_is_an_error(test_size, rows_of):
+    with pytest.raises(ValueError, match="a number of rows from 1 to 4 or a share in 0.0 to 1.0"):
+        split(rows_of([(f"q{i}", "a", []) for i in range(5)]), test_size)
+
+
+def test_what_cannot_be_split_is_said(rows_of):
+    dataset = rows_of([(f"q{i}", "a", []) for i in range(2)])
+    with pytest.raises(ValueError, match="1 rows cannot be split: give at least 2"):
+        split(dataset.select([0]), 1)
+    with pytest.raises(ValueError, match=r"give one of them, as dataset\['all'\]"):
+        split(DatasetDict({"all": dataset}), 1)
+    with pytest.raises(ValueError, match="group_by is 3: give a column's name, or a function"):
+        split(dataset, 1, group_by=3)
+    sides = split(dataset, 1, group_by=lambda row: (len(row["messages"]), [row["messages"][0]["content"][0]["text"]]))
+    assert [len(rows) for rows in sides.values()] == [1, 1]

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from datasets import Image, List
 
+from vlmhelpers.data.schema import make_prompt
 from vlmhelpers.evaluation.browser import browse
+from vlmhelpers.evaluation.comparison import compare
 from vlmhelpers.evaluation.metrics import METRICS
-from vlmhelpers.evaluation.scoring import evaluate, parse_fields, parsed, price_error, says_all, word_shift
+from vlmhelpers.evaluation.scoring import by_slice, evaluate, parse_fields, parsed, price_error, says_all, word_shift
 from vlmhelpers.evaluation.statistics import share
 
 GOOD = "Product: Red Hat, Color: Navy, Full Price: $20.00"
@@ -250,3 +253,53 @@ def test_the_interval_of_the_price_error_covers_the_true_median(rows_of):
         error = price_error(answers, dataset)
         inside += error.low <= 10 * np.log(2) <= error.high
     assert inside >= 52
+
+
+@pytest.mark.parametrize(
+    "answers, message",
+    [
+        (None, "a NoneType is no list of texts"),
+        ("ab", "a str is no list of texts"),
+        ([None, "b"], "that of row 0 from 0, None"),
+        ([1, 2], "2 answers are no texts"),
+        (["a"], "1 answers for 2 rows"),
+    ],
+)
+def test_answers_that_are_no_texts_are_refused(answers, message, rows_of):
+    dataset = rows_of([("?", "a", []), ("?", "b", [])])
+    for score in (evaluate, parsed, price_error):
+        with pytest.raises(ValueError, match=message):
+            score(answers, dataset)
+    with pytest.raises(ValueError, match=message.replace("answers", "answers of 'tuned'")):
+        browse(dataset, tuned=answers)
+
+
+def test_rows_without_an_expected_answer_are_named(rows_of):
+    rows = [*rows_of([("?", "a", [])] * 2)]
+    rows[1]["messages"].pop()
+    for score in (evaluate, parsed, price_error):
+        with pytest.raises(ValueError, match=r"row 1 \(counted from 0\): the row has no assistant turn"):
+            score(["a", "b"], rows)
+    with pytest.raises(ValueError, match="the rows are prompts, and rows of messages are needed: vlm.data.to_rows"):
+        evaluate(["a"], [make_prompt("?", "a")])
+
+
+def test_rows_in_any_form_are_scored_alike(rows_of, picture):
+    dataset = rows_of([("?", "a", [picture]), ("?", "b", [picture])])
+    undecoded = dataset.cast_column("images", List(Image(decode=False)))
+    for rows in ([*dataset], dataset.with_format("torch"), dataset.with_format("pandas"), undecoded):
+        seen = []
+        evaluation = evaluate(np.array(["a", "x"]), rows, judge=lambda *given: seen.append(given[1][0].size) or 1)  # noqa: B023
+        assert evaluation.hits == (True, False) and seen == [picture.size] * 2
+        assert by_slice(rows, {"tuned": evaluation}, "image size")["rows"].tolist() == [2]
+
+
+def test_what_are_no_evaluations_is_refused(rows_of):
+    dataset = rows_of([("?", "a", [])])
+    evaluation = evaluate(["a"], dataset)
+    for wrong in (["a"], None, "a"):
+        with pytest.raises(ValueError, match="is no evaluation: give what vlm.evaluate"):
+            compare(evaluation, wrong)
+    for wrong in ({}, evaluation, {"tuned": ["a"]}):
+        with pytest.raises(ValueError, match="give evaluations by name"):
+            by_slice(dataset, wrong, "answer length")

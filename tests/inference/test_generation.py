@@ -4,11 +4,14 @@ import json
 import logging
 import os
 
+import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, List
+from datasets import Image as ImageFeature
 from filelock import FileLock
 from peft import LoraConfig, get_peft_model
+from transformers import GenerationConfig, TextStreamer
 
 from vlmhelpers.batches.pixel_cache import precompute
 from vlmhelpers.data.schema import FEATURES, text_part, user
@@ -303,6 +306,60 @@ def test_a_file_of_something_else_stays_as_it_is(content, qwen, words, tmp_path)
     with pytest.raises(ValueError, match="no file of answers"):
         generate(model, processor, words, save_to=path, progress=False)
     assert path.read_text() == content
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (
+            {"do_sample": True, "num_return_sequences": 2},
+            "one answer to each row: ask for one, and call generate again",
+        ),
+        ({"num_beams": 2, "num_return_sequences": 2}, "one answer to each row"),
+        ({"return_dict_in_generate": True}, r"call model.generate\(\*\*vlm.VisionCollator\(processor\).prompts"),
+        ({"output_scores": True}, "gives more than the text of an answer"),
+        ({"generation_config": GenerationConfig(max_new_tokens=2)}, "give its settings by name"),
+        ({"streamer": TextStreamer(None)}, "stream_answer shows an answer"),
+        ({"max_length": 9}, "max_new_tokens counts"),
+        ({"input_ids": [1]}, "the rows are what is answered"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens=2.5: choose a whole number from 1 on"),
+        ({"batch_size": True}, "batch_size=True: choose a whole number"),
+    ],
+    ids=str,
+)
+def test_options_that_give_no_text_for_each_row_are_refused(options, message, qwen, words):
+    with pytest.raises(ValueError, match=message):
+        generate(*qwen, words, **{"max_new_tokens": 2, "progress": False} | options)
+
+
+def test_what_a_models_own_settings_return_does_not_count(qwen, words, monkeypatch):
+    expected = generate(*qwen, words, max_new_tokens=2, progress=False)
+    own = {"return_dict_in_generate": True, "num_return_sequences": 2, "do_sample": True, "output_scores": True}
+    for name, value in own.items():
+        monkeypatch.setattr(qwen[0].generation_config, name, value)
+    assert generate(*qwen, words, max_new_tokens=2, progress=False) == expected
+
+
+def test_numbers_of_numpy_beams_and_strings_that_end_an_answer(qwen, words):
+    options = {"batch_size": np.int64(2), "max_new_tokens": np.int64(2), "progress": False}
+    assert generate(*qwen, words, **options) == generate(*qwen, words, max_new_tokens=2, progress=False)
+    assert len(generate(*qwen, words, num_beams=2, **options)) == len(words)
+    whole = generate(*qwen, words, max_new_tokens=8, progress=False)
+    stopped = generate(*qwen, words, max_new_tokens=8, progress=False, stop_strings=["e"])
+    assert stopped != whole and all(all_of_it.startswith(text) for all_of_it, text in zip(whole, stopped, strict=True))
+
+
+def test_rows_in_any_form_get_the_same_answers(qwen, rows_of, picture, tmp_path):
+    dataset = rows_of([(f"What {i}?", "a", [picture]) for i in range(3)])
+    options = {"max_new_tokens": 2, "progress": False}
+    expected = generate(*qwen, dataset, **options)
+    undecoded = dataset.cast_column("images", List(ImageFeature(decode=False)))
+    for rows in ([*dataset], iter([*dataset]), dataset.with_format("torch"), dataset.with_format("numpy"), undecoded):
+        assert generate(*qwen, rows, **options) == expected
+    assert generate(*qwen, dataset[0], save_to=tmp_path / "answers.jsonl", **options) == expected[:1]
+    assert generate(*qwen, [], **options) == generate(*qwen, dataset.select([]), **options) == []
+    with pytest.raises(ValueError, match="a stream may have no end"):
+        generate(*qwen, dataset.to_iterable_dataset(), **options)
 
 
 def test_a_batch_of_no_rows_is_refused(qwen, words):

@@ -5,7 +5,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -16,9 +15,9 @@ from vlmhelpers.common.display import Html, html_table, thumbnail
 from vlmhelpers.common.files import atomic_file
 from vlmhelpers.common.images import UnusableImage, open_image, short_path
 from vlmhelpers.common.printable import one_line, printable
-from vlmhelpers.data.given import given_rows, given_texts
+from vlmhelpers.data.given import given_rows, given_texts, row_indices
 from vlmhelpers.data.notes import notes_on
-from vlmhelpers.data.rows import ENCODED_ROWS_PER_BATCH, plain_rows, source_column, taken_columns
+from vlmhelpers.data.rows import ENCODED_ROWS_PER_BATCH, plain_rows, source_column, taken_columns, unused_fields
 from vlmhelpers.data.schema import all_images, conversations, kind_of, last_question
 from vlmhelpers.data.spreadsheets import REASON, REMEDY, SOURCE_ROW, text_cell
 
@@ -39,7 +38,7 @@ def show_rows(dataset: Dataset, rows: Iterable[int], **answers: Sequence[str]) -
     """
     dataset, lines, table, names = given_rows(dataset, None), [], [], []
     answers = {name: given_texts(texts, dataset, f"answers of {name!r}") for name, texts in answers.items()}
-    for index in _indices(rows, len(dataset)):
+    for index in row_indices(rows, len(dataset)):
         row = dataset[index]
         prompt, shown = last_question(next(iter(conversations(row).values()))), _answers(row)
         expected, *_ = shown.values()
@@ -49,19 +48,6 @@ def show_rows(dataset: Dataset, rows: Iterable[int], **answers: Sequence[str]) -
         lines += [f"{index}: {prompt}", *(f"   {name}: {text}" for name, text in (shown | given).items())]
         names = list(shown)
     return Html(html_table(["", "prompt", *names, *answers], table), "\n".join(lines))
-
-
-def _indices(rows, count):
-    """The indices that are meant, counted from 0, also where a negative one counts from the end."""
-    if isinstance(rows, slice):
-        return range(count)[rows]
-    if isinstance(rows, range):
-        return [index for index in rows if -count <= index < count]
-    rows = rows.tolist() if hasattr(rows, "tolist") else rows
-    rows = list(rows) if isinstance(rows, Iterable) else [rows]
-    if wrong := [row for row in rows if not isinstance(row, Integral) or not -count <= row < count]:
-        raise ValueError(f"there is no row {wrong[0]!r}: give whole numbers from 0 to {count - 1}, or range(n)")
-    return [range(count)[row] for row in rows]
 
 
 def _answers(row):
@@ -92,6 +78,7 @@ class Report:
     families: sentences on the families of models that do not take all kept rows as they are, where none was named.
     notes: sentences on the kept pairs, rated rows or prompts as a whole, such as labels that are all the same.
     quality: sentences on what images and questions are like, beside the usual advice.
+    unused: the names of the source's fields that its reader did not use.
     counts: `read`, `kept`, `rejected`, `repaired` and `warned` rows, `by_reason` (kind -> rejected rows) and
         `by_split` (split -> read, kept, rejected). Always kept + rejected == read.
     """
@@ -117,6 +104,7 @@ class Report:
             kept[name] = sound.remove_columns([name for name in ("problem", "note") if name in rows.column_names])
         self.dataset = kept[""] if list(kept) == [""] else DatasetDict(kept)
         self.notes, self.quality, self.families = notes_on(kept.values()), list(quality), []
+        self.unused = sorted({name for rows in splits.values() for name in unused_fields(rows)})
         read = {name: (len(rows), len(kept[name])) for name, rows in splits.items()}
         by_split = {name: {"read": n, "kept": k, "rejected": n - k} for name, (n, k) in read.items()}
         self.counts = {key: sum(n[key] for n in by_split.values()) for key in ("read", "kept", "rejected")}
@@ -174,7 +162,8 @@ class Report:
         return f"{line}; {c['repaired']} repaired, {c['warned']} to look at"
 
     def _sentences(self):
-        return [*self.families, *self.notes, *self.quality]
+        unused = [f"Fields that are not used: {', '.join(self.unused)}."] if self.unused else []
+        return [*self.families, *self.notes, *self.quality, *map(one_line, unused)]
 
     def _sections(self):
         titles = {"Rejected": "rejected", "To look at": "warnings", "Repaired": "repaired"}

@@ -114,12 +114,20 @@ def images_of(row: dict, side: str) -> list | None:
 
 def message_text(message: dict) -> str:
     """The text of one message, its text parts joined."""
-    return "".join(part["text"] for part in message["content"] if part["type"] == "text")
+    return "".join(part["text"] or "" for part in message["content"] or () if part["type"] == "text")
 
 
 def answer_of(row: dict) -> str:
-    """The text of the row's last assistant turn: the reference that an answer is compared with."""
-    return message_text([m for m in row["messages"] if m["role"] == "assistant"][-1])
+    """The text of the row's last assistant turn: the reference that an answer is compared with.
+
+    Raises ValueError for a row without one, and for one of another kind than messages.
+    """
+    if "messages" not in row:
+        raise ValueError(f"a row of {kind_of(row)} has no messages: vlm.data.to_rows makes rows of messages")
+    answers = [message for message in row["messages"] or () if message["role"] == "assistant"]
+    if not answers:
+        raise ValueError("the row has no assistant turn, which is the expected answer: add it, or leave the row out")
+    return message_text(answers[-1])
 
 
 def learned_turns(messages: list[dict]) -> list[int]:

@@ -1,14 +1,18 @@
 """Train and test without leakage: what belongs together is on one side."""
 
+import operator
 import random
 from array import array
 from collections.abc import Callable, Iterable
+from decimal import Decimal
+from numbers import Integral, Real
 
 import numpy as np
 from datasets import Dataset, DatasetDict, IterableDataset
 
 from vlmhelpers.common.digests import digest
 from vlmhelpers.common.images import image_identity
+from vlmhelpers.data.given import given_rows
 from vlmhelpers.data.rows import first_rows, stream_plain_rows
 from vlmhelpers.data.schema import all_images, conversations, message_text
 
@@ -24,9 +28,10 @@ def split(
         while they fit: it lacks fewer rows than the smallest training group has. Where none fits, it is the smallest.
     group_by: a column's name, or a function of a row, whose images come undecoded as {"path", "bytes"}. By default
         rows that share an image are one group, and rows without images are grouped by what the user says.
-    The same seed gives the same split on every machine. Raises ValueError for a test_size that leaves a side empty, an
-    unknown column, or fewer than two groups.
+    The same seed gives the same split on every machine. `dataset` may also be a list of rows. Raises ValueError for a
+    test_size that leaves a side empty, an unknown column, or fewer than two groups.
     """
+    dataset = dataset if isinstance(dataset, Dataset) else given_rows(dataset, None)
     missing = _rows_wanted(test_size, len(dataset))
     groups = _groups(dataset, group_by)
     sizes = np.bincount(groups)
@@ -34,7 +39,7 @@ def split(
         by = "their images and texts" if group_by is None else repr(group_by)
         raise ValueError(f"all {len(dataset)} rows are one group by {by}: a split needs at least two groups")
     shuffled = array("q", range(len(sizes)))
-    random.Random(seed).shuffle(shuffled)
+    random.Random(operator.index(seed) if isinstance(seed, Integral) else seed).shuffle(shuffled)
     in_test = np.zeros(len(sizes), bool)
     for group in shuffled:
         if sizes[group] <= missing:
@@ -60,10 +65,13 @@ def hold_out(stream: IterableDataset, rows: int) -> tuple[Dataset, IterableDatas
 
 
 def _rows_wanted(test_size, rows):
-    if isinstance(test_size, float) and 0 < test_size < 1:
-        return min(max(1, round(test_size * rows)), rows - 1)
-    if isinstance(test_size, int) and not isinstance(test_size, bool) and 0 < test_size < rows:
-        return test_size
+    if rows < 2:
+        raise ValueError(f"{rows} rows cannot be split: give at least 2")
+    size = test_size.item() if hasattr(test_size, "item") and getattr(test_size, "ndim", 0) == 0 else test_size
+    if isinstance(size, Integral) and not isinstance(size, bool) and 0 < size < rows:
+        return int(size)
+    if isinstance(size, Real | Decimal) and not isinstance(size, Integral) and 0 < size < 1:
+        return min(max(1, round(float(size) * rows)), rows - 1)
     raise ValueError(f"test_size is {test_size!r}: a number of rows from 1 to {rows - 1} or a share in 0.0 to 1.0")
 
 
@@ -72,12 +80,23 @@ def _groups(dataset, group_by):
     named = isinstance(group_by, str)
     if named and group_by not in dataset.column_names:
         raise ValueError(f"group_by: no column {group_by!r}; there are {', '.join(dataset.column_names)}")
+    if not (named or group_by is None or callable(group_by)):
+        raise ValueError(f"group_by is {group_by!r}: give a column's name, or a function of a row")
     rows = stream_plain_rows(dataset, [group_by] if named else dataset.column_names, "grouping")
     if group_by is None:
         return _in_order(_linked(map(_content, rows)))
     values = (row[group_by] if named else group_by(row) for row in rows)
-    keys, numbers = (repr(value) if isinstance(value, list | dict | set) else value for value in values), {}
-    return np.fromiter((numbers.setdefault(key, len(numbers)) for key in keys), np.int64)
+    numbers = {}
+    return np.fromiter((numbers.setdefault(_key(value), len(numbers)) for value in values), np.int64)
+
+
+def _key(value):
+    """What stands for a group: a value, or the text of one that cannot be hashed."""
+    try:
+        hash(value)
+    except TypeError:
+        return repr(value)
+    return value
 
 
 def _content(row):

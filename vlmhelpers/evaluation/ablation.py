@@ -13,10 +13,11 @@ from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
 from vlmhelpers.common.display import html_table
+from vlmhelpers.data.given import given_rows, given_texts
 from vlmhelpers.data.schema import count_images
 from vlmhelpers.evaluation.comparison import Comparison, compare
 from vlmhelpers.evaluation.metrics import METRICS
-from vlmhelpers.evaluation.scoring import EXACT, Evaluation, check_length, evaluate, references_of, without_reasoning
+from vlmhelpers.evaluation.scoring import EXACT, Evaluation, evaluate, references_of, without_reasoning
 from vlmhelpers.evaluation.statistics import Score
 from vlmhelpers.inference.generation import generate
 
@@ -42,12 +43,12 @@ def _replaced(dataset, make):
     def transform(batch):
         return batch | {k: [list(map(make, row)) for row in rows] for k, rows in batch.items() if k == "images"}
 
-    return dataset.with_transform(transform)
+    return given_rows(dataset).with_transform(transform)
 
 
 def shuffled_images(dataset: Dataset, seed: int = 0) -> Dataset:
     """The same rows, each with the images of another that has equally many, if possible of another expected answer."""
-    plain = dataset.with_format(None)
+    plain = dataset = given_rows(dataset).with_format(None)
     table = pd.DataFrame({"count": _image_counts(dataset), "answer": references_of(dataset)})
     donors = np.arange(len(table))  # for each row the one that it takes its images from
     for _, rows in table.groupby("count"):
@@ -127,8 +128,9 @@ def image_ablation(
     of the answers stay with the image of another row, or the score's interval is above chance. Else nothing shows it.
     Raises ValueError where no two rows have equally many images, or there is not one answer per row.
     """
+    dataset = given_rows(dataset)
     if answers is not None:
-        check_length(answers, dataset)
+        answers = given_texts(answers, dataset)
     counts = _image_counts(dataset)
     indices = np.flatnonzero(counts.duplicated(keep=False) & (counts > 0))
     if not len(indices):

@@ -8,9 +8,10 @@ from datasets import Dataset
 from markupsafe import Markup
 
 from vlmhelpers.common.display import html_table, thumbnail, with_widget
+from vlmhelpers.data.given import given_rows, given_texts
 from vlmhelpers.data.schema import last_question
 from vlmhelpers.evaluation.comparison import Comparison
-from vlmhelpers.evaluation.scoring import check_length, nfc, references_of, without_reasoning
+from vlmhelpers.evaluation.scoring import nfc, references_of, without_reasoning
 
 _PER_PAGE, _IMAGES, _CHARACTERS = 4, 3, 4000  # rows of a page of the panel; images of a row; of a text
 _STATIC_ROWS, _STATIC_CHARACTERS, _STATIC_BYTES = 3, 400, 50_000  # of each kind; of a text; of all
@@ -24,8 +25,8 @@ def browse(dataset: Dataset, comparison: Comparison | None = None, **answers: li
     """
     if not answers:
         raise ValueError("no answers: give lists by name, such as browse(test, tuned=answers)")
-    for name, texts in answers.items():
-        check_length(texts, dataset, f"answers of {name!r}")
+    dataset = given_rows(dataset)
+    answers = {name: given_texts(texts, dataset, f"answers of {name!r}") for name, texts in answers.items()}
     return Browser(dataset, comparison, answers)
 
 

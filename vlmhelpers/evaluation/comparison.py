@@ -12,7 +12,8 @@ from markupsafe import Markup
 from vlmhelpers.common.display import html_table
 from vlmhelpers.common.images import repair
 from vlmhelpers.common.printable import one_line, printable
-from vlmhelpers.evaluation.scoring import EXACT, Evaluation, references_of
+from vlmhelpers.data.given import given_rows, given_texts, row_indices
+from vlmhelpers.evaluation.scoring import EXACT, Evaluation, check_evaluations, references_of
 from vlmhelpers.evaluation.statistics import Score, mcnemar_test, paired_mean, permutation_test
 
 if TYPE_CHECKING:
@@ -98,6 +99,13 @@ def compare(
     The interval is the paired bootstrap's, `p_value` the paired permutation test's, `mcnemar` the exact McNemar test's,
     over rows with values. Raises ValueError for different numbers of rows, or a metric that one lacks.
     """
+    for found in (base, tuned, *([] if prompted is None else [prompted])):
+        if not isinstance(found, Evaluation):
+            raise ValueError(
+                f"a {type(found).__name__} is no evaluation: give what vlm.evaluate(answers, dataset) gives"
+            )
+    if isinstance(names, str) or not 1 <= len(names) <= len(_NAMES):
+        raise ValueError(f"names={names!r}: give a name for each model, as {_NAMES}")
     models = tuple(zip((*names, *_NAMES[len(names) :]), (base, tuned, prompted), strict=True))
     pairs = [(0, 1)] if prompted is None else [(0, 1), (0, 2), (2, 1)]
     first, *further = (_pair(models[i], models[k], metric) for i, k in pairs)
@@ -146,6 +154,13 @@ def plot_scores(
     """
     from vlmhelpers.common.chart import Chart
 
+    dataset = given_rows(dataset)
+    check_evaluations(evaluations)
+    rows = row_indices(rows, len(dataset))
+    if not rows:
+        raise ValueError("no rows to draw: give the indices of some, such as range(3)")
+    for name, given in answers.items():
+        given_texts([given[i] for i in rows if i < len(given)], rows, f"answers of {name!r}")
     texts = {"expected": references_of(dataset)} | answers
     width = 140 // len(rows)  # characters of 7 points
     said = ["\n".join(_shortened(f"{name}: {given[i]}", width) for name, given in texts.items()) for i in rows]

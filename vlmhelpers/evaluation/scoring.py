@@ -16,6 +16,7 @@ from datasets import Dataset
 
 from vlmhelpers.common.numbers import first_number, shared_conventions
 from vlmhelpers.common.printable import printable
+from vlmhelpers.data.given import given_rows, given_texts
 from vlmhelpers.data.schema import FEATURES, answer_of, message_text
 from vlmhelpers.data.turns import split_thinking
 from vlmhelpers.evaluation.metrics import METRICS, measure
@@ -63,8 +64,19 @@ def without_reasoning(answers: Iterable[str]) -> list[str]:
 
 
 def references_of(dataset: Dataset) -> list[str]:
-    """The expected answers: each row's last assistant turn without its reasoning. No image is decoded."""
-    return without_reasoning(answer_of({"messages": messages}) for messages in dataset.with_format(None)["messages"])
+    """The expected answers: each row's last assistant turn without its reasoning. No image is decoded.
+
+    Raises ValueError for rows without one, and for what are no rows of messages.
+    """
+    messages = given_rows(dataset).with_format(None)["messages"]
+    return without_reasoning(_reference(row, turns) for row, turns in enumerate(messages))
+
+
+def _reference(row, messages):
+    try:
+        return answer_of({"messages": messages})
+    except ValueError as error:
+        raise ValueError(f"row {row} (counted from 0): {error}") from None
 
 
 def check_length(values: list | tuple, dataset: Dataset, name: str = "answers") -> None:
@@ -74,9 +86,9 @@ def check_length(values: list | tuple, dataset: Dataset, name: str = "answers") 
 
 
 def texts_of(answers: list[str], dataset: Dataset) -> tuple[list[str], list[str]]:
-    """The answers and the references without reasoning. Raises ValueError unless there is one answer per row."""
-    check_length(answers, dataset)
-    return without_reasoning(answers), references_of(dataset)
+    """The answers and the references without reasoning. Raises ValueError unless each row has one of both."""
+    references = references_of(dataset)
+    return without_reasoning(given_texts(answers, references)), references
 
 
 @dataclass(frozen=True)
@@ -108,16 +120,18 @@ def evaluate(
 
     Without reasoning: "exact match", each field of the references (see `parse_fields`) over the rows that have it, and
     `metrics`, some of `metrics.METRICS` or "all". `judge(prompt, images, expected, answer)`, which takes a string, PIL
-    images and two strings, gives a bool or a number in 0..1; their mean is the score "judge".
+    images and two strings, gives a bool or a number in 0..1; their mean is the score "judge". `dataset` may also be a
+    list of rows.
 
-    Raises ValueError unless there is one answer per row, for an unknown metric or a judge's value outside 0..1, and
-    RuntimeError where the judge fails, with the row's index.
+    Raises ValueError unless there is one answer and one reference per row, for an unknown metric or a judge's value
+    outside 0..1, and RuntimeError where the judge fails, with the row's index.
     """
+    dataset = given_rows(dataset)
     answers, references = texts_of(answers, dataset)
     hits = tuple(answer == reference for answer, reference in zip(answers, references, strict=True))
     values = {EXACT: hits} | _field_hits(answers, references)
     scores = {name: mean(of_rows) for name, of_rows in values.items()}
-    names = METRICS if metrics == "all" else [metrics] if isinstance(metrics, str) else metrics
+    names = METRICS if metrics == "all" else [metrics] if isinstance(metrics, str) else metrics or ()
     for name in names:
         if name != EXACT:  # which is always there
             scores[name], of_rows = measure(name, answers, references)
@@ -186,6 +200,7 @@ def price_error(answers: list[str], dataset: Dataset, field: str = "Full Price")
 
 def word_shift(before: list[str], after: list[str], top: int = 10) -> list[tuple[str, float, float]]:
     """The `top` words whose use changed most, as (word in lower case, share of answers with it before, after)."""
+    before, after = (given_texts(texts, texts) for texts in (before, after))
     if len(before) != len(after) or not before:
         raise ValueError(f"{len(before)} and {len(after)} answers: compare answers to the same prompts, at least one")
     words = ([set(re.findall(r"[^\W\d_]+", nfc(text).lower())) for text in texts] for texts in (before, after))
@@ -204,6 +219,8 @@ def by_slice(
     score in % with its 95% interval, the `difference` (last minus first, points) with its own, and a `note` on slices
     of fewer than 10 rows. Raises ValueError for an unknown `by`, and for evaluations of other rows.
     """
+    dataset = given_rows(dataset, None)
+    check_evaluations(evaluations)
     for model, evaluation in evaluations.items():
         if (n := len(evaluation.hits)) != len(dataset):
             raise ValueError(f"{model!r} has {n} rows, the dataset {len(dataset)}: give the same rows")
@@ -212,6 +229,13 @@ def by_slice(
     table = pd.DataFrame([{"slice": name} | _line(rows) for name, rows in slices])
     table = table.sort_values([f"{values.columns[-1]} %", "rows"], ascending=[True, False], kind="stable")
     return table.set_index("slice").rename_axis(by if isinstance(by, str) else "slice")
+
+
+def check_evaluations(evaluations: dict[str, Evaluation]) -> None:
+    """Raises ValueError for what is no dict of evaluations, or an empty one."""
+    known = isinstance(evaluations, dict) and all(isinstance(found, Evaluation) for found in evaluations.values())
+    if not (known and evaluations):
+        raise ValueError("give evaluations by name, such as {'base': vlm.evaluate(answers, dataset)}")
 
 
 def _line(values):
@@ -233,6 +257,7 @@ def _cells(values, of_hits=False):
 
 def slice_names(dataset: Dataset, by: str | Callable[[dict], object]) -> list[str]:
     """The name of each row's slice; `by` as in `by_slice`."""
+    dataset = given_rows(dataset, None)
     if callable(by):
         return [str(by(row)) for row in dataset]
     if by == "image size":
@@ -271,6 +296,7 @@ def worst_rows(
     """The indices of up to `k` rows of a value below 1, the worst first; of equal ones the least similar answers."""
     from rapidfuzz.distance import Indel
 
+    dataset = given_rows(dataset, None)
     values = result.values_of(EXACT) if isinstance(result, Evaluation) else np.array(list(result), dtype=float)
     check_length(values, dataset, "values")
     wrong = np.flatnonzero(values < 1).tolist()

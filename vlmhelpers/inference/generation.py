@@ -3,8 +3,9 @@
 import io
 import math
 import time
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.common.display import in_notebook
 from vlmhelpers.common.images import open_image
 from vlmhelpers.common.printable import printable
+from vlmhelpers.data.given import given_rows
 from vlmhelpers.data.rows import plain_rows, stream_plain_rows
 from vlmhelpers.data.schema import count_images, message_text, user
 from vlmhelpers.families import family_of
@@ -30,6 +32,17 @@ from vlmhelpers.models.backends import eval_mode
 # Set whatever generation_config.json says: the repetition_penalty=1.05 of Qwen2.5's instruct models punishes the words
 # of the prompt, and the padding, an end token: a row's neighbors in the batch would decide where its answer ends.
 _GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+
+_ONE_TEXT = {"num_return_sequences": 1, "return_dict_in_generate": False}  # whatever generation_config.json says
+_CALL = "call model.generate(**vlm.VisionCollator(processor).prompts(rows), ...) yourself for it"
+_OTHER_FORMS = {"return_dict_in_generate": _CALL} | {
+    f"output_{name}": _CALL for name in ("scores", "logits", "attentions", "hidden_states")
+}
+_NOT_TAKEN = {
+    "generation_config": "give its settings by name, as **generation_config.to_diff_dict() does",
+    "streamer": "stream_answer shows an answer while it comes, and progress takes a function",
+    "max_length": "max_new_tokens counts those of the answer alone",
+} | dict.fromkeys(("inputs", "input_ids", "inputs_embeds", "attention_mask"), "the rows are what is answered")
 
 
 def generate(
@@ -47,14 +60,18 @@ def generate(
 
     A list of texts, with the `speed` at which they came. Greedy unless `do_sample=True` is in `options`, which are
     further arguments of `model.generate`. Where memory runs out, the batch is halved. `progress`: whether there is a
-    bar, or a function of how many rows are answered, and of how many there are. `save_to`: a JSONL file of the answers
-    so far, from which the same call goes on. `split`: whether processes that `accelerate launch` has started share the
-    rows; each has to call it, writes a file of its own, whose name ends in its number but for the first, and gets all
-    answers. Raises ValueError where `save_to` is of another model or options, BlockingIOError where another process
-    writes it, RuntimeError where memory does not suffice for one row.
+    bar, or a function of how many rows are answered, and of how many there are. `dataset` may also be a list of rows.
+    `save_to`: a JSONL file of the answers so far, from which the same call goes on. `split`: whether processes that
+    `accelerate launch` has started share the rows; each has to call it, writes a file of its own, whose name ends in
+    its number but for the first, and gets all answers.
+
+    Raises ValueError for what are no rows of messages, for options that would not give one text for each row, and where
+    `save_to` is of another model or options, BlockingIOError where another process writes it, RuntimeError where memory
+    does not suffice for one row.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: at least one row has to be in a batch")
+    batch_size, max_new_tokens = _whole("batch_size", batch_size), _whole("max_new_tokens", max_new_tokens)
+    check_options(options)
+    dataset = given_rows(dataset)
     settings, is_served = {"max_new_tokens": max_new_tokens} | options, isinstance(model, Served)
 
     def batches(done, share):
@@ -69,10 +86,31 @@ def generate(
     return answer_rows(dataset, batches, made_by, max_new_tokens, progress, save_to, split)
 
 
+def _whole(name, value):
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name}={value!r}: choose a whole number from 1 on")
+    return int(value)
+
+
+def check_options(options: Mapping[str, object]) -> None:
+    """Raises ValueError, with a remedy, for options of `model.generate` that would not give one text for each row."""
+    for name, value in options.items():
+        if name in _NOT_TAKEN and value is not None:
+            raise ValueError(f"{name} is not for answers as texts: {_NOT_TAKEN[name]}")
+        if name in _OTHER_FORMS and value:
+            raise ValueError(f"{name}={value!r} gives more than the text of an answer: {_OTHER_FORMS[name]}")
+    if (number := options.get("num_return_sequences", 1)) not in (None, 1):
+        remedy = "ask for one, and call generate again with do_sample=True for each further one"
+        raise ValueError(f"num_return_sequences={number!r}, and generate gives one answer to each row: {remedy}")
+
+
 def decoding(processor: ProcessorMixin, settings: dict) -> dict[str, object]:
     """Arguments of `model.generate` for `settings`, whatever the model's own are: greedy unless they sample."""
     plain = {} if settings.get("do_sample") else _GREEDY
-    return {"use_cache": True, "pad_token_id": processor.tokenizer.pad_token_id} | plain | settings
+    fixed = {"use_cache": True, "pad_token_id": processor.tokenizer.pad_token_id}
+    if settings.get("stop_strings"):
+        fixed["tokenizer"] = processor.tokenizer
+    return fixed | plain | settings
 
 
 def _batches(model, processor, dataset, kinds, batch_size, settings):
@@ -111,6 +149,7 @@ def _try(model, collator, dataset, batch, settings):
 def _answer(model, collator, inputs, settings):
     """(text, whether it was cut off, new tokens) of each row."""
     processor, settings = collator.processor, ends_of(model, collator) | settings
+    settings = _ONE_TEXT | settings
     tokens = model.generate(**inputs, **decoding(processor, settings))[:, inputs["input_ids"].shape[1] :]
     ends = settings["eos_token_id"]
     ends = [processor.tokenizer.pad_token_id, *(ends if isinstance(ends, (list, tuple)) else [ends])]
@@ -194,7 +233,8 @@ def stream_conversation(
     printed = write is None and not in_notebook()
     write = write or (_print_piece if printed else _grow_output())
     streamer = _Pieces(collator.template.decode, write)
-    options = ends_of(model, collator) | {"max_new_tokens": max_new_tokens, "streamer": streamer} | options
+    check_options(options)
+    options = _ONE_TEXT | ends_of(model, collator) | {"max_new_tokens": max_new_tokens, "streamer": streamer} | options
     settings = decoding(processor, options)
     with eval_mode(model), torch.inference_mode():
         model.generate(**inputs, **settings)

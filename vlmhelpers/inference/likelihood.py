@@ -6,6 +6,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, ProcessorMixin
 
 from vlmhelpers.batches.preference import PreferenceCollator
+from vlmhelpers.data.given import given_rows
 from vlmhelpers.data.rows import rows_of
 from vlmhelpers.models.backends import eval_mode
 
@@ -32,9 +33,10 @@ def sequence_logps(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> tu
 
 def rank_pairs(model: PreTrainedModel, processor: ProcessorMixin, pairs: Dataset, batch_size: int = 16) -> torch.Tensor:
     """The log-probabilities in nats of the chosen and of the rejected answers of n pairs: (2, n)."""
+    pairs = given_rows(pairs, "pairs")
     collate, found = PreferenceCollator(processor, logits="labeled"), []
     with eval_mode(model), torch.no_grad():
         for start in range(0, len(pairs), batch_size):
             batch = collate(rows_of(pairs[start : start + batch_size])).to(model.device)
             found.append(sequence_logps(model, batch)[0].view(2, -1).cpu())
-    return torch.cat(found, dim=1)
+    return torch.cat(found, dim=1) if found else torch.empty(2, 0)

@@ -1,0 +1,116 @@
+"""What is given to a function as rows and answers: a Dataset in any format, or a list; refused where it is neither."""
+
+from collections.abc import Iterable, Mapping, Sized
+from numbers import Integral
+
+import pyarrow as pa
+from datasets import Dataset, Features, Image, IterableDataset, List, concatenate_datasets
+
+from vlmhelpers.common.printable import one_line
+from vlmhelpers.data.schema import KINDS, kind_of
+
+Rows = Dataset | Iterable[dict] | dict
+
+
+def given_rows(rows: Rows, kind: str | None = "messages") -> Dataset:
+    """A Dataset of all rows whose rows are plain Python values with decoded images; one with a transform as it is.
+
+    rows: a Dataset in any format, a row, or an iterable of rows, as `make_row` makes them. kind: what they have to be,
+    a key of KINDS; None for any. Raises ValueError, with a remedy, for all else.
+    """
+    dataset = rows if isinstance(rows, Dataset) else _from_rows(rows, kind or "messages")
+    found = kind_of(dataset.column_names)
+    if kind not in (None, found):
+        remedy = (
+            "vlm.data.to_rows(dataset) makes them" if kind == "messages" else f"vlm.data.make_{kind[:-1]} makes one"
+        )
+        raise ValueError(f"the rows are {_NAMES.get(found, found)}, and {_NAMES.get(kind, kind)} are needed: {remedy}")
+    if found == "messages":
+        _refuse_strings(dataset)
+    return dataset if dataset.format["type"] == "custom" else _plain(dataset)
+
+
+_NAMES = {"messages": "rows of messages", "rated": "rated rows"}
+
+
+def _refuse_strings(dataset):
+    content = getattr(dataset.features["messages"], "feature", {}).get("content")
+    if not isinstance(content, List | None):
+        remedy = "vlm.data.read_dataset(dataset) makes the rows that are needed"
+        raise ValueError(f"the content of messages is {content}, not a list of parts: {remedy}")
+
+
+def _plain(dataset):
+    plain = dataset.with_format(None)  # a copy
+    of_images = {name: List(Image()) for name, feature in plain.features.items() if _holds_images(feature)}
+    plain.info.features = Features({**plain.features, **of_images})
+    return plain
+
+
+def _holds_images(feature):
+    return isinstance(feature, List) and isinstance(feature.feature, Image)
+
+
+def _from_rows(rows, kind):
+    if isinstance(rows, Mapping) and rows and all(isinstance(part, Dataset) for part in rows.values()):
+        raise ValueError(
+            f"the rows are in the splits {', '.join(rows)}: give one of them, as dataset[{next(iter(rows))!r}]"
+        )
+    if isinstance(rows, IterableDataset):
+        raise ValueError("a stream may have no end: give some of its rows, as list(stream.take(100))")
+    if isinstance(rows, str | bytes) or not isinstance(rows, Iterable):
+        raise ValueError(f"a {type(rows).__name__} is given as rows: give a Dataset, or a list of rows")
+    rows = [rows] if isinstance(rows, Mapping) else list(rows)
+    if wrong := [row for row in rows if not isinstance(row, Mapping)]:
+        raise ValueError(f"a row is a {type(wrong[0]).__name__}: make rows with vlm.data.make_row")
+    if not rows:
+        return Dataset.from_dict(dict.fromkeys(KINDS[kind], []), features=KINDS[kind])
+    return _stored(rows, KINDS[kind_of(rows[0])])
+
+
+def _stored(rows, features):
+    """A Dataset in memory, with the further columns that rows have."""
+    of_kind = [{name: row.get(name) for name in features} | {"images": row.get("images") or []} for row in rows]
+    further = dict.fromkeys(name for row in rows for name in row if name not in features)
+    try:
+        dataset = Dataset.from_list(of_kind, features=features)
+        others = Dataset.from_list([{name: row.get(name) for name in further} for row in rows])
+        return concatenate_datasets([dataset, others], axis=1) if further else dataset
+    except (pa.ArrowException, TypeError, ValueError, AttributeError, KeyError) as error:
+        why = one_line(f"{error}")[:200]
+        remedy = "make rows with vlm.data.make_row, or read them with vlm.data.read_dataset"
+        raise ValueError(f"the rows are not as make_row makes them ({why}): {remedy}") from error
+
+
+def given_texts(texts: Iterable[str], rows: Sized, name: str = "answers") -> list[str]:
+    """The list of texts. Raises ValueError unless there is one for each row; `name` is what the message calls them."""
+    if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
+        raise ValueError(f"{name}: a {type(texts).__name__} is no list of texts: give one text per row, in row order")
+    texts = list(texts)
+    if len(texts) != len(rows):
+        raise ValueError(f"{len(texts)} {name} for {len(rows)} rows: give one per row, in row order")
+    if wrong := [row for row, text in enumerate(texts) if not isinstance(text, str)]:
+        value = one_line(repr(texts[wrong[0]]))[:80]
+        remedy = 'give "" where there is none'
+        raise ValueError(f"{len(wrong)} {name} are no texts, such as that of row {wrong[0]} from 0, {value}: {remedy}")
+    return texts
+
+
+def row_indices(rows: Iterable[int] | slice | int, count: int) -> list[int]:
+    """The indices from 0 that are meant, also by negative ones; those of a range or slice that there are.
+
+    Raises ValueError for any other of no row.
+    """
+    if isinstance(rows, slice):
+        return [*range(count)[rows]]
+    if isinstance(rows, range):
+        rows = [index for index in rows if -count <= index < count]
+    rows = rows.tolist() if hasattr(rows, "tolist") else rows
+    rows = list(rows) if isinstance(rows, Iterable) else [rows]
+    if wrong := [row for row in rows if not _is_index(row) or not -count <= row < count]:
+        raise ValueError(f"there is no row {wrong[0]!r}: give whole numbers from 0 to {count - 1}, or range(n)")
+    return [range(count)[row] for row in rows]
+
+
+def _is_index(row):
+    return isinstance(row, Integral) and not isinstance(row, bool)
