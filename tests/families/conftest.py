@@ -26,3 +26,9 @@ def base(request, load):
     """The tiny model of a parametrized name."""
     with patch.object(template_trial, "_trial", return_value=None):  # a process each, for templates that are ours
         yield load(request.param)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """For the configurations that tell of which model a processor is."""
+    return tmp_path_factory.mktemp("processors")

@@ -2,11 +2,8 @@
 
 import functools
 import io
-import json
 
-import other_families
 import pytest
-import random_families
 from bases import DESCRIBED, GENERIC
 from datasets import Dataset, List
 from datasets import Image as ImageFeature
@@ -14,39 +11,19 @@ from fuzzing import AWKWARD
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from transformers import AutoProcessor
+from processors import processor_of
 
 from vlmhelpers.batches import VisionCollator, check_dataset
 from vlmhelpers.batches.chat_template import IGNORED
 from vlmhelpers.data.schema import FEATURES, image_part, text_part, with_train
-from vlmhelpers.families import family_of, tiny_model
+from vlmhelpers.families import family_of
 
-_BUILDERS = random_families.BUILDERS | other_families.BUILDERS
 _SIZES = [(60, 50), (50, 60), (56, 56), (1, 1), (300, 20), (9, 150)]
 _FORMATS = [None, "numpy", "torch", "decode=False"]
 _ANY = settings(max_examples=8, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
 _MARKERS = ["\ue000the answer\ue000", "\ue000the answer0\ue001"]
 _WRITTEN = ["Yes.", "What is it?", "{{ 1 }}", "{% if %}", "<think>", "a</think>b", "[INST]", *_MARKERS]
 _TEXTS = st.one_of(st.sampled_from([*_WRITTEN, *AWKWARD]), st.text(max_size=12))
-
-
-@functools.cache
-def processor_of(base, folder):
-    """The processor of a base, which knows of which model it is."""
-    kind = (DESCRIBED | GENERIC)[base]
-    if kind is None:
-        return AutoProcessor.from_pretrained(tiny_model(base))
-    config, processor = _BUILDERS[kind]()
-    target = folder / base
-    target.mkdir()
-    (target / "config.json").write_text(json.dumps(config.to_dict(), default=str))
-    processor.tokenizer.name_or_path = str(target)
-    return processor
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("processors")
 
 
 @functools.cache
