@@ -110,15 +110,20 @@ def _gray_bounds(image):
 
 def _values(image):
     values = np.asarray(image)
-    return np.nan_to_num(values, posinf=0, neginf=0) if image.mode == "F" else values
+    sound = image.mode != "F" or np.isfinite(values.min() + values.max())
+    return values if sound else np.nan_to_num(values, posinf=0, neginf=0)
 
 
 def _gray_to_rgb(image, low, high):
     values = _values(image)
-    scaled = np.rint((values.astype(np.float32) - low) * (255 / (high - low))).astype(np.uint8)
-    clear = values == image.info.get("transparency", -1)  # the one value that PNG may call transparent
-    scaled[clear] = 255
-    return Image.fromarray(scaled).convert("RGB"), not clear.any()
+    scaled = np.subtract(values, low, dtype=np.float32)
+    scaled *= 255 / (high - low)
+    scaled = np.rint(scaled, out=scaled).astype(np.uint8)
+    opaque = True
+    if "transparency" in image.info:  # the one value that PNG may call so
+        clear = values == image.info["transparency"]
+        scaled[clear], opaque = 255, not clear.any()
+    return Image.fromarray(scaled).convert("RGB"), opaque
 
 
 def lost_contrast(image: Image.Image, depth: int) -> str | None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from datasets import Features, Image, IterableDataset, List, Value
 
 from vlmhelpers.common.files import atomic_file
-from vlmhelpers.common.images import UnusableImage, inspect_image, strict_pillow
+from vlmhelpers.common.image_workers import inspect_apart
+from vlmhelpers.common.images import UnusableImage
 from vlmhelpers.common.printable import one_line
 from vlmhelpers.data.readers.conversations import read_turns
 from vlmhelpers.data.readers.field_names import FieldNames
@@ -120,8 +121,7 @@ def _unusable(images, sizes):
     problems = []
     for image in images:
         try:
-            with strict_pillow():
-                sizes.append(inspect_image(image).size)
+            sizes.append(inspect_apart(image).size)
         except UnusableImage as error:
             problems.append((" ".join(error.reason.split()), error.remedy))
     return problems
