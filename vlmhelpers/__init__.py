@@ -32,7 +32,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
     submod_attrs={
         "batches": ["VisionCollator", "check_dataset", "show_mask"],
         "common": ["check_claims", "peak_memory", "quiet", "record", "show_versions"],
-        "data": ["read_alpaca", "read_csv", "read_jsonl", "read_products", "show_rows", "split"],
+        "data": ["read_alpaca", "read_csv", "read_dataset", "read_jsonl", "read_products", "show_rows", "split"],
         "estimation": ["preflight", "suggest"],
         "evaluation": ["compare", "evaluate", "image_ablation"],
         "export": ["check_export", "merge"],

@@ -115,9 +115,10 @@ def test_plain_text(broken):
     lines = repr(broken[1]).splitlines()
     assert lines[0] == "6 rows read: 1 kept, 5 rejected; 0 repaired, 0 to look at"
     assert [line.partition(":")[0] for line in lines[1:4]] == ["Images", "Beside the usual advice", "Questions"]
-    assert lines[4] == "Rejected:"
-    assert lines[5].startswith("  row 2  missing file: ") and lines[5].endswith("gone.png")
-    assert lines[6] == "         -> put the file there or correct the path"
+    assert lines[4] == "Fields that are not used: row, shelf." and broken[1].unused == ["row", "shelf"]
+    assert lines[5] == "Rejected:"
+    assert lines[6].startswith("  row 2  missing file: ") and lines[6].endswith("gone.png")
+    assert lines[7] == "         -> put the file there or correct the path"
     assert str(broken[1]) == repr(broken[1])
 
 

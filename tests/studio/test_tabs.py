@@ -108,7 +108,7 @@ def test_rows_are_previewed_with_their_images_and_the_label_mask(make, tmp_path,
     found = elements(studio.preview(2)._repr_html_())
     assert len([tag for tag, _ in found.tags if tag == "img"]) >= 2
     assert "8" in str(studio.check())
-    (tmp_path / "rows.jsonl").write_text('{"text": "no image and no answer"}\n')
+    (tmp_path / "rows.jsonl").write_text('{"text": "no image and no answer", "response": ""}\n')
     with pytest.raises(ValueError, match="has no row that can be used among the first 50"):
         studio.preview()
 

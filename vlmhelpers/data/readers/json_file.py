@@ -1,17 +1,19 @@
 """JSON files as rows: a list of objects, or one object per line (JSONL), in the memory that one row takes."""
 
+import codecs
 import itertools
 import json
 import os
 import re
 from collections.abc import Iterator
 
-import ijson
-
 from vlmhelpers.data.readers.source import BYTE_ORDER_MARK, DataError, SourceRow, check_encoding
 
 EXPECTED = "Expected is a list of objects ([{...}, {...}]), or one object per line (JSONL)."
-_CHUNK = 65_536  # bytes
+_CHUNK = 2**20  # bytes
+_BLANKS = re.compile(r"[ \t\r\n]*")
+_LONGEST_WORD = 20  # characters of what may be cut at the end of what was read: true, \\u00e9, -1.5e-300
+_NOT_UTF_8 = re.compile("[\udc80-\udcff]")  # what `surrogateescape` leaves of bytes that are not UTF-8
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -34,25 +36,89 @@ def read_objects(path: str | os.PathLike) -> Iterator[SourceRow]:
 
 def _items(file, path):
     """The rows of a list. Where it breaks off, the items before that come first."""
-    items = ijson.sendable_list()
-    parser = ijson.items_coro(items, "item", use_float=True)
-    number, failure = 0, None
-    for chunk in itertools.chain(iter(lambda: file.read(_CHUNK), b""), [b""]):
-        try:
-            parser.send(chunk) if chunk else parser.close()
-        except (ijson.JSONError, ValueError) as error:
-            failure = re.split(r"\n|\\n", str(error).removeprefix("b'"))[0].rstrip(". ")
-        number += len(items)
-        yield from map(_row, items)
-        items.clear()
-        if failure:
-            raise DataError(
-                f"{path}, row {number + 1}: the list is no JSON from here on: {failure}. Mend it there (is the file "
-                "cut off, is there a comma too few or too many?), or write one object per line (JSONL), where a "
-                "broken line costs that row alone."
-            )
+    number = 0
+    try:
+        for value, has_half in _values(file):
+            yield _storable(value, has_half)
+            number += 1
+    except (ValueError, RecursionError) as error:
+        why = "nested too deeply, or a number with too many digits"
+        raise DataError(
+            f"{path}, row {number + 1}: the list is no JSON from here on: {error if error.args[1:] else why}. Mend it "
+            "there (is the file cut off, is there a comma too few or too many?), or write one object per line (JSONL), "
+            "where a broken line costs that row alone."
+        ) from None
     if not number:
         raise DataError(f"{path} holds no rows. {EXPECTED}")
+
+
+def _values(file):
+    """Yields (item, whether it may hold half of a UTF-16 pair) of a list; no more than one is in memory."""
+    text = _Text(file)
+    text.take("[")
+    is_first = True
+    while text.next() != "]":
+        if not is_first:
+            text.take(",")
+        yield text.value()
+        is_first = False
+    text.take("]")
+    if text.next():
+        raise _Broken("Extra data", "after the list")
+
+
+class _Broken(ValueError):
+    def __str__(self):
+        return " ".join(self.args)
+
+
+class _Text:
+    """The text of a file and a place in it; of what lies before, nothing is kept."""
+
+    def __init__(self, file):
+        self.file, self.text, self.place, self.has_ended = file, "", 0, False
+        self._decode = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape").decode
+        self._scan = json.JSONDecoder().raw_decode
+
+    def _read_on(self):
+        """As much again as is held: what is scanned anew each time costs no more than twice its length."""
+        data = self.file.read(max(_CHUNK, len(self.text) - self.place))
+        self.text, self.place = self.text[self.place :] + self._decode(data, not data), 0
+        self.has_ended = not data
+
+    def next(self) -> str:
+        """The next character that is no blank, "" at the end."""
+        while True:
+            self.place = _BLANKS.match(self.text, self.place).end()
+            if self.place < len(self.text) or self.has_ended:
+                return self.text[self.place : self.place + 1]
+            self._read_on()
+
+    def take(self, character: str) -> None:
+        if self.next() != character:
+            raise _Broken(f"Expecting {character!r}", f"before {self.text[self.place :][:20]!r}")
+        self.place += 1
+
+    def value(self) -> tuple[object, bool]:
+        """The next value, and whether its text may hold half of a UTF-16 pair."""
+        self.next()
+        while True:
+            try:
+                value, end = self._scan(self.text, self.place)
+            except json.JSONDecodeError as error:
+                is_cut = error.msg.startswith("Unterminated") or error.pos > len(self.text) - _LONGEST_WORD
+                if self.has_ended or not is_cut:
+                    raise _Broken(error.msg, f"at character {error.pos - self.place + 1} of the row") from None
+            else:
+                if end < len(self.text) or self.has_ended:  # else a number may go on
+                    break
+            self._read_on()
+        start, self.place = self.place, end
+        if wrong := _NOT_UTF_8.search(self.text, start, end):
+            raise _Broken(
+                f"not UTF-8: byte 0x{ord(wrong[0]) - 0xDC00:02x}", f"at character {wrong.start() - start + 1}"
+            )
+        return value, bool(_HALF_PAIR.search(self.text, start, end))
 
 
 def _lines(file, path):
@@ -90,7 +156,12 @@ def _row_of_line(number, line):
             why = f"{error.msg} at character {error.pos + 1}"
         problem = (f"not JSON: {why} of line {number}", 'write one whole object on the line: {"name": value, ...}')
         return SourceRow({}, [problem], text)
-    if not _HALF_PAIR.search(text):
+    return _storable(value, bool(_HALF_PAIR.search(text)))
+
+
+def _storable(value, has_half):
+    """The row of a value; half of a UTF-16 pair, which cannot be stored, is a problem of it."""
+    if not has_half:
         return _row(value)
     storable = json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
     halves = (r"half of a UTF-16 pair (\ud800 to \udfff)", "write the whole character")

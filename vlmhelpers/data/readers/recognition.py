@@ -8,8 +8,10 @@ from typing import NamedTuple
 from datasets import Dataset
 
 from vlmhelpers.data.readers.csv_reader import read_csv
+from vlmhelpers.data.readers.dataset_reader import read_dataset
+from vlmhelpers.data.readers.field_names import FieldNames
 from vlmhelpers.data.readers.jsonl_reader import read_alpaca, read_jsonl
-from vlmhelpers.data.readers.opening import open_source
+from vlmhelpers.data.readers.opening import OTHER_FILES, open_source
 from vlmhelpers.data.readers.preference_reader import find_reader, read_preferences, read_prompts, read_rated
 from vlmhelpers.data.readers.products_reader import read_products
 
@@ -17,17 +19,13 @@ _READERS = {  # what a file is read by -> the kind of its rows, and what the rea
     read_jsonl: ("messages", ("text_field", "image_field", "response_field")),
     read_csv: ("messages", ("text_field", "image_field", "response_field")),
     read_alpaca: ("messages", ("instruction_field", None, "output_field")),
+    read_dataset: ("messages", ("text_field", "image_field", "response_field")),
     read_products: ("messages", (None, "image_field", None)),
     read_preferences: ("pairs", ("text_field", "image_field", "chosen_field")),
     read_rated: ("rated", ("text_field", "image_field", "completion_field")),
     read_prompts: ("prompts", ("text_field", "image_field", "answer_field")),
 }
 _BY_NAME = {reader.__name__: reader for reader in _READERS}
-_COLUMNS = {  # of a CSV, where nobody names others: first those of a run's settings, then read_csv's own
-    "text_field": ("text", "instruction", "question", "prompt"),
-    "image_field": ("image", "image_path", "images", "file_name"),
-    "response_field": ("response", "description", "answer", "output", "caption"),
-}
 _NOT_ALPACA = ("messages", "conversations", "image", "images")
 
 
@@ -41,18 +39,20 @@ class Form(NamedTuple):
 
 def recognize(path: str | os.PathLike) -> Form:
     """The form of a file, by its first rows with fields. Raises ValueError and OSError as the readers do."""
-    suffix = Path(path).suffix.lower()
-    if suffix == ".parquet":
-        return Form("read_products", "messages", [])
     ahead = [row.fields for row in open_source(path).ahead() if row.fields]
     first, names = next(iter(ahead), {}), list(dict.fromkeys(itertools.chain.from_iterable(ahead)))
-    reader = _BY_NAME[find_reader(first)] if find_reader(first) else _of_answers(suffix, first, names)
+    reader = _BY_NAME[find_reader(first)] if find_reader(first) else _of_answers(Path(path), first, names)
     return Form(reader.__name__, _READERS[reader][0], names)
 
 
-def _of_answers(suffix, first, names):
+def _of_answers(path, first, names):
+    suffix = path.suffix.lower()
+    if suffix == ".parquet" and {"imageurl", "title"} <= first.keys():
+        return read_products
     if suffix == ".csv":
         return read_csv
+    if suffix in OTHER_FILES or path.is_dir():
+        return read_dataset
     is_alpaca = {"instruction", "output"} <= first.keys() and set(names).isdisjoint(_NOT_ALPACA)
     return read_alpaca if is_alpaca else read_jsonl
 
@@ -82,11 +82,14 @@ def reader_call(
     if reader is read_csv:
         fields = {name: fields.get(name) or _column(name, form.fields) for name in names}
     arguments = {names[name]: field for name, field in fields.items() if field is not None and names.get(name)}
-    return reader.__name__, arguments | ({"image_root": image_root} if image_root and reader is not read_alpaca else {})
+    return reader.__name__, arguments | ({"image_root": image_root} if image_root else {})
 
 
 def _column(argument, header):
-    return next((name for name in _COLUMNS[argument] if name in header), None)
+    """The column of a usual name, where it is the only one, or that of a run's settings."""
+    usual = FieldNames().usual(argument)
+    there = [name for name in header if name.strip().lower() in usual]
+    return usual[0] if usual[0] in there else there[0] if len(there) == 1 else None
 
 
 def read_rows(

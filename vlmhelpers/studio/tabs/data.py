@@ -88,6 +88,7 @@ class DataTab(Tab):
 
 def _look_into(file, needed, named):
     """(its form, the kind of rows needed, the settings of the fields that it lacks)."""
+    from vlmhelpers.data.readers.field_names import FieldNames
     from vlmhelpers.data.readers.recognition import reader_call, recognize
 
     form = recognize(file)
@@ -96,8 +97,8 @@ def _look_into(file, needed, named):
     if reader == "read_csv":
         lacking |= set(FIELDS) - set(arguments)
     elif reader == "read_jsonl" and not _CONVERSATIONS & set(form.fields):
-        usual = {"text_field": "text", "response_field": "response"}
-        lacking |= {name for name, field in usual.items() if name not in named and field not in form.fields}
+        usual = {name: FieldNames().usual(name) for name in ("text_field", "response_field") if name not in named}
+        lacking |= {name for name, fields in usual.items() if set(fields).isdisjoint(form.fields)}
     return form, needed, lacking
 
 
