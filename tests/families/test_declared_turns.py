@@ -15,7 +15,7 @@ from vlmhelpers.families import family_of
 
 IMAGE = Image.new("RGB", (56, 56), "red")
 TURNS = {
-    "s": {"role": "system", "content": [text_part("Be brief.")]},
+    "s": {"role": "system", "content": [text_part("Be brief.")]},  # the same twice: one that is left out is noticed
     "u": user("Why?"),
     "i": user("What?", 1),
     "a": assistant("So."),

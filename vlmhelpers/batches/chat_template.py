@@ -87,9 +87,8 @@ class ChatTemplate:
         except Exception as error:  # a template is a program of others, which may also be one for plain strings
             reason = f"the chat template refuses the conversation: {error}".rstrip(".")
             raise Refused(reason, self._remedy(messages, prompt)) from error
-        for message in messages:
-            if message["role"] != "assistant" and any(part not in text for part in _texts(message)):
-                raise Refused(_LOST[message["role"]], self._remedy(messages))
+        if role := _left_out(messages, text):
+            raise Refused(_LOST[role], self._remedy(messages))
         return text
 
     def _render(self, messages, prompt=False, system_in_parts=False):
@@ -283,6 +282,17 @@ def _control_tokens(processor, family):
         for token in processor.tokenizer.added_tokens_decoder.values()
         if token.lstrip or token.rstrip or token.special and (token.content in written or steers(token.content))
     }
+
+
+def _left_out(messages, text):
+    """The role of a turn that a template did not write, if any; a system turn's text may also be said elsewhere."""
+    asked = [message for message in messages if message["role"] != "assistant"]
+    for message in asked:
+        places = asked if message["role"] == "system" else [message]
+        for part in filter(None, _texts(message)):
+            if text.count(part) < sum(other.count(part) for one in places for other in _texts(one)):
+                return message["role"]
+    return None
 
 
 def _texts(message):

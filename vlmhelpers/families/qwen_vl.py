@@ -211,7 +211,7 @@ _RESEARCH = ({"license": "other", "license_name": "qwen-research"}, "Qwen Resear
 
 _NOT_IN_ONNX = "its parts were not exported yet"
 
-_SYSTEM_FIRST = "s*[^s]+", "a system turn has to be the first"
+_SYSTEM_FIRST = "s?[^s]+", "a system turn has to be the first"
 
 QWEN2_VL = QwenVL(
     name="qwen2-vl",
