@@ -58,6 +58,7 @@ COSTLY = {
 }
 
 
+@pytest.mark.slow  # a JPEG of 64 MP is made
 @pytest.mark.parametrize("reason", COSTLY)
 def test_what_takes_too_long_is_refused_by_what_it_is(tmp_path, monkeypatch, reason):
     (tmp_path / "slow.bin").write_bytes(COSTLY[reason]())
@@ -139,6 +140,7 @@ def asked_and_ended(name):
     raise worker.ask(PICTURE, 10**6)
 
 
+@pytest.mark.slow
 def test_memory_beyond_the_limit_is_refused(monkeypatch):
     if sys.platform != "linux":
         pytest.skip("only Linux counts address space")

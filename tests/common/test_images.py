@@ -4,18 +4,20 @@ import errno
 import io
 import os
 import random
+import struct
 import subprocess
 import sys
 import warnings
+import zlib
 
 import numpy as np
 import pytest
 from datasets import Dataset
 from make_broken import bomb
-from PIL import Image, ImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL import Image, ImageFile, ImageOps
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
-from vlmhelpers.common import images
+from vlmhelpers.common import image_colors, images
 from vlmhelpers.common.images import (
     ImageFacts,
     UnusableImage,
@@ -128,6 +130,87 @@ def test_dark_gray_of_16_bits_stays_dark():
 def test_wide_gray_is_scaled_by_its_range(values, expected):
     gray = np.asarray(repair(Image.fromarray(values)))[0, :, 0]
     assert np.abs(gray.astype(int) - expected).max() <= 1
+
+
+def test_gray_whose_zero_is_white_is_no_negative():
+    gray = Image.fromarray(np.array([[0, 2000, 4095]], np.uint16))
+    data = encoded(gray, "TIFF", tiffinfo={PHOTOMETRIC_INTERPRETATION: 0})
+    assert np.abs(np.asarray(repair(open_image(data)))[0, :, 0].astype(int) - [255, 130, 0]).max() <= 1
+
+
+def colors_of_16_bits(bits, channels):
+    """PNG whose colors use `bits` bits of their 16; Pillow writes none."""
+    ramp = np.linspace(0, 2**bits - 1, 256).astype(">u2").reshape(16, 16, 1).repeat(channels, 2)
+    rows = b"".join(b"\0" + row.tobytes() for row in ramp)
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", 16, 16, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0))]
+    parts += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    chunks = [len(data).to_bytes(4, "big") + name + data for name, data in parts]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(c + zlib.crc32(c[4:]).to_bytes(4, "big") for c in chunks)
+
+
+def ppm_of_16_bits(bits):
+    ramp = np.linspace(0, 2**bits - 1, 256).astype(">u2").repeat(3)
+    return b"P6\n16 16\n65535\n" + ramp.tobytes()
+
+
+def tiff_of_16_bits(bits):
+    ramp = np.linspace(0, 2**bits - 1, 256).astype("<u2").repeat(3).tobytes()
+    values = {256: 16, 257: 16, 259: 1, 262: 2, 277: 3, 278: 16, 279: len(ramp)}  # sizes, RGB, one strip
+    entries = {tag: struct.pack("<HHII", tag, 4, 1, value) for tag, value in values.items()}
+    end = 8 + 2 + 12 * (len(values) + 2) + 4
+    entries[258], entries[273] = struct.pack("<HHII", 258, 3, 3, end), struct.pack("<HHII", 273, 4, 1, end + 6)
+    directory = len(entries).to_bytes(2, "little") + b"".join(entries[tag] for tag in sorted(entries)) + bytes(4)
+    return b"II*\0" + (8).to_bytes(4, "little") + directory + struct.pack("<3H", 16, 16, 16) + ramp
+
+
+MAKERS = {
+    "PNG RGB": lambda bits: colors_of_16_bits(bits, 3),
+    "PNG RGBA": lambda bits: colors_of_16_bits(bits, 4),
+    "PNG LA": lambda bits: colors_of_16_bits(bits, 2),
+    "PPM": ppm_of_16_bits,
+    "TIFF": tiff_of_16_bits,
+}
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_colors_of_16_bits_of_which_pillow_would_leave_black_are_refused(maker):
+    assert open_image(MAKERS[maker](16)).size == (16, 16)
+    assert reason_of(MAKERS[maker](12)).startswith(
+        "too dark to keep: its colors use less than a quarter of their 16 bits"
+    )
+
+
+def test_a_value_that_gray_of_16_bits_calls_transparent_becomes_white():
+    gray = Image.fromarray(np.array([[100, 1023, 4095]], np.uint16))
+    repaired = repair(open_image(encoded(gray, "PNG", transparency=100)))
+    assert [repaired.getpixel((x, 0))[0] for x in range(3)] == [255, 64, 255]
+
+
+@pytest.mark.parametrize("mode", ["La", "RGBa"])
+def test_transparency_that_is_multiplied_already_is_laid_on_white(mode):
+    image = Image.new(mode, (1, 1), (100, 128) if mode == "La" else (100, 100, 100, 128))
+    assert abs(repair(image).getpixel((0, 0))[0] - 227) <= 1
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK", "I;16", "F"])
+@pytest.mark.parametrize("orientation", range(9))
+def test_an_image_in_strips_is_the_image(monkeypatch, mode, orientation):
+    values = np.random.default_rng(0).integers(0, 256, (23, 17, 4), np.uint8)
+    image = (
+        Image.fromarray(values[..., 0].astype(np.uint16) * 16) if mode == "I;16" else Image.fromarray(values[..., :3])
+    )
+    image = Image.fromarray(values) if mode == "RGBA" else image if mode == "I;16" else image.convert(mode)
+    image.getexif()[0x0112] = orientation
+    whole = repair(image)
+    monkeypatch.setattr(image_colors, "_STRIP", 50)
+    assert same_pixels(repair(image), whole)
+    assert same_pixels(whole, repair(ImageOps.exif_transpose(image)))
+
+
+def test_exif_that_cannot_be_read_turns_nothing(picture):
+    data = encoded(picture, "JPEG", exif=b"Exif\0\0II*\0" + b"\xff" * 20)
+    with strict_pillow(), warnings.catch_warnings(action="ignore"):
+        assert inspect_image(data).repairs == () and inspect_image(data).size == picture.size
 
 
 def test_transparency_is_laid_on_white(picture):

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 from PIL.ExifTags import Base
 from PIL.Image import Transpose
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
 
 _STRIP = 2**21  # pixels
 _TURNS = dict(
@@ -105,7 +106,9 @@ def _gray_bounds(image):
     extrema = [(values.min(), values.max()) for values in (_values(strip) for _, strip in strips(image))]
     low, high = float(min(low for low, _ in extrema)), float(max(high for _, high in extrema))
     tops = [top for top in _USUAL.get(image.mode, _DEPTHS) if low >= 0 and high <= top]
-    return (0, tops[0]) if tops else (low, max(high, low + 1))
+    black, white = (0, tops[0]) if tops else (low, max(high, low + 1))
+    zero_is_white = getattr(image, "tag_v2", {}).get(PHOTOMETRIC_INTERPRETATION) == 0  # Pillow only inverts 8 bits
+    return (white, black) if zero_is_white else (black, white)
 
 
 def _values(image):
@@ -114,10 +117,10 @@ def _values(image):
     return values if sound else np.nan_to_num(values, posinf=0, neginf=0)
 
 
-def _gray_to_rgb(image, low, high):
+def _gray_to_rgb(image, black, white):
     values = _values(image)
-    scaled = np.subtract(values, low, dtype=np.float32)
-    scaled *= 255 / (high - low)
+    scaled = np.subtract(values, black, dtype=np.float32)
+    scaled *= 255 / (white - black)
     scaled = np.rint(scaled, out=scaled).astype(np.uint8)
     opaque = True
     if "transparency" in image.info:  # the one value that PNG may call so

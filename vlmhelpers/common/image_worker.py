@@ -6,11 +6,15 @@ import os
 import pickle
 import signal
 import sys
+from functools import cache
 
 from PIL import AvifImagePlugin, Image
 
 from vlmhelpers.common.image_costs import BYTES, SECONDS, decoded_bytes
 from vlmhelpers.common.images import UnusableImage, has_free, inspect_image, strict_pillow
+
+if sys.platform == "linux":
+    import resource
 
 _PATIENCE = 60  # seconds for one image, of a disk or a machine that is slow
 _LARGE = 60_000_000  # bytes of decoded pixels from which on a decoder may fail for want of memory, and not say so
@@ -90,13 +94,16 @@ def _address_space():
 
 
 def _limit_memory(most):
-    """Allocations fail beyond so many bytes of address space, None for no limit; only Linux counts them."""
-    if sys.platform == "linux":
-        import resource
+    """Allocations fail beyond so many bytes of address space, None for those that this process was given."""
+    if sys.platform == "linux":  # no other system counts them
+        soft, hard = _given_memory()
+        unlimited = soft == resource.RLIM_INFINITY
+        resource.setrlimit(resource.RLIMIT_AS, (soft if most is None else most if unlimited else min(most, soft), hard))
 
-        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        soft = hard if most is None else most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+@cache
+def _given_memory():
+    return resource.getrlimit(resource.RLIMIT_AS)
 
 
 if __name__ == "__main__":

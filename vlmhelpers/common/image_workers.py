@@ -72,7 +72,10 @@ class _Workers:
     def _wind(self):
         self.clock = threading.Timer(_IDLE, self._after_a_while)
         self.clock.daemon = True
-        self.clock.start()
+        try:
+            self.clock.start()
+        except RuntimeError:  # there can be no more threads
+            self.clock = None
 
     def _after_a_while(self):
         with self.lock:
@@ -106,7 +109,10 @@ class _Worker:
     def __init__(self):
         environment = os.environ | _ALONE | {"PYTHONPATH": os.pathsep.join(sys.path)}
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        self.child = subprocess.Popen([sys.executable, "-P", *_COMMAND], env=environment, **pipes)
+        try:
+            self.child = subprocess.Popen([sys.executable, "-P", *_COMMAND], env=environment, **pipes)
+        except OSError as error:  # descriptors, processes or memory
+            raise machine_error(error.errno, None) from error
 
     def ask(self, source, max_pixels):
         """What `inspect_image` returns or raises."""

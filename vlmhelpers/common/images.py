@@ -60,6 +60,7 @@ _MACHINE_REMEDIES = {
     errno.EMFILE: "raise the limit of open files (ulimit -n 4096), or use fewer workers",
     errno.ENFILE: "end other programs, or raise the system's limit of open files",
     errno.ENOMEM: "end other programs, use fewer workers or a smaller max_pixels, or leave the image out",
+    errno.EAGAIN: "end other programs, or raise the limit of processes (ulimit -u)",
     errno.EACCES: "its mode lets you read it: renew your login to this disk, or ask for the right to read there",
 }
 
