@@ -293,6 +293,29 @@ def test_a_task_of_label_studio_may_have_a_question_of_its_own(folder):
     assert read_outlines(folder / "tasks.json") == ["user: [red] Which color? | assistant: A red one."]
 
 
+def caption(text, name="caption", kind="textarea"):
+    return {"type": kind, "from_name": name, "to_name": "image", "value": {"text": [text]}}
+
+
+@pytest.mark.parametrize(
+    ("results", "right"),
+    [
+        ([caption("A dog."), caption("A cat.")], "user: [red] Describe. | assistant: A dog. A cat."),
+        ([caption("A dog."), caption("", kind="brushlabels")], "! brushlabels"),
+        ([caption("A dog.", name="image")], "! 'image'"),
+        ([caption("A dog."), "x"], "! annotation"),
+        ([{"type": "textarea", "value": ["x"]}], "! textarea"),
+        ([{"type": ["x"], "value": {}}], "! annotation"),
+        ({"x": 1}, "! response"),
+    ],
+)
+def test_the_results_of_a_task_are_joined_or_named(folder, results, right):
+    task = {"data": {"image": "red.png"}, "annotations": [{"result": results}]}
+    (folder / "tasks.json").write_text(json.dumps([task]))
+    (found,) = read_outlines(folder / "tasks.json", instruction="Describe.")
+    assert agree(found, right), found
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_file_without_anything_to_learn_names_what_it_has(folder, name):
     shutil.copy(FORMS / name, folder)

@@ -23,18 +23,20 @@ def read_task(row: SourceRow) -> SourceRow:
         row.reject(f"no annotation of the task{skipped}", "annotate it, or leave it out")
     elif any(other != answers[0] for other in answers):
         row.reject(f"{len(answers)} annotations that differ", "keep the one to learn")
+    elif both := data.keys() & answers[0].keys():
+        row.reject(f"{sorted(both)[0]!r} is in data and the name of a control", "rename one of them in the export")
     return row.with_fields(data | (answers[0] if answers else {}))
 
 
 def _answers(row, results):
     answers = {}
     for result in results if isinstance(results, list) else []:
-        kind, value = result.get("type"), result.get("value") or {}
-        if kind not in _TEXTS:
+        kind, value = (result.get("type"), result.get("value")) if isinstance(result, dict) else (result, None)
+        if str(kind) not in _TEXTS or not isinstance(value, dict):
             row.reject(f"{kind} of an annotation is not read", "annotate with a text or choices, or leave it out")
             continue
-        found = value.get(_TEXTS[kind])
-        texts = found if isinstance(found, list) else [found]
-        joint = "\n" if kind == "textarea" else ", "
-        answers[str(result.get("from_name"))] = joint.join(row.as_text(text, str(kind)) for text in texts)
+        name, found = str(result.get("from_name")), value.get(_TEXTS[kind])
+        texts = [row.as_text(text, kind) for text in (found if isinstance(found, list) else [found])]
+        earlier = [answers[name]] if name in answers else []  # of another region
+        answers[name] = ("\n" if kind == "textarea" else ", ").join([*earlier, *texts])
     return answers
