@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,12 +15,13 @@ import pytest
 from datasets import Dataset, load_dataset
 from misbehaving_server import GOOD, misbehaving_server
 
-from vlmhelpers.cli import main
 from vlmhelpers.batches.validation import check_dataset
+from vlmhelpers.cli import main
 from vlmhelpers.cli.parser import STEPS
 from vlmhelpers.data.readers import jsonl_reader as jsonl
 from vlmhelpers.data.readers.csv_reader import read_csv
 from vlmhelpers.data.readers.jsonl_reader import read_alpaca, read_jsonl
+from vlmhelpers.families import tiny_model
 from vlmhelpers.training.background import TrainingRun
 from vlmhelpers.training.config import RunConfig
 
@@ -94,11 +96,32 @@ def test_fields_by_other_names(run, file):
 def test_a_csv_with_images_becomes_jsonl(run, data, tmp_path):
     code, printed, errors = run("csv", "-i", data / "products.csv", "-o", "products.jsonl")
     count = len(read_csv(data / "products.csv"))
-    assert (code, printed, errors) == (0, f"{count} rows -> products.jsonl\n", [])
+    line = f"{count} rows -> products.jsonl, {count} images -> products_images\n"
+    assert (code, printed, errors) == (0, line, [])
     first = json.loads((tmp_path / "products.jsonl").read_text(encoding="utf-8").splitlines()[0])
-    assert first["images"] == ["images/001.jpg"] and first["messages"][0]["content"][0] == {"type": "image"}
-    again = read_jsonl("products.jsonl", image_root=data)
-    assert again["messages"][:] == read_csv(data / "products.csv")["messages"][:]
+    assert first["images"] == ["products_images/001.jpg"] and first["messages"][0]["content"][0] == {"type": "image"}
+    again, rows = read_jsonl("products.jsonl"), read_csv(data / "products.csv")
+    assert again["messages"][:] == rows["messages"][:]
+    assert again[-1]["images"][0].tobytes() == rows[-1]["images"][0].tobytes()
+    files = written(tmp_path)
+    assert run("csv", "-i", data / "products.csv", "-o", "products.jsonl")[1] == line and written(tmp_path) == files
+
+
+def test_images_beside_the_output_stay_where_they_are(run, data, tmp_path):
+    shutil.copytree(data / "images", tmp_path / "a" / "images")
+    shutil.copy(data / "products.csv", tmp_path / "a")
+    for output, first in (("a/same.jsonl", "images/001.jpg"), ("above.jsonl", "a/images/001.jpg")):
+        code, printed, _ = run("csv", "-i", "a/products.csv", "-o", output)
+        assert (code, printed.endswith(f" rows -> {output}\n")) == (0, True)
+        assert json.loads((tmp_path / output).read_text().splitlines()[0])["images"] == [first]
+        assert read_jsonl(output)[0]["images"][0].size
+
+
+def test_an_image_that_is_not_there_is_a_bad_row(run, file, tmp_path):
+    file({"text": "What?", "image": "gone.png", "response": "A bag."}, ROWS[0])
+    code, printed, errors = run("jsonl", "-i", "input.json", "-o", "out.jsonl")
+    assert (code, printed) == (1, "") and errors[0].startswith("input.json, row 1: image not found: ")
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 @pytest.mark.parametrize("command", ["csv", "jsonl"])
@@ -109,7 +132,7 @@ def test_the_image_root_and_the_fields_can_be_named(run, file, data, tmp_path, c
     names = ["--image-field", "picture", "--text-field", "question", "--response-field", "answer"]
     source = "input.csv" if command == "csv" else "input.json"
     code, printed, _ = run(command, "-i", source, "-o", "out.jsonl", "--image-root", data / "images", *names)
-    assert (code, printed) == (0, "1 rows -> out.jsonl\n")
+    assert (code, printed) == (0, f"1 rows -> out.jsonl, image paths start at {data / 'images'}\n")
     written = json.loads((tmp_path / "out.jsonl").read_text())
     assert written["images"] == ["001.jpg"]
     assert written["messages"][0]["content"] == [{"type": "image"}, {"type": "text", "text": "What?"}]
@@ -154,10 +177,7 @@ def test_linked_images_are_downloaded_and_their_paths_start_where_it_says(run, f
     (tmp_path / "bag.png").write_bytes(GOOD)
     file({"text": "What?", "image": [f"{server.url}/good", *also], "response": "A bag."})
     code, printed, errors = run("jsonl", "-i", "input.json", "-o", "out.jsonl", *DOWNLOAD)
-    assert (code, errors) == (0, []) and printed.splitlines() == [
-        "1 linked pictures: 1 there",
-        "1 rows -> out.jsonl, image paths start at .",
-    ]
+    assert (code, errors) == (0, []) and printed.splitlines() == ["1 linked pictures: 1 there", "1 rows -> out.jsonl"]
     names = json.loads((tmp_path / "out.jsonl").read_text())["images"]
     assert [os.path.dirname(name) for name in names] == ["cache/images", *[""] * len(also)]
     assert [image.size for image in read_jsonl("out.jsonl")[0]["images"]] == [(32, 24)] * (1 + len(also))
@@ -207,7 +227,7 @@ def table(tmp_path):
 def test_products_with_paths_become_jsonl(run, table, tmp_path):
     code, printed, errors = run(*table("bag.png"), "--instruction", "Price?", "--response", "{title}: {full_price}")
     assert (code, errors) == (0, [])
-    assert printed == ("1 rows read: 1 with an answer and an image\n1 rows -> out.jsonl, image paths start at .\n")
+    assert printed == "1 rows read: 1 with an answer and an image\n1 rows -> out.jsonl\n"
     assert json.loads((tmp_path / "out.jsonl").read_text()) == {
         "messages": [
             {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Price?"}]},
@@ -261,20 +281,20 @@ def test_bad_rows_end_the_command_and_nothing_is_written(run, file, tmp_path):
 
 
 def test_at_most_twenty_bad_rows_are_listed(run, file):
-    file(*[BAD] * 20, ROWS[0])
+    file(ROWS[0], *[BAD] * 20)
     errors = run("alpaca", "-i", "input.json", "-o", "output.jsonl")[2]
-    assert len(errors) == 21 and errors[19].startswith("input.json, row 20: ")
-    file(*[BAD] * 23, ROWS[0])
+    assert len(errors) == 21 and errors[19].startswith("input.json, row 21: ")
+    file(ROWS[0], *[BAD] * 23)
     errors = run("alpaca", "-i", "input.json", "-o", "output.jsonl")[2]
     assert len(errors) == 22 and errors[20] == "... and 3 more"
 
 
 def test_messages_that_cannot_be_trained_on_are_bad_rows(run, file):
-    file({"messages": [{"role": "user", "content": "Why?"}]}, {"messages": [{"role": "human", "content": "Why?"}]})
+    file({"messages": [{"role": "user", "content": "Why?"}]}, {"messages": [{"role": "robot", "content": "Why?"}]})
     code, _, errors = run("jsonl", "-i", "input.json", "-o", "output.jsonl")
     assert code == 1
     assert errors[0].startswith("input.json, row 1: no answer") and " -> add the answer" in errors[0]
-    assert errors[1].startswith("input.json, row 2: unknown role: 'human' -> ")
+    assert errors[1].startswith("input.json, row 2: unknown role: 'robot' -> ")
 
 
 def test_a_listed_row_takes_one_line_and_cannot_steer_the_terminal(run, file):
@@ -295,7 +315,8 @@ def test_rejected_rows_are_saved_and_the_others_written(run, file, tmp_path):
 
 
 def test_without_a_good_row_the_output_is_not_written(run, file, tmp_path):
-    file(BAD, BAD)
+    empty = ROWS[0] | {"output": ""}
+    file(empty, empty)
     code, printed, errors = run("alpaca", "-i", "input.json", "-o", "output.jsonl", "--rejected", "bad.csv")
     assert (code, printed) == (1, "") and errors[-1].endswith("Nothing was written.")
     assert sorted(os.listdir(tmp_path)) == ["bad.csv", "input.json"]
@@ -500,6 +521,32 @@ def test_check_finds_bad_rows_of_json(run, file):
     file(*ROWS, BAD)
     code, printed, _ = run("check", "input.json")
     assert code == 1 and "3 rows read: 2 kept, 1 rejected" in printed and "no field 'output'" in printed
+
+
+def test_check_takes_fields_and_a_question_by_name(run, data, tmp_path):
+    (tmp_path / "rows.csv").write_text("picture,title,note\n001.jpg,An umbrella,What is it?\n")
+    root = ["--image-root", data / "images", "--image-field", "picture", "--response-field", "title"]
+    for question in (["--text-field", "note"], ["--instruction", "What?"]):
+        code, printed, errors = run("check", "rows.csv", *root, *question)
+        assert (code, errors) == (0, []) and printed.startswith("1 rows read: 1 kept, 0 rejected")
+    code, _, errors = run("check", "rows.csv", *root, "--text-field", "gone")
+    assert code == 2 and " --text-field " in errors[-1] and "read_" not in errors[-1]
+
+
+@pytest.mark.slow
+def test_check_is_strict_for_a_model(run, file):
+    talk = [{"role": role, "content": "So."} for role in ("user", "user", "assistant")]
+    file({"messages": talk})
+    for model, code in (("gemma-3", 1), ("qwen3-vl", 0), (tiny_model("qwen3-vl"), 0)):
+        found, printed, _ = run("check", "input.json", "--model", model)
+        assert found == code and f"{1 - code} kept" in printed, printed
+    assert "gone" in run("check", "input.json", "--model", "gone/gone")[2][-1]
+
+
+def test_the_report_does_not_replace_what_it_is_about(run, file):
+    content = file(*ROWS).read_bytes()
+    code, _, errors = run("check", "input.json", "--rejected", "./input.json")
+    assert code == 2 and "are the same file" in errors[-1] and file(*ROWS).read_bytes() == content
 
 
 # The sample
@@ -818,7 +865,7 @@ def test_it_runs_as_a_module(file, tmp_path):
 def test_its_help_loads_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True)
     assert "usage: python -m vlmhelpers" in done.stdout and " argparse " in done.stdout
-    assert not {"torch", "transformers", "datasets", "numpy", "PIL", "pyarrow", "ijson"} & set(done.stdout.split())
+    assert not {"torch", "transformers", "datasets", "numpy", "PIL", "pyarrow"} & set(done.stdout.split())
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")])

@@ -1,22 +1,26 @@
 """The commands about data: converters, validation, the sample."""
 
 import os
+import re
 import sys
 from itertools import combinations
 from pathlib import Path
 
 import vlmhelpers as vlm
 
+_CALL = re.compile(r"read_\w+\(\.\.\., ([^)]*)\)")
+_ARGUMENT = re.compile(r"\b(\w+_field|instruction|image_root)=('[^']*'|\"[^\"]*\")")
+
 
 def convert(reader: str, input: str, output: str, rejected: str | None = None, **arguments: object) -> int | None:
-    """Writes the rows that a reader of `data` makes of a file as JSONL; 1 where a row cannot be used."""
+    """Writes the rows that a reader of `data` makes of a file as JSONL; 1 where a row cannot be used.
+
+    Paths of images start at the output's folder, or where `image_root` says.
+    """
     from vlmhelpers.data.report import rejected_lines
 
-    files = [file for file in (input, output, rejected) if file]
-    same = any(os.path.samefile(*pair) for pair in combinations(filter(os.path.exists, files), 2))  # hard links, case
-    if same or len(set(map(os.path.realpath, files))) < len(files):
-        raise ValueError(f"two of {', '.join(files)} are the same file. Name another one to write to.")
-    report = _report(getattr(vlm, f"read_{reader}")(input, **arguments))
+    _refuse_same(input, output, rejected)
+    report = _report(_read(getattr(vlm, f"read_{reader}"), input, **arguments))
     if report.rejected and not rejected:
         print(*rejected_lines(report.rejected, input), sep="\n", file=sys.stderr)
         print("Nothing was written. Correct these rows, or leave them out with --rejected FILE.", file=sys.stderr)
@@ -27,49 +31,90 @@ def convert(reader: str, input: str, output: str, rejected: str | None = None, *
     if not len(report.dataset):
         print(f"{input} has no row that can be used. Nothing was written.", file=sys.stderr)
         return 1
-    root, where = arguments.get("image_root", Path(input).parent), ""
-    if reader == "products" or "download" in arguments:
-        root = _root_of_images(report.dataset, root)
-        where = f", image paths start at {root}"
-    vlm.data.write_jsonl(report.dataset, output, root)
+    root = arguments.get("image_root")
+    where = _write_from(root, report.dataset, output) if root else _write_with_images(report.dataset, output)
     print(f"{len(report.dataset)} rows -> {output}{where}")
 
 
+def _read(reader, file, **arguments):
+    """What a reader reads; its errors advise options in place of a call."""
+    try:
+        return reader(file, **arguments)
+    except ValueError as error:
+        advised = _CALL.sub(lambda call: call[1].replace(", ", " "), str(error))
+        raise ValueError(_ARGUMENT.sub(lambda found: f"--{found[1].replace('_', '-')} {found[2]}", advised)) from None
+
+
+def _refuse_same(*files):
+    files = [file for file in files if file]
+    same = any(os.path.samefile(*pair) for pair in combinations(filter(os.path.exists, files), 2))  # hard links, case
+    if same or len(set(map(os.path.realpath, files))) < len(files):
+        raise ValueError(f"two of {', '.join(files)} are the same file. Name another one to write to.")
+
+
 def _report(dataset):
-    """A Report by the reader and the messages alone; no image is opened."""
+    """A Report by the reader, the messages and which images are there; no image is opened."""
+    from vlmhelpers.data.images_beside import missing_images
     from vlmhelpers.data.report import Finding, Report
     from vlmhelpers.data.rows import stream_plain_rows
     from vlmhelpers.data.rules import merge_problems, row_problems
 
     rejected = {}
     for index, row in enumerate(stream_plain_rows(dataset, [*vlm.data.FEATURES, "problem"], "checking")):
-        if problems := row_problems(row):
+        if problems := row_problems(row) or missing_images(row):
             rejected["", index] = Finding("", index, *merge_problems(problems))
     return Report({"": dataset}, rejected)
 
 
-def _root_of_images(dataset, root):
-    """`root` where all images lie inside it, else the deepest folder that holds them all."""
+def _write_with_images(dataset, output):
+    """Writes rows whose image paths start at the output's folder; says where it has put images from elsewhere."""
+    from vlmhelpers.data.images_beside import images_beside
+
+    folder = Path(output).with_name(f"{Path(output).stem}_images")
+    with images_beside(dataset, folder) as (rows, number):
+        vlm.data.write_jsonl(rows, output)
+    return f", {number} images -> {folder}" if number else ""
+
+
+def _write_from(root, dataset, output):
+    """Writes rows whose image paths start at the root where all images lie inside it, else at their deepest folder."""
     from vlmhelpers.data.rows import ImageRoot, stream_plain_rows
 
-    paths = [image["path"] for row in stream_plain_rows(dataset, ["images"], "checking") for image in row["images"]]
-    if os.path.isdir(root) and all(map(ImageRoot(root).relative, paths)):
-        return root
-    return os.path.commonpath([os.path.dirname(path) for path in paths])
+    images = [image for row in stream_plain_rows(dataset, ["images"], "checking") for image in row["images"]]
+    paths = [image["path"] for image in images if image["path"]]
+    if not all(map(ImageRoot(root).relative, paths)):
+        root = os.path.commonpath(list(map(os.path.dirname, paths)))
+    vlm.data.write_jsonl(dataset, output, root)
+    return f", image paths start at {root}" if images else ""
 
 
-def check(file: str, image_root: str | None = None, rejected: str | None = None) -> bool:
-    """Prints the validation report of a file; whether a row is rejected."""
+def check(file: str, model: str | None = None, rejected: str | None = None, **arguments: str) -> bool:
+    """Prints the validation report of a file, for a family or a processor if one is named; whether a row is rejected.
+
+    `arguments`: of read_dataset. Tables of products are read by read_products.
+    """
     from vlmhelpers.data.readers.recognition import read_rows
 
-    dataset = read_rows(file, image_root=image_root)
-    report = vlm.check_dataset(dataset)
+    vlm.quiet()
+    _refuse_same(file, rejected)
+    dataset = _read(vlm.data.read_dataset if "instruction" in arguments else read_rows, file, **arguments)
+    report = vlm.check_dataset(dataset, model if model in vlm.families.FAMILIES else _processor(model))
     if (kind := vlm.data.kind_of(dataset.column_names)) != "messages":
         print(f"kind of rows: {kind}")
     print(report)
     if rejected:
         report.save_rejected(rejected)
     return bool(report.rejected)
+
+
+def _processor(name):
+    from vlmhelpers.models.loading import load_processor
+
+    try:
+        return name and load_processor(name)
+    except OSError:
+        names = ", ".join(vlm.families.FAMILIES)
+        raise ValueError(f"--model {name}: neither a family ({names}) nor a model's folder or hub id here") from None
 
 
 def sample(output: str, num_examples: int = 10, **arguments: object) -> None:

@@ -32,14 +32,14 @@ _COMMANDS = {
     "serve": "let programs start, watch and stop runs by HTTP: docs/jobs.md",
 }
 _CONVERTER = "-i --input, -o --output, --rejected"
-_FIELDS = "--image-root, --image-field, --text-field, --response-field"
+_FIELDS = "--image-root, --image-field, --text-field, --response-field, --instruction"
 _DOWNLOADS = "--cache-dir, --private-hosts"
 _TAKES = {  # command -> its arguments; a converter's are those of its reader
-    "alpaca": f"{_CONVERTER}, --instruction-field, --input-field, --output-field",
+    "alpaca": f"{_CONVERTER}, --image-root, --instruction-field, --input-field, --output-field",
     "csv": f"{_CONVERTER}, {_FIELDS}",
     "jsonl": f"{_CONVERTER}, {_FIELDS}, --download, {_DOWNLOADS}",
     "products": f"{_CONVERTER}, --image-root, --image-field, --instruction, --response, {_DOWNLOADS}",
-    "check": "file, --image-root, --rejected",
+    "check": f"file, --model, {_FIELDS}, --rejected",
     "sample": "-o --output, --num-examples, --seed, --answers, --size, --force",
     "preflight": "config, --method, --set, --gpu",
     "train": "config, --method, --set, --accept-changes, --after, --at-once",
@@ -56,13 +56,14 @@ _TAKES = {  # command -> its arguments; a converter's are those of its reader
 _FILE, _FOLDER, _NUMBER = {"metavar": "FILE"}, {"metavar": "FOLDER"}, {"metavar": "N", "type": int}
 _PROGRAM = {"choices": ["llama-factory", "swift"]}
 _ARGUMENTS = {  # for argparse's add_argument; the names of fields are not listed
-    "file": {"help": "CSV, JSON, JSONL, or parquet of products"},
+    "file": {"help": "any file or folder of rows that is read here: JSON, JSONL, CSV, parquet, ..."},
+    "--model": {"metavar": "NAME", "help": "a family, or a model's folder or hub id, that has to take what is kept"},
     "config": {"nargs": "?", "metavar": "CONFIG", "help": ".json or .yaml file of the settings below"},
     "-i --input": _FILE | {"required": True},
-    "-o --output": _FILE | {"required": True, "help": "the JSONL file to write; images of a sample go beside it"},
+    "-o --output": _FILE | {"required": True, "help": "the JSONL file to write; images go beside it"},
     "--rejected": _FILE | {"help": "save the rejected rows to this CSV; a converter then writes the others"},
-    "--image-root": _FOLDER | {"help": "where image paths start (default: the file's folder)"},
-    "--instruction": {"metavar": "TEXT", "help": "what the user asks in every row"},
+    "--image-root": _FOLDER | {"help": "where image paths start, also in what is written (default: the file's folder)"},
+    "--instruction": {"metavar": "TEXT", "help": "what the user asks in every row, in place of a field"},
     "--response": {"metavar": "TEMPLATE", "help": "the answer, with columns in braces, like 'Product: {title}'"},
     "--download": {"action": "store_true", "help": "download the images that are named by URLs"},
     "--cache-dir": _FOLDER | {"help": "where downloaded images are kept (default: in the user's cache)"},
