@@ -35,7 +35,7 @@ def notes_on_families(datasets: Iterable[Dataset]) -> Iterator[str]:
         yield f"Rows that not every family of models takes: {', '.join(told)}."
     if len({bool(images) for _, images in rows}) > 1:
         apart = [name for name, family in FAMILIES.items() if not family.mixable]
-        yield f"Rows with images and without: {' and '.join(apart)} take them in batches of their own only."
+        yield f"Rows with images and rows without do not share a batch of {' or '.join(apart)}."
 
 
 def _outlines(dataset):

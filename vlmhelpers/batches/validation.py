@@ -17,6 +17,7 @@ from vlmhelpers.data.schema import kind_of
 from vlmhelpers.families import FAMILIES
 from vlmhelpers.families.family import SizedImage
 
+_SMALLEST = 256  # a shorter side in pixels, from which on no image is too small for a processor
 _REMEDY = "leave the row out, or train another model on it"
 
 
@@ -94,11 +95,17 @@ def _prompts(collator, rows):
 
 
 def _of_sizes(row, sizes):
-    """The row with images of these sizes without pixels."""
-    images = [SizedImage(size) for size in sizes]
+    """The row with images of these sizes without pixels, large ones smaller: what refuses a shape is as quick then."""
+    images = [SizedImage(_smaller(*size)) for size in sizes]
     number = len(row.get("images") or [])
     others = {"rejected_images": images[number:]} if row.get("rejected_images") else {}
     return row | {"images": images[:number]} | others
+
+
+def _smaller(width, height):
+    while min(width, height) >= 2 * _SMALLEST:
+        width, height = width // 2, height // 2
+    return width, height
 
 
 def _problem(error):
