@@ -363,6 +363,24 @@ def test_parquet_with_images_of_every_form(folder, form, column):
     assert found == ["user: [red] What? | assistant: Red.", "user: [blue] Which? | assistant: Blue."]
 
 
+def as_parquet(folder, name):
+    """A parquet file of the rows of a sample, where Arrow can hold them in one table."""
+    text = (FORMS / name).read_text()
+    rows = json.loads(text) if name.endswith(".json") else [json.loads(line) for line in text.splitlines()]
+    columns = {key: [row.get(key) for row in rows] for key in dict.fromkeys(key for row in rows for key in row)}
+    return parquet(folder, columns)
+
+
+UNIFORM = ["llama_factory_alpaca.json", "llama_factory_sharegpt.json", "llama_factory_v1.jsonl"]
+UNIFORM += ["phi3_cookbook.jsonl", "qwen_vl.json", "sharegpt_pairs.jsonl", "swift_kto.jsonl", "swift_query.jsonl"]
+UNIFORM += ["bedrock.jsonl", "transformers.jsonl", "llama_factory_kto.json", "llama_factory_v1_dpo.jsonl"]
+
+
+@pytest.mark.parametrize("name", UNIFORM)
+def test_parquet_of_a_form_gives_the_same_rows_though_it_fills_in_nulls(folder, name):
+    assert not disagreements(read_outlines(as_parquet(folder, name)), FILES[name])
+
+
 def cauldron(folder, more=()):
     turns = [
         {"user": "What?", "assistant": "Red.", "source": "a"},

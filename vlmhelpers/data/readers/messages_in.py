@@ -43,7 +43,8 @@ MEANINGFUL = {  # what changes the meaning of a row, a message or a part, and is
 
 def read_message(row: SourceRow, message: dict, remedy: str = "") -> list[dict]:
     """The turns of one message: a role and a content, or a question and its answer. Adds to the row what is wrong."""
-    sender = next((message[name] for name in _SENDERS if not is_empty(message.get(name))), None)
+    message = {name: value for name, value in message.items() if value is not None}  # Arrow fills in what others have
+    sender = _sender(message)
     asked, answered = (next((n for n in names if n in message), None) for names in (_ASKED, _ANSWERED))
     if {"input", "output"} <= message.keys() and not (asked or answered):
         asked, answered = "input", "output"
@@ -64,12 +65,16 @@ def read_message(row: SourceRow, message: dict, remedy: str = "") -> list[dict]:
 
 def role_of(message: object) -> str | None:
     """The role that a message as it was written has in the schema; another one as it is, None without one."""
-    role = message.get("from", message.get("role")) if isinstance(message, dict) else None
+    role = _sender(message) if isinstance(message, dict) else None
     return ROLES.get(role.lower(), role) if isinstance(role, str) else None
 
 
+def _sender(message):
+    return next((message[name] for name in _SENDERS if not is_empty(message.get(name))), None)
+
+
 def _content_of(row, message):
-    name = next((name for name in _CONTENTS if message.get(name) is not None), None)
+    name = next((name for name in _CONTENTS if name in message), None)
     if name is None and any(not is_empty(message.get(key)) for key in MEANINGFUL):
         return []  # which is a problem of its own
     return read_content(row, message[name] if name else None)
