@@ -326,3 +326,18 @@ def test_a_preference_row_with_an_answer_is_read_for_that(read, form):
 def test_what_was_chosen_can_be_named_as_the_answer(read):
     row = read({"prompt": "What?"} | PAIR, text_field="prompt", response_field="chosen")[0]
     assert row["messages"] == [user("What?"), assistant("A bag.")] and row["problem"] == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (chat("What?", "A bag.", system={"note": "Look."}), "system is no text"),
+        ({"messages": [{"role": "user", "content": "What?", "value": "Why?"}, ANSWER]}, "two contents of one message"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image", "image": "1.jpg", "url": "2.jpg"}]}, ANSWER]},
+            "an image part that names two images",
+        ),
+    ],
+)
+def test_of_two_values_none_is_dropped_in_silence(read, value, reason):
+    assert reason_of(read(value)[0]).startswith(reason)

@@ -185,7 +185,10 @@ def _system_text(row, name):
     if not parts or not all(isinstance(part, dict) for part in parts):
         return row.get_text(name)
     row.take(name)
-    return "\n".join(part["text"] or "" for part in read_content(row, parts) if part["type"] == "text").strip()
+    read = read_content(row, parts)
+    if any(part["type"] != "text" or part["text"] is None for part in read):
+        row.reject(f"{name} is no text", "write a text there")
+    return "\n".join(part["text"] or "" for part in read if part["type"] == "text").strip()
 
 
 # Images, and what is left

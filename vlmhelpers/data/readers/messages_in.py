@@ -75,6 +75,8 @@ def _sender(message):
 
 def _content_of(row, message):
     name = next((name for name in _CONTENTS if name in message), None)
+    if others := [key for key in _CONTENTS if key != name and not is_empty(message.get(key))]:
+        row.reject(f"two contents of one message: {name} and {others[0]}", "keep one of them")
     if name is None and any(not is_empty(message.get(key)) for key in MEANINGFUL):
         return []  # which is a problem of its own
     return read_content(row, message[name] if name else None)
@@ -171,7 +173,10 @@ def _kind_of(part):
 
 def _part_source(row, part):
     """A part's own source; the number of one in the row's list as an integer; NEXT where it has none."""
-    own = next((part[key] for key in _IMAGE_KEYS if not is_empty(part.get(key))), None)
+    held = [part[key] for key in _IMAGE_KEYS if not is_empty(part.get(key))]
+    own = held[0] if held else None
+    if any(other != own for other in held):
+        row.reject("an image part that names two images", "write each as a part of its own")
     _note_leftover(row, part, {"type", "text", "index", *_MEDIA_TYPES, *_IMAGE_KEYS}, "parts")
     media = own if isinstance(own, dict) else part
     kind = str(next((media[key] for key in _MEDIA_TYPES if media.get(key)), "image"))
