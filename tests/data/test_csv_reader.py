@@ -223,7 +223,7 @@ def test_a_cell_may_be_long(read):
     [
         ("image_path,instruction,descripton", "read_csv(..., response_field='descripton')"),
         ("Picture_Path,instruction,description", "read_csv(..., image_field='Picture_Path')"),
-        ("img_file,texts,respons", "read_csv(..., image_field='img_file', text_field='texts', response_field='respons')"),
+        ("img_file,texts,respons", "image_field='img_file', text_field='texts', response_field='respons')"),
         ("image_path,instruction,x", "read_csv(..., response_field='...')"),
     ],
 )
