@@ -19,6 +19,7 @@ BAD_ROWS = {  # beside those of tests/data/test_rules.py: what no Dataset of the
         "images do not match: 1 image parts, 0",
     ),
     "content without parts": ({"messages": [PLAIN, assistant("Hi")]}, "content is no list of parts"),
+    "half a character": (make_row("What\ud83d?", "A bag."), "half a character: a lone surrogate"),
     "a part without text": ({"messages": [user("Hi"), {"role": "assistant", "content": [{"type": "text"}]}]}, "a text"),
 }
 

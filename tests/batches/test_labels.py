@@ -60,6 +60,29 @@ def test_a_template_that_trims_answers(with_template):
     assert trained_text(collator, batch) == "A bag.<|im_end|>Red.<|im_end|>"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ue000the answer\ue001",
+        "\ue000the answer0\ue001\ue000the answer",
+        "a\0b",
+        "\u202ea",
+        "e\u0301\u0301",
+        "{{ 1 }}",
+    ],
+)
+def test_texts_that_a_mark_could_be_taken_for(with_template, text):
+    collator = with_template(TURNS)
+    batch = collator([chat(text, f"A {text} bag.", "b", "Red.")])
+    assert trained_text(collator, batch) == f"A {text} bag.<|im_end|>Red.<|im_end|>"
+
+
+def test_a_text_of_a_hundred_thousand_characters(with_template):
+    collator = with_template(TURNS)
+    batch = collator([chat("x " * 50_000, "A bag.")])
+    assert trained_text(collator, batch) == "A bag.<|im_end|>"
+
+
 @pytest.mark.parametrize("header, before", [("<think>\n", ""), ("", "<think>\n")])
 def test_a_template_that_rewrites_the_reasoning_of_earlier_turns(with_template, header, before):
     """It can teach the last answer alone: the earlier one stands there without its reasoning."""

@@ -25,6 +25,7 @@ from vlmhelpers.data.schema import (
     make_row,
     text_part,
     user,
+    with_train,
 )
 
 
@@ -51,6 +52,13 @@ BAD_MESSAGES = {
     "a blank answer": (row(user("Hi"), assistant(" \n")), "empty answer"),
     "an answer of no parts": (row(user("Hi"), {"role": "assistant", "content": []}), "empty answer"),
     "an empty earlier answer": (row(user("Hi"), assistant(""), user("Why?"), assistant("So.")), "empty answer"),
+    "an answer that nobody sees": (row(user("Hi"), assistant("\u200b\ufeff\t")), "empty answer"),
+    "no turn before the answer": (row(assistant("Hi")), "nothing to learn: no turn before the answer"),
+    "a last answer that is not learned": (
+        row(user("Hi"), assistant("Ho"), user("Why?"), assistant("So.") | {"train": False}),
+        "its last answer is not learned",
+    ),
+    "no answer that is learned": (row(user("Hi"), assistant("Ho") | {"train": False}), "nothing to learn: no answer"),
     "an unknown role": (row(user("Hi"), turn("bot", text_part("Hello"))), "unknown role: 'bot'"),
     "no content": (row(user("Hi"), turn("assistant")), "content is no list of parts"),
     "no text": (row(user(None), assistant("So.")), "a text part without text"),
@@ -93,7 +101,7 @@ NO_TOKENS = re.compile("(?!)")
 
 
 def dataset_of(*rows):
-    features = Features({**FEATURES, "problem": READER_FEATURES["problem"]})
+    features = Features({**with_train(FEATURES), "problem": READER_FEATURES["problem"]})
     return Dataset.from_list([{"problem": "", **row} for row in rows], features=features)
 
 

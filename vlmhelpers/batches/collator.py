@@ -115,7 +115,7 @@ class VisionCollator:
         options |= {f"return_{name}": True for name in kinds}
         try:
             batch = processor(text=texts, images=images if any(images) else None, **options)
-        except (OSError, MemoryError):
+        except (OSError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # a processor is a program of others: some take no row without an image, say
             names = ", ".join(conversation.name for conversation in conversations)
