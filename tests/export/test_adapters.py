@@ -4,14 +4,21 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
+from peft import IA3Config, LoraConfig, get_peft_model
 from quick_adapter import sample_rows, train_adapter
+from transformers import set_seed
 
 from vlmhelpers.evaluation.scoring import evaluate
-from vlmhelpers.export.adapters import find_base, portable_name, read_adapter_config, save_adapter
+from vlmhelpers.export.adapter_files import read_adapter_config
+from vlmhelpers.export.adapters import attach, find_base, load_processor, merge, portable_name, save_adapter
+from vlmhelpers.export.hub import push
+from vlmhelpers.export.serving import vllm_command
 from vlmhelpers.families import family_of, tiny_model
 from vlmhelpers.inference.generation import generate
 from vlmhelpers.models.loading import load_model
+from vlmhelpers.models.lora import lora_targets
 
 
 class Comparison:
@@ -115,3 +122,74 @@ def test_bases_that_are_not_to_be_had_or_quantized(saved, tmp_path):
     (folder / "config.json").write_text(quantized)
     with pytest.raises(ValueError, match="base='.*Qwen3-VL-2B-Instruct'"):
         find_base(saved[0], folder)
+
+
+@pytest.fixture(scope="module")
+def several(rows_of):
+    """A model with the adapters "mine", the active one, "other" and "critic", and its processor; rows to answer."""
+    model, processor = load_model(tiny_model("qwen3-vl"), bits=16)
+    set_seed(0)
+    tuned = get_peft_model(model, LoraConfig(r=4, target_modules=lora_targets(model)), adapter_name="mine")
+    for rank, name in enumerate(("other", "critic"), start=1):
+        tuned.add_adapter(name, LoraConfig(r=rank, target_modules=lora_targets(tuned.get_base_model())))
+    for name, parameter in tuned.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return tuned.eval(), processor, sample_rows(rows_of)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, rank", [("mine", 4), ("other", 1)])
+def test_the_active_adapter_is_saved_whatever_its_name(name, rank, several, tmp_path):
+    model, processor, dataset = several
+    model.set_adapter(name)
+    expected = generate(model, processor, dataset, progress=False)
+    folder = save_adapter(model, processor, tmp_path / "adapter")
+    assert read_adapter_config(folder)["r"] == rank and not any(path.is_dir() for path in folder.iterdir())
+    attached = attach(load_model(tiny_model("qwen3-vl"), bits=16)[0], folder)
+    assert generate(attached, processor, dataset, progress=False) == expected
+    merged = merge(folder, tmp_path / "merged", dtype=torch.float32)
+    assert generate(load_model(merged, bits=16)[0], processor, dataset, progress=False) == expected
+    assert "--max-lora-rank" in vllm_command("qwen3-vl", folder) and push(folder, "me/mine").files
+    model.set_adapter("mine")
+
+
+def test_what_is_no_one_adapter_is_said(several, tmp_path):
+    model, processor, _ = several
+    with pytest.raises(ValueError, match="the model has adapters already: load the base anew"):
+        attach(model, tmp_path)
+    model.base_model.set_adapter(["mine", "other"])
+    with pytest.raises(
+        ValueError, match=r"2 of the model's adapters are active \(mine, other, critic\), and one is saved"
+    ):
+        save_adapter(model, processor, tmp_path / "adapter")
+    model.set_adapter("mine")
+    model.save_pretrained(tmp_path / "raw", selected_adapters=["mine", "other"])
+    for use in (
+        find_base,
+        lambda folder: vllm_command("qwen3-vl", folder),
+        lambda folder: merge(folder, tmp_path / "m"),
+    ):
+        with pytest.raises(FileNotFoundError, match=r"no adapter_config.json: pass .*raw.mine or .*raw.other"):
+            use(tmp_path / "raw")
+    with pytest.raises(TypeError, match="a PeftModel is no folder: save it with save_adapter"):
+        merge(model, tmp_path / "m")
+    with pytest.raises(ValueError, match="has an adapter: pass base_model and adapter, or merge it"):
+        vllm_command(merged=tmp_path / "raw" / "mine")
+
+
+def test_an_adapter_of_another_kind_is_named(tmp_path, tiny):
+    model, processor = tiny("qwen3-vl")
+    other = get_peft_model(model, IA3Config(target_modules=lora_targets(model), feedforward_modules=[]))
+    with pytest.raises(ValueError, match="'default' is of the type IA3, and only LoRA"):
+        save_adapter(other, processor, tmp_path / "adapter")
+
+
+@pytest.mark.slow
+def test_the_processor_beside_the_folder_of_a_named_adapter_is_its_own(several, tmp_path):
+    model, processor, _ = several
+    model.save_pretrained(tmp_path, selected_adapters=["mine"])
+    processor.save_pretrained(tmp_path)
+    template = tmp_path / "chat_template.jinja"
+    template.write_text(template.read_text() + "{# mine #}")
+    assert load_processor(tmp_path / "mine", str(tiny_model("qwen3-vl"))).chat_template.endswith("{# mine #}")

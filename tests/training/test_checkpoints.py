@@ -16,12 +16,13 @@ from datasets import Dataset
 from filelock import FileLock
 from peft import LoraConfig, get_peft_model
 from PIL import Image
-from transformers import set_seed
-from trl import DPOConfig, DPOTrainer
+from transformers import TrainerCallback, set_seed
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
+from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.batches.preference import PreferenceCollator
 from vlmhelpers.common.file_digests import read_digest
-from vlmhelpers.data.schema import PAIR_FEATURES, make_pair
+from vlmhelpers.data.schema import FEATURES, PAIR_FEATURES, make_pair, make_row
 from vlmhelpers.export.adapters import attach, save_adapter
 from vlmhelpers.families import tiny_model
 from vlmhelpers.models.loading import choose_model, load_model
@@ -152,6 +153,63 @@ def test_an_adapter_is_loaded_that_lies_beside_the_folder_of_another(tmp_path):
     ends = [dict(trainer.model.named_parameters()) for trainer in (straight, guarded, unguarded)]
     same = [all(torch.equal(ends[0][name], end[name]) for name in ends[0]) for end in ends]
     assert same == [True, True, False]
+
+
+def make_small(folder, name="default", stream=None, steps=6):
+    """A run whose adapter has that name, beside another one, with dropout: random numbers, too."""
+    model, processor = load_model(tiny_model("qwen3-vl"), bits=16)
+    set_seed(0)
+    lora = LoraConfig(r=2, lora_dropout=0.1, target_modules=lora_targets(model))
+    model = get_peft_model(model, lora, adapter_name=name)
+    model.add_adapter("other", lora)
+    model.set_adapter(name)
+    arguments = {"max_steps": steps, "save_steps": 2, "per_device_train_batch_size": 2, "logging_steps": 1}
+    arguments |= {"learning_rate": 5e-3, "use_cpu": True, "bf16": False, "max_length": None, "report_to": "none"}
+    rows = [make_row("What is it?", f"A {number} hat.") for number in range(6)]
+    rows = Dataset.from_list(rows, features=FEATURES)
+    arguments = SFTConfig(str(folder), **arguments, gradient_checkpointing=False, remove_unused_columns=False)
+    options = {"data_collator": VisionCollator(processor), "processing_class": processor}
+    return SFTTrainer(model, arguments, train_dataset=stream(rows) if stream else rows, **options)
+
+
+class StopAfter(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 5:
+            raise KeyboardInterrupt
+
+
+def resumed(folder, **options):
+    """The trainer of a run that is interrupted behind the checkpoint of step 4, and goes on."""
+    interrupted = make_small(folder, **options)
+    interrupted.add_callback(StopAfter())
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.train(resume_from_checkpoint=resume_from(interrupted))
+    again = make_small(folder, **options)
+    again.train(resume_from_checkpoint=resume_from(again))
+    return again
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"name": "mine"},
+        {"stream": lambda rows: rows.to_iterable_dataset().repeat(None)},
+        {"stream": lambda rows: rows.to_iterable_dataset(2).shuffle(3, buffer_size=4).repeat(None)},
+    ],
+    ids=["mine", "stream", "shuffled"],
+)
+def test_adapters_of_any_name_and_streams_go_on_to_the_same_last_bit(options, tmp_path):
+    whole = make_small(tmp_path / "whole", **options)  # which sets the seed
+    whole.train(resume_from_checkpoint=resume_from(whole))
+    ends = [dict(trainer.model.named_parameters()) for trainer in (whole, resumed(tmp_path / "again", **options))]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+@pytest.mark.slow
+def test_a_stream_that_ends_before_its_run_is_said_where_the_run_goes_on(tmp_path):
+    with pytest.raises(ValueError, match=r"the stream ended at step 6: .* repeat\(None\)"):
+        resumed(tmp_path, stream=lambda rows: rows.to_iterable_dataset(), steps=8)
 
 
 # Damaged

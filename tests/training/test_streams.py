@@ -30,6 +30,7 @@ def config(sample, shards, config_of, tmp_path_factory):
     """More steps than the rows last for once; six of them are held out."""
     held = {"test_rows": 4, "validation_rows": 2, "eval_steps": 6}
     options = {"streaming": True, "dataset": shards, "image_root": sample.parent, "max_steps": 8, **held}
+    options["lora_dropout"] = 0.1  # random numbers, too
     return lambda name: config_of(tmp_path_factory.mktemp(name) / "run", **options)
 
 

@@ -1,6 +1,7 @@
 """An adapter's files, whoever wrote them: checked before peft reads them, which believes whatever they say."""
 
 import math
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -59,10 +60,12 @@ def read_adapter_config(adapter: str | Path) -> dict:
 
     Raises FileNotFoundError without it, or without the weights, and ValueError for what cannot be read or used.
     """
+    if not isinstance(adapter, str | os.PathLike):
+        raise TypeError(f"a {type(adapter).__name__} is no folder: save it with save_adapter, and pass that folder")
     remove_abandoned(Path(adapter).parent, Path(adapter).name)  # puts back what a killed process was about to replace
     for name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE):
         if not (Path(adapter) / name).is_file():
-            raise FileNotFoundError(f"{adapter} has no {name}: pass the folder that save_adapter or save_model wrote")
+            raise FileNotFoundError(f"{adapter} has no {name}: {_where_adapters_are(adapter)}")
     check_folder(adapter)
     file = Path(adapter) / ADAPTER_CONFIG_FILE
     content = read_object(file)
@@ -76,6 +79,12 @@ def read_adapter_config(adapter: str | Path) -> dict:
         raise ValueError(f"{file}: {where} is {value} ({first['msg']}): {remedy}") from error
     _check_ranks(file, config, adapter_shapes(adapter))
     return content
+
+
+def _where_adapters_are(folder):
+    """What to pass instead of `folder`: peft saves adapters that are not called default in folders of their names."""
+    inside = sorted(map(str, (file.parent for file in Path(folder).glob(f"*/{ADAPTER_CONFIG_FILE}"))))
+    return f"pass {' or '.join(inside)}" if inside else "pass the folder that save_adapter or save_model wrote"
 
 
 def adapter_shapes(adapter: str | Path) -> dict[str, tuple[int, ...]]:

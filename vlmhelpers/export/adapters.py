@@ -12,7 +12,7 @@ import psutil
 import torch
 from datasets import Dataset
 from huggingface_hub.errors import HFValidationError
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel, ProcessorMixin
 
@@ -54,32 +54,51 @@ def save_adapter(
     comparison: Comparison | None = None,
     notes: str | None = None,
 ) -> Path:
-    """Writes the adapter of a model, the processor's files and a model card to `folder`, and returns that Path.
+    """Writes the active adapter of a model, the processor's files and a card to `folder`, and returns that Path.
 
     The base is named by its hub id or family, another folder by its last name: `merge` then needs `base=`. The card
     reports `dataset`, the rows trained on (or a sentence), `source`, their file, `evaluations`, such as {"base":
     Evaluation, "tuned": Evaluation}, a `comparison` and, first, `notes`. An earlier adapter in `folder` is
-    replaced. Raises TypeError for a model without adapters, FileExistsError for a folder of other things.
+    replaced. Raises TypeError for a model without adapters, ValueError unless one LoRA adapter is active,
+    FileExistsError for a folder of other things.
     """
-    if not isinstance(model, PeftModel):
-        raise TypeError(f"a {type(model).__name__} has no adapters: pass the model that add_lora or the trainer gave")
-    lora = model.peft_config[model.active_adapter]
+    adapter = _active_adapter(model)
+    lora = model.peft_config[adapter]
     base = portable_name(lora.base_model_name_or_path or model.config._name_or_path)
     tower_of, sizes = family_of(model).tower_of, Counter()
     for name, parameter in model.named_parameters():
-        if ".lora_" in name and f".{model.active_adapter}." in name:  # not a critic's, nor a reference's
+        if f".{adapter}." in f"{name}.".partition(".lora_")[2]:  # not a critic's, nor a reference's
             sizes[tower_of(name)] += parameter.numel()
     card = adapter_card(base, lora, sizes, dataset, source, evaluations, comparison, notes)
     folder = Path(folder)
     if others := sorted({path.name for path in _entries(folder)} - _ADAPTER_FILES):
         raise FileExistsError(f"{folder} holds {others[0]}, which is no adapter's: choose another folder, or remove it")
     with name_full_disk(folder), atomic_folder(folder.resolve(), replace=True) as temporary:
-        model.save_pretrained(temporary, selected_adapters=[model.active_adapter])
+        model.save_pretrained(temporary, selected_adapters=[adapter])
+        if (own := temporary / adapter).is_dir():  # of one that is not called default
+            for file in own.iterdir():
+                file.rename(temporary / file.name)
+            own.rmdir()
         loading.save_processor(processor, temporary)
         config = read_adapter_config(temporary) | {"base_model_name_or_path": base}
         (temporary / ADAPTER_CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
         (temporary / CARD).write_text(str(card), encoding="utf-8")
     return folder
+
+
+def _active_adapter(model):
+    """The name of the one LoRA adapter that is active."""
+    if not isinstance(model, PeftModel):
+        what = f"a {type(model).__name__} has no adapters of peft, or they are merged already"
+        raise TypeError(f"{what}: pass the model that add_lora, get_peft_model or the trainer gave")
+    active = [name for name in model.active_adapters if name in model.peft_config]
+    if len(active) != 1:
+        there = f"{len(active)} of the model's adapters are active ({', '.join(model.peft_config) or 'it has none'})"
+        raise ValueError(f"{there}, and one is saved: choose it with model.set_adapter(name)")
+    if not isinstance(model.peft_config[active[0]], LoraConfig):
+        kind = model.peft_config[active[0]].peft_type.value
+        raise ValueError(f"the adapter {active[0]!r} is of the type {kind}, and only LoRA adapters are saved here")
+    return active[0]
 
 
 def _entries(folder):
@@ -114,7 +133,13 @@ def find_base(adapter: str | Path, base: str | Path | None = None) -> str:
 
 
 def attach(model: PreTrainedModel, adapter: str | Path) -> PeftModel:
-    """`model` with all of the adapter on it, in eval mode. Raises ValueError for a tensor or a module without match."""
+    """`model` with all of the adapter on it, in eval mode.
+
+    Raises ValueError for a tensor or a module without match, and for a model that has adapters already.
+    """
+    if isinstance(model, PeftModel) or any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        remedy = f"load the base anew, or add the adapter beside them: model.load_adapter({str(adapter)!r}, 'name')"
+        raise ValueError(f"the model has adapters already: {remedy}")
     check_against(adapter, model)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Found missing adapter keys")
@@ -135,9 +160,16 @@ def attach(model: PreTrainedModel, adapter: str | Path) -> PeftModel:
 
 
 def load_processor(adapter: str | Path, base: str) -> ProcessorMixin:
-    """The processor in the adapter's folder, with its pixel cap; the base's where there is none."""
-    has_own = any(Path(adapter).glob("*processor_config.json"))
-    return loading.load_processor(adapter if has_own else base)
+    """The processor in the adapter's folder, with its pixel cap; the base's where there is none.
+
+    Where peft has put an adapter into a folder of its name, a trainer has put the processor beside that.
+    """
+    folders = [folder for folder in (Path(adapter), Path(adapter).parent) if _has_processor(folder)]
+    return loading.load_processor(folders[0] if folders else base)
+
+
+def _has_processor(folder):
+    return any(folder.glob("*processor_config.json"))
 
 
 def merge(

@@ -218,6 +218,8 @@ def vllm_command(
         raise ValueError("pass base_model and adapter, or merged alone")
     _refuse("vLLM", merged or base_model)
     if merged is not None:
+        if (Path(merged) / ADAPTER_CONFIG_FILE).is_file():
+            raise ValueError(f"{merged} has an adapter: pass base_model and adapter, or merge it first")
         command = ["vllm", "serve", _value(merged), "--served-model-name", _value(name)]
     else:
         module = f"{_value(name)}={_one_line(adapter)}"

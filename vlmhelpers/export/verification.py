@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Self
 
@@ -12,6 +13,7 @@ from markupsafe import Markup
 from vlmhelpers.common.digests import changed_settings
 from vlmhelpers.common.display import html_table
 from vlmhelpers.common.printable import printable
+from vlmhelpers.data.given import given_rows, row_indices
 from vlmhelpers.data.schema import last_question
 from vlmhelpers.evaluation.statistics import Score, share
 from vlmhelpers.export.adapters import attach, find_base, load_processor, missing_files
@@ -91,6 +93,7 @@ def check_export(
     base and adapter, or base and export, all answer alike. `four_bit` also counts the adapter's answers on 4 bits.
     Raises the errors of `merge`, and ValueError without rows.
     """
+    dataset = given_rows(dataset)
     indices = _spread(rows, len(dataset))
     chosen, base = fixed_rows(dataset, indices), find_base(adapter, base)
     model, processor = _load(adapter, base, 16)
@@ -120,11 +123,11 @@ def check_export(
 
 
 def _spread(rows, total):
-    if isinstance(rows, int):
+    if isinstance(rows, Integral):
         rows = [i * total // min(rows, total) for i in range(min(rows, total))]
     if not rows:
         raise ValueError("nothing to compare: pass a dataset with rows, and rows=1 or more")
-    return list(rows)
+    return row_indices(rows, total)
 
 
 def _load(adapter, base, bits):

@@ -17,6 +17,7 @@ from vlmhelpers.training.identity import changes_between, refuse_changes, run_id
 STAMP = "complete.json"  # written last into a checkpoint: the run's identity and each file's digest
 ASIDE = "damaged-"  # before the name of a checkpoint that cannot be used
 _STREAM = "_vlmhelpers_stream"
+_ENDLESS = "where a run goes on, it has to be endless. Make it so with repeat(None)"
 _IDENTITY = "_vlmhelpers_identity"  # on a trainer
 
 
@@ -29,7 +30,7 @@ def resume_from(trainer: Trainer, accept_changes: bool = False) -> str | None:
     the answers that it learns from, only if it samples anew after the checkpoint (PPO does it every
     steps_per_generation * num_iterations batches): those that it had not used up are not kept, and others are sampled.
     A `datasets.IterableDataset` is read again from its beginning, up to the row that comes next; make one that is
-    shorter than the training endless, with `repeat(None)`.
+    shorter than the training endless, with `repeat(None)`: a run that has gone on raises ValueError where it ends.
 
     Raises ValueError, with what has changed, where the checkpoint is of another run, unless `accept_changes`;
     RuntimeError without one for a model that is partly trained.
@@ -50,6 +51,18 @@ def _go_on_in_stream(trainer, checkpoint):
     args, stream = trainer.args, trainer.__dict__.setdefault(_STREAM, trainer.train_dataset)
     trainer.train_dataset = stream.skip(_step_of(checkpoint) * rows_per_step(args))
     args.ignore_data_skip = True
+    fetch = type(trainer).get_batch_samples.__get__(trainer)
+
+    def first_batches(*args, **kwargs):
+        """Those of the first step: to begin a pass draws a random number that an undisturbed run did not draw here."""
+        del trainer.get_batch_samples
+        batches = fetch(*args, **kwargs)
+        if not batches[0]:
+            raise ValueError(f"the stream ended before the row that comes next: {_ENDLESS}")
+        trainer._load_rng_state(checkpoint)
+        return batches
+
+    trainer.get_batch_samples = first_batches
 
 
 def rows_per_step(args: TrainingArguments) -> int:
@@ -172,8 +185,11 @@ def _guard(trainer):
         # transformers looks for the end after a step only: resumed at its last step, it would train another one.
         if trainer.state.global_step >= trainer.state.max_steps or trainer.control.should_training_stop:
             trainer.control.should_training_stop = True
-        else:
-            run(*args, **kwargs)
+            return
+        run(*args, **kwargs)
+        is_over = trainer.state.global_step >= trainer.state.max_steps or trainer.control.should_training_stop
+        if hasattr(trainer, _STREAM) and not is_over:  # the next pass would leave out the same rows
+            raise ValueError(f"the stream ended at step {trainer.state.global_step}: {_ENDLESS}")
 
     trainer._save_checkpoint, trainer._run_epoch = save_checkpoint, run_epoch
     trainer._load_from_checkpoint = load_from_checkpoint
