@@ -20,7 +20,7 @@ from vlmhelpers.families import family_of
 
 _SIZES = [(60, 50), (50, 60), (56, 56), (1, 1), (300, 20), (9, 150)]
 _FORMATS = [None, "numpy", "torch", "decode=False"]
-_ANY = settings(max_examples=8, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+_COMMON = {"derandomize": True, "database": None, "deadline": None, "suppress_health_check": list(HealthCheck)}
 _MARKERS = ["\ue000the answer\ue000", "\ue000the answer0\ue001"]
 _WRITTEN = ["Yes.", "What is it?", "{{ 1 }}", "{% if %}", "<think>", "a</think>b", "[INST]", *_MARKERS]
 _TEXTS = st.one_of(st.sampled_from([*_WRITTEN, *AWKWARD]), st.text(max_size=12))
@@ -77,25 +77,25 @@ def assert_trainable(dataset, model, processor):
         assert (collator(list(kept))["labels"] != IGNORED).any(dim=1).all()
 
 
-@pytest.mark.parametrize("base", [*DESCRIBED, *GENERIC])
-def test_what_is_kept_for_a_processor_has_labels(base, folder):
-    processor = processor_of(base, folder)
-
-    @_ANY
-    @given(st.lists(rows(), min_size=1, max_size=6), st.sampled_from(_FORMATS))
+def check_examples(model, processor, examples):
+    @settings(max_examples=examples, **_COMMON)
+    @given(st.lists(rows(), min_size=4, max_size=10), st.sampled_from(_FORMATS))
     def test(rows, form):
-        assert_trainable(stored(rows, form), processor, processor)
+        assert_trainable(stored(rows, form), model, processor)
 
     test()
 
 
+@pytest.mark.slow  # together
 @pytest.mark.parametrize("base", DESCRIBED)
-def test_what_is_kept_for_a_familys_name_has_labels(base, folder):
+def test_what_is_kept_has_labels(base, folder):
     processor = processor_of(base, folder)
+    for model in (processor, family_of(processor).name):
+        check_examples(model, processor, 4)
 
-    @_ANY
-    @given(st.lists(rows(), min_size=1, max_size=6), st.sampled_from(_FORMATS))
-    def test(rows, form):
-        assert_trainable(stored(rows, form), family_of(processor).name, processor)
 
-    test()
+@pytest.mark.slow  # together
+@pytest.mark.parametrize("base", GENERIC)
+def test_what_is_kept_for_a_processor_that_nobody_has_described_has_labels(base, folder):
+    processor = processor_of(base, folder)
+    check_examples(processor, processor, 3)
