@@ -187,7 +187,7 @@ def test_validation_hands_rejected_rows_back(read, tmp_path):
 
 def test_a_file_of_other_fields_is_an_error_that_names_them(read):
     with pytest.raises(ValueError) as caught:
-        read({"Instructions": "Why?", "response": "So."}, SOUND)
+        read({"Instructions": "Why?", "response": "So."}, {"response": "So."})
     message = str(caught.value)
     assert "data.json has no field 'instruction' and no field 'output'. Its fields: Instructions, response." in message
     assert "read_alpaca(..., instruction_field='Instructions', output_field='...')" in message

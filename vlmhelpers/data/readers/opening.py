@@ -64,7 +64,7 @@ class Source:
         """The Dataset of the rows of this kind that `build` makes.
 
         `wanted` maps arguments of `reader` (its name) to the names that their field may have, `usual_case` fields to
-        those of them that they are. Raises ValueError where the first object, or the header, has no field for one of
+        those of them that they are. Raises ValueError where the first rows, or the header, have no field for one of
         them, nor one of `also`; for a field in `given` that no row has; and what the source raises.
         """
         rows = self.rows()
@@ -73,8 +73,7 @@ class Source:
         if not objects and self.columns is None:
             _check_first(self.name, ahead)
         names = self.columns if self.columns is not None else dict.fromkeys(n for fields in objects for n in fields)
-        there = names if self.columns is not None else objects[0]
-        there = {*there, *usual_case(dict.fromkeys(there)).values()}
+        there = {*names, *usual_case(dict.fromkeys(names)).values()}
         missing = [argument for argument, of_argument in wanted.items() if not {*of_argument} & there]
         if missing and not {*also} & there:
             _explain(self.name, {argument: wanted[argument][0] for argument in missing}, objects, reader)
