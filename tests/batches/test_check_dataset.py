@@ -21,6 +21,7 @@ from vlmhelpers.data.schema import (
     text_part,
     user,
 )
+from vlmhelpers.estimation.planning import count_rows
 from vlmhelpers.families import FAMILIES, tiny_model
 from vlmhelpers.samples.drawing import sample_products
 
@@ -127,6 +128,14 @@ def test_rows_of_every_format_make_the_same_batch(form, llama):
             batch, other = make([given]), make([expected])
             assert batch.keys() == other.keys() and all(torch.equal(batch[name], other[name]) for name in other)
         assert show_mask(collator, given).text == show_mask(collator, expected).text
+
+
+@pytest.mark.parametrize("form", [*FORMATS, "arrow"])
+def test_rows_of_every_format_are_counted_the_same(form, llama):
+    plain = dataset_of(SEEN, make_row("Why?", "So."))
+    counts, unusable = count_rows(in_format(plain, form), range(2), llama)
+    expected = count_rows(plain, range(2), llama)[0]
+    assert not unusable and [count[:-1] for count in counts] == [count[:-1] for count in expected]
 
 
 def in_format(rows, form):

@@ -18,7 +18,7 @@ from transformers import ProcessorMixin
 from vlmhelpers.batches.chat_template import IGNORED
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.batches.sized_images import without_pixels
-from vlmhelpers.common.images import repair
+from vlmhelpers.common.images import open_image, repair
 from vlmhelpers.estimation.memory import (
     GPUS,
     NOTE,
@@ -56,16 +56,21 @@ def count_rows(dataset: Dataset, indices: Iterable[int], processor: ProcessorMix
 
     Every image is decoded once, so that a damaged one is found. `options` are the `VisionCollator`'s.
     """
+    dataset = dataset.with_format(None)  # in others, images are no images
     numbers = list(dataset["row"]) if "row" in dataset.column_names else range(1, len(dataset) + 1)
     collator, counts, unusable = VisionCollator(without_pixels(processor), **options), [], []
     for index in tqdm(indices, desc="counting tokens", unit=" rows", delay=1):
         try:
             row = dataset[index]
-            sized = row | {"images": [SizedImage(repair(image).size) for image in row["images"]]}
+            sized = row | {"images": [SizedImage(repair(_opened(image)).size) for image in row["images"]]}
             counts.append(_count(collator, sized, numbers[index], index))
         except Exception as error:  # decoders raise OSError, SyntaxError and more; the collator ValueError
             unusable.append((numbers[index], f"{type(error).__name__}: {error}"))
     return counts, unusable
+
+
+def _opened(image):
+    return open_image(image) if isinstance(image, dict) else image
 
 
 def count_again(counts: Iterable[Count], processor: ProcessorMixin, **options) -> list[Count]:
