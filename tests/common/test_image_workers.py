@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import psutil
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 
 from vlmhelpers.common import image_costs, image_workers
-from vlmhelpers.common.image_workers import inspect_apart
+from vlmhelpers.common.image_workers import inspect_all, inspect_apart
 from vlmhelpers.common.images import ImageFacts, UnusableImage, image_identity, inspect_image, open_image
 
 
@@ -137,7 +138,7 @@ def asked_and_ended(name):
     worker = image_workers._Worker()
     os.kill(worker.child.pid, getattr(signal, name))
     worker.child.wait()
-    raise worker.ask(PICTURE, 10**6)
+    raise worker.ask([PICTURE], 10**6)[0]
 
 
 @pytest.mark.slow
@@ -151,8 +152,26 @@ def test_memory_beyond_the_limit_is_refused(monkeypatch):
     )
     monkeypatch.setattr(image_workers, "_COMMAND", ["-c", f"{code}; main()"])
     worker = image_workers._Worker()
-    assert worker.ask(data, 10**8).reason == "too much memory: it takes more than 134 MB beyond its pixels"
+    assert worker.ask([data], 10**8)[0].reason == "too much memory: it takes more than 134 MB beyond its pixels"
     worker.end()
+
+
+@pytest.mark.slow
+def test_an_image_among_others_that_takes_too_long_is_the_only_one_refused():
+    empty_chunk = bytes(4) + b"abCd" + zlib.crc32(b"abCd").to_bytes(4, "big")
+    slow = PICTURE[:33] + empty_chunk * 5_000_000 + PICTURE[33:]
+    images = [{"bytes": encoded(Image.new("RGB", (side, 9)), "PNG")} for side in range(1, 41)]
+    images[20] = {"bytes": slow}
+    images[30] = {"bytes": b"text"}
+    with ThreadPoolExecutor(2) as threads:
+        found = list(inspect_all(images, 10**6, threads))
+    refused = {number: answer.reason for number, answer in enumerate(found) if isinstance(answer, UnusableImage)}
+    assert refused == {20: "too slow to decode: it takes more than 2 s", 30: "not an image: it is text, 'text'"}
+    assert [facts.size[0] for facts in found if isinstance(facts, ImageFacts)] == [
+        *range(1, 21),
+        *range(22, 31),
+        *range(32, 41),
+    ]
 
 
 def test_several_threads_get_a_process_each_and_share_no_answers():

@@ -54,9 +54,9 @@ def test_a_pixel_limit_of_ones_own():
 def test_each_picture_is_decoded_once(tmp_path, monkeypatch):
     PICTURES[0].save(tmp_path / "bag.png")
     decoded = []
-    inspect = validation.inspect_apart
+    inspect = validation.inspect_all
     monkeypatch.setattr(
-        validation, "inspect_apart", lambda image, limit: decoded.append(image) or inspect(image, limit)
+        validation, "inspect_all", lambda images, *options: decoded.extend(images) or inspect(images, *options)
     )
     path = str(tmp_path / "bag.png")
     rows = [make_row(f"Question {i}?", "Yes.", [{"path": path, "bytes": None}]) for i in range(500)]
@@ -228,7 +228,8 @@ def test_an_image_that_the_machine_cannot_read_ends_the_check(tmp_path, monkeypa
     def out_of_descriptors(*_, **__):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(validation, "inspect_apart", inspect_image)  # in this process, where there are none
+    here = lambda images, limit, _: [inspect_image(image, limit) for image in images]  # noqa: E731
+    monkeypatch.setattr(validation, "inspect_all", here)  # in this process, where there are none
     monkeypatch.setattr(Image, "open", out_of_descriptors)
     with pytest.raises(OSError, match=r"not at fault; raise the limit.*bag\.png"):
         check_dataset(dataset)

@@ -16,7 +16,7 @@ _BY_PYTHON = {"ppm_plain": "a PPM written as text", "ppm": "a PPM of unusual dep
 _READ_BY_PYTHON = 4_000_000  # bytes: about a second of Pillow's decoders that are written in Python
 _HEADER = 2**16  # bytes in which a PPM has to say its size
 _PPM_HEADER = rb"P\w+(?:(?:\s|#[^\r\n]*[\r\n])+[^\s#]+){%d}\s"
-# Bytes of each pixel that a decoder takes beside Pillow's own; a progressive JPEG, 2 for each color.
+# Bytes of each pixel that a decoder takes beside Pillow's own.
 _BESIDES = {"WEBP": 14, "AVIF": 8, "JPEG2000": 16}
 _CHUNK = 2**20
 
@@ -45,7 +45,7 @@ def slow_header(file: BinaryIO) -> str | None:
 def too_costly(image: Image.Image) -> str | None:
     """Why decoding an image that was only opened takes more than SECONDS or BYTES, as far as can be told by then."""
     pixels = image.width * image.height
-    besides = 2 * len(image.getbands()) if image.info.get("progressive") else _BESIDES.get(image.format, 0)
+    besides = _coefficients(image) if image.info.get("progressive") else _BESIDES.get(image.format, 0)
     if (needed := besides * pixels) > BYTES:
         return f"too much memory: {image.format} of {pixels / 1e6:.0f} MP takes {needed / 1e6:.0f} MB beside its pixels"
     if image.format in ("JPEG", "MPO"):
@@ -56,6 +56,12 @@ def too_costly(image: Image.Image) -> str | None:
     if codec in _BY_PYTHON and image.fp.seek(0, io.SEEK_END) > _READ_BY_PYTHON:
         return f"too slow to decode: {_BY_PYTHON[codec]}, of more than {_READ_BY_PYTHON / 1e6:.0f} MB"
     return None
+
+
+def _coefficients(image):
+    """Bytes of a progressive JPEG's coefficients for each pixel: two for each color, less where it is subsampled."""
+    samples = [across * down for _, across, down, _ in image.layer]
+    return 2 * sum(samples) / max(samples)
 
 
 def _count(file, mark):

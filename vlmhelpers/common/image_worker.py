@@ -16,7 +16,7 @@ from vlmhelpers.common.images import UnusableImage, has_free, inspect_image, str
 if sys.platform == "linux":
     import resource
 
-_PATIENCE = 60  # seconds for one image, of a disk or a machine that is slow
+_PATIENCE = 60  # seconds beside those of the processor, of a disk or a machine that is slow
 _LARGE = 60_000_000  # bytes of decoded pixels from which on a decoder may fail for want of memory, and not say so
 
 
@@ -30,8 +30,9 @@ def main():
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each would take a thread's memory
     with strict_pillow():
         while question := _next(questions):
-            faulthandler.dump_traceback_later(_PATIENCE, exit=True, file=nowhere)
-            pickle.dump(_answer(*question), answers)
+            sources, max_pixels = question
+            faulthandler.dump_traceback_later(_PATIENCE + SECONDS * len(sources), exit=True, file=nowhere)
+            pickle.dump([_answer(source, max_pixels) for source in sources], answers)
             answers.flush()
             faulthandler.cancel_dump_traceback_later()
 
@@ -89,8 +90,12 @@ def _address_space():
     """Bytes of it that are taken; 0 where the system does not count them."""
     if sys.platform != "linux":
         return 0
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    return int(os.pread(_counts(), 100, 0).split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@cache
+def _counts():
+    return os.open("/proc/self/statm", os.O_RDONLY)
 
 
 def _limit_memory(most):

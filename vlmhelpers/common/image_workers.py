@@ -12,11 +12,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Collection, Iterator
+from concurrent.futures import Executor
 from contextlib import suppress
 
 from vlmhelpers.common.image_costs import SECONDS
 from vlmhelpers.common.images import MAX_PIXELS, ImageFacts, UnusableImage, machine_error, read_through
 
+_BATCH_BYTES = 2**20
 _IDLE = 10  # seconds after which workers that nobody needs end
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE")
 _TOO_SLOW = f"too slow to decode: it takes more than {SECONDS} s", "make it smaller, or save it again as JPEG"
@@ -31,17 +34,50 @@ def inspect_apart(source: str | os.PathLike | bytes | dict, max_pixels: int = MA
     Raises UnusableImage also for an image that takes more than image_costs.SECONDS of CPU time (a minute of any time on
     Windows), or more than image_costs.BYTES of memory beyond its pixels (on Linux), or that crashes its decoder.
     """
+    (answer,) = _ask([source], max_pixels)
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def inspect_all(sources: Collection[dict], max_pixels: int, threads: Executor) -> Iterator[ImageFacts | UnusableImage]:
+    """What `inspect_apart` returns or raises for each image, {"path", "bytes"} as in Arrow, in their order.
+
+    Raises OSError where the machine fails. Each of the `threads` keeps a process at work.
+    """
+    for answers in threads.map(lambda batch: _ask(batch, max_pixels), _batches(sources)):
+        for answer in answers:
+            if isinstance(answer, Exception) and not isinstance(answer, UnusableImage):
+                raise answer
+            yield answer
+
+
+def _batches(sources):
+    """Several images at a time: a process is not woken for each small one."""
+    most, batch, size = max(1, min(16, len(sources) // 16)), [], 0
+    for source in sources:
+        batch.append(source)
+        size += len(source.get("bytes") or b"")
+        if len(batch) == most or size > _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _ask(sources, max_pixels):
+    """ImageFacts or an exception for each."""
     with _WORKERS.places:
         worker = _WORKERS.take()
         try:
-            answer = worker.ask(source, max_pixels)
+            answers = worker.ask(sources, max_pixels)
         except BaseException:
             worker.end()
             raise
         _WORKERS.give_back(worker)
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+    if len(sources) > 1 and len(answers) < len(sources):  # one of them has ended it
+        return [answer for source in sources for answer in _ask([source], max_pixels)]
+    return answers
 
 
 class _Workers:
@@ -114,14 +150,14 @@ class _Worker:
         except OSError as error:  # descriptors, processes or memory
             raise machine_error(error.errno, None) from error
 
-    def ask(self, source, max_pixels):
-        """What `inspect_image` returns or raises."""
+    def ask(self, sources, max_pixels):
+        """What `inspect_image` returns or raises for each; the one reason where the process has ended."""
         try:
-            pickle.dump((source, max_pixels), self.child.stdin)
+            pickle.dump((sources, max_pixels), self.child.stdin)
             self.child.stdin.flush()
             return pickle.load(self.child.stdout)
         except (EOFError, OSError, ValueError, pickle.UnpicklingError):
-            return self._why_it_ended(source.get("path") if isinstance(source, dict) else None)
+            return [self._why_it_ended(sources[0].get("path") if isinstance(sources[0], dict) else None)]
 
     def _why_it_ended(self, path):
         """The error, of the image or of the machine."""

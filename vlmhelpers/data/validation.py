@@ -7,8 +7,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from datasets import Dataset, Image, List
 from tqdm.auto import tqdm
 
-from vlmhelpers.common.image_workers import inspect_apart
-from vlmhelpers.common.images import MAX_PIXELS, ImageFacts, UnusableImage, image_identity
+from vlmhelpers.common.image_workers import inspect_all
+from vlmhelpers.common.images import MAX_PIXELS, ImageFacts, image_identity
 from vlmhelpers.common.printable import printable
 from vlmhelpers.data.checked_images import CheckedImages, temporary_database
 from vlmhelpers.data.duplicates import DuplicateFinder
@@ -90,15 +90,17 @@ class _Validation:
         self.rejected, self.repaired, self.warnings = {}, [], []  # (split, index) -> Finding; Findings
 
     def check_rows(self, split: str, start: int, rows: list[dict], pool: Executor) -> None:
-        """Checks rows of a split, of which the first has the index `start`; `pool` decodes images not met before."""
+        """Checks rows of a split, of which the first has the index `start`; `pool` waits for images not met before."""
         identified = [[(image_identity(image), image) for image in all_images(row)] for row in rows]
         images = {key: image for pairs in identified for key, image in pairs if key}
         checked = self.images.find(images)
         new = {key: image for key, image in images.items() if key not in checked}
-        for (key, image), facts in zip(new.items(), pool.map(self._inspect, new.values()), strict=True):
-            checked[key] = self.images.add(key, facts)
+        for (key, image), facts in zip(new.items(), inspect_all(new.values(), self.max_pixels, pool), strict=True):
             if isinstance(facts, ImageFacts):
                 self.quality.add_image(facts, image)
+            else:
+                facts = " ".join(facts.reason.split()), facts.remedy
+            checked[key] = self.images.add(key, facts)
         for index, (row, pairs) in enumerate(zip(rows, identified, strict=True), start):
             of_row = [checked[key] for key, _ in pairs if key]
             problems = row_problems(row) + _image_problems(of_row)
@@ -109,13 +111,6 @@ class _Validation:
                 self.duplicates.add(split, index, row.get("row") or index + 1, *_question_and_answer(row), numbers)
                 self.quality.add_question(row["prompt"] if "prompt" in row else row["messages"][:-1])
                 self.repaired += [Finding(split, index, repair, "") for repair in _repairs(row, of_row)]
-
-    def _inspect(self, image):
-        """ImageFacts, or the problem that the image is unusable for: an exception would hold on to pixels."""
-        try:
-            return inspect_apart(image, self.max_pixels)
-        except UnusableImage as error:
-            return " ".join(error.reason.split()), error.remedy
 
     def compare_rows(self, near_duplicates: bool, reject_leaks: bool) -> None:
         self._reject(self.duplicates.repeats())
