@@ -232,6 +232,14 @@ def test_what_a_server_does_not_take_is_said_before_it_starts(name, options, err
         serve_command(tmp_path / name, **options)
 
 
+def test_a_quantized_model_is_not_converted(converter, tmp_path):
+    folder = shutil.copytree(tiny_model("qwen3-vl"), tmp_path / "merged")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"load_in_8bit": True}}))
+    with pytest.raises(ValueError, match="is stored quantized, and the converter takes 16 bits"):
+        to_gguf(folder, tmp_path / "out", converter)
+
+
 def test_ollama_gets_no_folder_that_it_cannot_convert():
     with pytest.raises(ValueError, match="Ollama does not serve this model: its converter does not have Phi3V"):
         ollama_modelfile(tiny_model("phi-3-vision"))

@@ -26,6 +26,7 @@ from vlmhelpers.families import TINY_BASES, tiny_model
 from vlmhelpers.inference.generation import generate
 from vlmhelpers.models.backends import add_lora
 from vlmhelpers.models.loading import load_model, load_processor
+from vlmhelpers.models.lora import lora_targets
 
 
 @pytest.fixture(scope="module")
@@ -314,6 +315,28 @@ def test_tied_embeddings_stay_tied(targets, fits, tied, tmp_path):
     out, _ = load_model(merge(adapter, tmp_path / "merged", base=base), bits=16)
     assert "lm_head.weight" not in load_file(tmp_path / "merged" / "model.safetensors")
     assert out.get_input_embeddings().weight is out.get_output_embeddings().weight
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [{"modules_to_save": ["lm_head"]}, {"modules_to_save": ["embed_tokens"]}, {"trainable_token_indices": [5, 7]}],
+    ids=str,
+)
+def test_saved_embeddings_of_a_tied_base_are_merged(options, tied, tmp_path, rows_of):
+    base, model, processor = tied
+    model = add_lora(model, LoraConfig(r=2, target_modules=lora_targets(model), init_lora_weights=False, **options))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter) * parameter.requires_grad
+    batch = VisionCollator(processor)([*rows_of([("What?", "A hat.", [])])])
+    merge(save_adapter(model, processor, tmp_path / "adapter"), tmp_path / "merged", base=base, dtype=torch.float32)
+    out, _ = load_model(tmp_path / "merged", bits=16)
+    with torch.no_grad():
+        assert torch.allclose(out(**batch).logits, model.eval()(**batch).logits, atol=1e-3)
+    # Programs that go by the configuration would take the embeddings for the head, or leave out what is new.
+    same = out.get_input_embeddings().weight.equal(out.get_output_embeddings().weight)
+    assert out.config.tie_word_embeddings is same
 
 
 def test_a_tokenizer_that_is_larger_than_the_embeddings_is_refused(adapter_of, tmp_path):

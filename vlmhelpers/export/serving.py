@@ -55,7 +55,12 @@ def to_gguf(
     merged, out = Path(merged).resolve(), Path(out)
     if not (merged / "config.json").is_file():
         raise FileNotFoundError(f"{merged} has no config.json: pass the folder that merge has written")
-    architectures = read_object(merged / "config.json").get("architectures")
+    config = read_object(merged / "config.json")
+    if config.get("quantization_config"):
+        raise ValueError(
+            f"{merged} is stored quantized, and the converter takes 16 bits: convert what merge has written"
+        )
+    architectures = config.get("architectures")
     convertible = [name for family in FAMILIES.values() for name in family.gguf_architectures]
     if architectures not in [[name] for name in convertible]:
         known = f"does not have {architectures}, only {' and '.join(convertible)}"

@@ -69,8 +69,9 @@ def load_model(
     arXiv:2305.14314), on a CPU, too; a quantized vision tower can wreck the answers. 16 quantizes nothing.
     max_pixels: see `set_max_pixels`. backend: "unsloth", "transformers", or "auto" for Unsloth once imported and where
     it has the family. chat_template: its text, in place of the processor's. Computes in `compute_dtype()`. Raises
-    ValueError for what cannot be read, such as a model that brings code of its own, which is never executed, and for
-    what cannot be trained by chat. FileNotFoundError for weights that are not all there.
+    ValueError for what cannot be read, such as a model that brings code of its own, which is never executed, for
+    weights that are stored in other bits, and for what cannot be trained by chat. FileNotFoundError for weights that
+    are not all there.
     """
     if bits not in (4, 16):
         raise ValueError(f"bits={bits!r}: choose 4 (NF4) or 16 (no quantization)")
@@ -79,6 +80,7 @@ def load_model(
     processor = load_processor(model_id)
     processor.chat_template = chat_template or processor.chat_template
     check_supported(model_id, processor)
+    _refuse_stored(model_id, bits)
     if max_pixels is not None:
         set_max_pixels(processor, max_pixels)
     if _runs_on_unsloth(backend, processor):
@@ -104,6 +106,19 @@ def load_model(
     if not torch.cuda.is_available():
         _keep_gradients_on_cpu(model)
     return model, processor
+
+
+def _refuse_stored(model_id, bits):
+    """Raises ValueError for weights that are stored with other bits than asked for: transformers would keep theirs."""
+    stored = getattr(load_config(model_id), "quantization_config", None) or {}
+    stored = stored if isinstance(stored, dict) else stored.to_dict()
+    method, remedy = stored.get("quant_method"), "name the model with 16-bit weights that it was made from"
+    if stored.get("load_in_8bit"):
+        raise ValueError(f"{model_id} is stored in 8 bits, which is not trained here: {remedy}")
+    if stored.get("load_in_4bit") and bits != 4:
+        raise ValueError(f"{model_id} is stored in 4 bits: choose bits=4, or {remedy}")
+    if method not in (None, "bitsandbytes") and bits == 4:
+        raise ValueError(f"{model_id} is stored quantized ({method}), and cannot be quantized again: {remedy}")
 
 
 def _ask_for_no_unknown_loss(model):
