@@ -144,6 +144,9 @@ class _Rows:
     def __init__(self, like, rows):
         self.column_names, self.rows = like.column_names, rows
 
+    def with_format(self, _):
+        return self
+
     def __getitem__(self, index):
         return self.rows[index]
 
