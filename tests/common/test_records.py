@@ -106,3 +106,9 @@ def test_what_json_cannot_hold_is_refused_with_a_remedy(value, error, message):
 def test_a_name_is_a_string(name):
     with pytest.raises(TypeError, match="a record's name"):
         record(name, 1)
+
+
+def test_an_error_cuts_a_long_name():
+    with pytest.raises(TypeError) as error:
+        record("x\n" * 500, {1: 2})
+    assert len(str(error.value)) < 400 and "\n" not in str(error.value)

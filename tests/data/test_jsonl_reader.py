@@ -406,3 +406,10 @@ def test_an_image_outside_the_root_is_an_error(read, folder):
     with pytest.raises(ValueError, match="out.jsonl, row 1: .*bag.jpg is outside .*new.*image_root"):
         write_jsonl(dataset, folder / "new" / "out.jsonl")
     assert os.listdir(folder / "new") == []
+
+
+def test_numbers_and_controls_that_fuzzing_found(tmp_path):
+    (tmp_path / "rows.jsonl").write_text(f'{{"text": 1{"0" * 400}, "response": "a"}}\n"\x7f"\n')
+    first, second = read_jsonl(tmp_path / "rows.jsonl")
+    assert first["problem"] == "" and len(first["messages"][0]["content"][0]["text"]) == 401
+    assert second["problem"].startswith(r'no object: "\x7f"')

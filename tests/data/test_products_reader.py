@@ -375,6 +375,11 @@ def test_a_column_of_mixed_types_is_an_error_that_names_it():
         read_products(pd.DataFrame([scarf(), scarf(full_price="N.A.")]))
 
 
+def test_a_frame_with_a_number_that_no_column_holds():
+    with pytest.raises(ValueError, match="the DataFrame cannot be read: .* one plain type"):
+        read_products(pd.DataFrame([scarf(full_price=10**400)]))
+
+
 def test_several_splits_are_an_error_that_names_them():
     dataset = Dataset.from_list([scarf()])
     with pytest.raises(ValueError, match=r"the splits 'train', 'test'.*table\['train'\]"):

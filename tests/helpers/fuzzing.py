@@ -1,5 +1,8 @@
 """What the tests of tests/fuzz share: texts of all kinds, files of an example, and what an error may look like."""
 
+import copy
+import functools
+import json
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +25,71 @@ AWKWARD = [
 ]  # fmt: skip
 texts = st.one_of(st.sampled_from(AWKWARD), st.text(max_size=30), st.lists(st.sampled_from(AWKWARD)).map("".join))
 numbers = st.one_of(st.integers(), st.floats(), st.just(10**400), st.just(2**63))
+
+
+FORMS = Path(__file__).parent.parent / "data" / "forms"
+
+
+@functools.cache
+def sample_rows() -> list[dict]:
+    """The rows of all JSON files of tests/data/forms."""
+    lists = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(FORMS.glob("*.json"))]
+    lines = [line for file in sorted(FORMS.glob("*.jsonl")) for line in file.read_text(encoding="utf-8").splitlines()]
+    found = [row for rows in lists for row in (rows if isinstance(rows, list) else [rows])]
+    return [row for row in [*found, *map(json.loads, filter(None, lines))] if isinstance(row, dict)]
+
+
+@functools.cache
+def sample_values() -> list:
+    """Every value inside them, and every name as a text."""
+    found = []
+
+    def visit(value):
+        found.append(value)
+        for part in value.items() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            found.extend(part[:1] if isinstance(value, dict) else ())
+            visit(part[1] if isinstance(value, dict) else part)
+
+    for row in sample_rows():
+        visit(row)
+    return found
+
+
+names = st.deferred(lambda: st.sampled_from([value for value in sample_values() if isinstance(value, str)]) | texts)
+values = st.recursive(
+    st.one_of(texts, numbers, st.booleans(), st.none(), st.deferred(lambda: st.sampled_from(sample_values()))),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(names, inner, max_size=3)),
+    max_leaves=6,
+)
+
+
+@st.composite
+def rows(draw):
+    """A row of a form, in which a few parts are gone, doubled, renamed or something else; or any object."""
+    row = copy.deepcopy(draw(st.sampled_from(sample_rows())))
+    for _ in range(draw(st.integers(0, 3))):
+        row = _changed(draw, row)
+    return row if isinstance(row, dict) else {"messages": row}
+
+
+def _changed(draw, value):
+    """The value with one part of it, found by walking down, changed."""
+    deeper = isinstance(value, dict | list) and value and draw(st.integers(0, 4))
+    if not deeper:
+        return draw(values)
+    if isinstance(value, list):
+        place, what = draw(st.integers(0, len(value) - 1)), draw(st.sampled_from(["other", "gone", "twice"]))
+        new = {"other": lambda: [_changed(draw, value[place])], "gone": list, "twice": lambda: [value[place]] * 2}
+        return value[:place] + new[what]() + value[place + 1 :]
+    name, what = draw(st.sampled_from(sorted(value))), draw(st.sampled_from(["other", "gone", "renamed", "more"]))
+    others = {key: part for key, part in value.items() if key != name}
+    new = {
+        "other": lambda: {name: _changed(draw, value[name])},
+        "gone": dict,
+        "renamed": lambda: {draw(names): value[name]},
+        "more": lambda: {name: value[name], draw(names): draw(values)},
+    }
+    return others | new[what]()
 
 
 def mutated(content: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmhelpers.common.display import Html, in_notebook
-from vlmhelpers.common.printable import one_line
+from vlmhelpers.common.printable import one_line, shortened
 
 MIMETYPE = "application/vnd.vlmhelpers.record+json"
 
@@ -45,14 +45,19 @@ def _plain(value: Any, name: str) -> Any:
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         value = value.item()  # a NumPy or torch scalar
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"record {name}: {value} is no measurement; find out where it comes from")
+        raise ValueError(f"{_called(name)}: {value} is no measurement; find out where it comes from")
     if value is None or isinstance(value, (str, int, float)):
         return value
     if isinstance(value, (list, tuple)):
         return [_plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, dict):
         if others := [key for key in value if not isinstance(key, str)]:
-            raise TypeError(f"record {name}: the key {others[0]!r} is no string, and JSON's keys are strings")
+            key = shortened(repr(others[0]), 100)
+            raise TypeError(f"{_called(name)}: the key {key} is no string, and JSON's keys are strings")
         return {key: _plain(item, f"{name}[{key!r}]") for key, item in value.items()}
     remedy = "pass value.tolist()" if hasattr(value, "tolist") else "pass numbers, strings, lists or dicts"
-    raise TypeError(f"record {name}: JSON cannot hold a {type(value).__name__}; {remedy}")
+    raise TypeError(f"{_called(name)}: JSON cannot hold a {type(value).__name__}; {remedy}")
+
+
+def _called(name):
+    return f"record {shortened(one_line(name), 200)}"

@@ -59,7 +59,8 @@ class SourceRow:
     """
 
     def __init__(self, fields: dict, problems: Iterable[Problem] = (), text: str | None = None):
-        self.fields, self.problems, self.notes, self.text = fields, list(problems), [], text
+        self.fields, self.notes, self.text = fields, [], text
+        self.problems = [tuple(map(one_line, problem)) for problem in problems]
         self.used, self.unused, self.folder = set(), set(), None
         self._broken = bool(self.problems)
 
@@ -101,7 +102,8 @@ class SourceRow:
         if isinstance(value, date | time | Decimal):
             self.notes.append("date or number read as text")
             return str(value)
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        is_number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+        if is_number and not isinstance(value, bool):
             self.notes.append("number read as text")
             return json.dumps(value)
         kind = json.dumps(value) if isinstance(value, float) else _KINDS.get(type(value), type(value).__name__)
