@@ -77,6 +77,16 @@ def test_what_takes_too_much_memory_is_refused_by_its_size(monkeypatch, image_fo
     assert reason.startswith(f"too much memory: {image_format} of {side**2 / 1e6:.0f} MP takes ")
 
 
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"Exif\0\0II*\0"}])
+def test_a_webp_is_refused_before_memory_is_taken_for_it(monkeypatch, options):
+    data = encoded(noise(40).crop((0, 0, 40, 30)), "WEBP", **options)
+    assert image_costs._size_of_webp(data) == (40, 30)
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("it was opened"))
+    assert reason_of(open_image, data, max_pixels=1199).startswith("too many pixels: the header says 40 x 30, ")
+    monkeypatch.setattr(image_costs, "BYTES", 14 * 1200 - 1)
+    assert reason_of(open_image, data).startswith("too much memory: WEBP of 0 MP takes ")
+
+
 def test_a_sparse_file_is_neither_read_nor_digested(tmp_path, monkeypatch):
     path = str(tmp_path / "huge.png")
     with open(path, "wb") as file:

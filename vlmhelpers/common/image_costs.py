@@ -31,23 +31,46 @@ def decoded_bytes(image: Image.Image) -> int:
     return image.width * image.height * {"1": 1, "L": 1, "P": 1}.get(image.mode, 2 if ";16" in image.mode else 4)
 
 
-def slow_header(file: BinaryIO) -> str | None:
-    """Why opening `file` takes too long, or None. A PPM's header is read byte by byte, with its comments."""
+def costly_header(file: BinaryIO, max_pixels: int) -> str | None:
+    """Why opening `file`, and no more, costs too much, or None.
+
+    A PPM's header is read byte by byte, with its comments; for a WebP, memory is taken by the size that it names.
+    """
     head = file.read(_HEADER)
     file.seek(0)
     if re.match(rb"P[0-6fy]", head) and len(head) == _HEADER:
         numbers = 2 if head[1:2] in b"14" else 3
         if not re.match(_PPM_HEADER % numbers, head):
             return f"too slow to decode: a PPM with comments of more than {_HEADER // 1024} KiB before its size"
-    return None
+    width, height = _size_of_webp(head) if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else (0, 0)
+    if width * height > max_pixels:
+        return f"too many pixels: the header says {width} x {height}, the limit is {max_pixels:,}"
+    return _too_much(_BESIDES["WEBP"], width * height, "WEBP")
+
+
+def _size_of_webp(head):
+    """As the format's container says: extended, lossless or lossy."""
+    kind, numbers = head[12:16], int.from_bytes(head[20:30], "little")
+    if kind == b"VP8X":
+        return (numbers >> 32 & 0xFFFFFF) + 1, (numbers >> 56 & 0xFFFFFF) + 1
+    if kind == b"VP8L":
+        return (numbers >> 8 & 0x3FFF) + 1, (numbers >> 22 & 0x3FFF) + 1
+    return numbers >> 48 & 0x3FFF, numbers >> 64 & 0x3FFF
+
+
+def _too_much(besides, pixels, what):
+    if besides * pixels <= BYTES:
+        return None
+    needed = besides * pixels / 1e6
+    return f"too much memory: {what} of {pixels / 1e6:.0f} MP takes {needed:.0f} MB beside its pixels"
 
 
 def too_costly(image: Image.Image) -> str | None:
     """Why decoding an image that was only opened takes more than SECONDS or BYTES, as far as can be told by then."""
     pixels = image.width * image.height
     besides = _coefficients(image) if image.info.get("progressive") else _BESIDES.get(image.format, 0)
-    if (needed := besides * pixels) > BYTES:
-        return f"too much memory: {image.format} of {pixels / 1e6:.0f} MP takes {needed / 1e6:.0f} MB beside its pixels"
+    if reason := _too_much(besides, pixels, image.format):
+        return reason
     if image.format in ("JPEG", "MPO"):
         most = min(_SCANS, _SCANNED // pixels)
         if _count(image.fp, b"\xff\xda") > most:

@@ -20,7 +20,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from vlmhelpers.common.digests import digest, digest_of_pieces
 from vlmhelpers.common.file_digests import file_digest
 from vlmhelpers.common.image_colors import depth_of_colors, lost_contrast, repair, repair_and_tell, strips
-from vlmhelpers.common.image_costs import largest_file, slow_header, too_costly
+from vlmhelpers.common.image_costs import costly_header, largest_file, too_costly
 
 MAX_PIXELS = 89_478_485  # from here on Pillow itself warns of a decompression bomb: a quarter of a GiB as RGB
 MAX_ASPECT = 200  # Qwen's image processors raise beyond this ratio of the sides, in the middle of a run
@@ -108,7 +108,7 @@ def open_image(
     pixels = 0  # that the header says
     try:
         with open(path, "rb") if data is None else io.BytesIO(data) as file:
-            _refuse(slow_header(file))
+            _refuse(costly_header(file, max_pixels))
         image = Image.open(path if data is None else io.BytesIO(data), formats=FORMATS)
         width, height = image.size
         pixels = width * height
