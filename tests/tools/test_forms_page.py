@@ -1,8 +1,6 @@
 """The table of forms of data: the pages have it as it is, and every sample is in it."""
 
-from forms_page import PAGES, ROOT, rewritten
-
-from vlmhelpers.data.readers.forms import FORMS
+from forms_page import FORMS, PAGES, ROOT, rewritten
 
 
 def test_the_pages_have_the_table_of_today():

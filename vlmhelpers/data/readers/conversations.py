@@ -1,7 +1,7 @@
 """A row's conversation, in whatever form it was written, as messages of the schema and the sources of its images.
 
-Each form becomes the same turns here; `forms.FORMS` is the table of them. A row keeps what it says, or has a problem
-that names the field.
+Each form becomes the same turns here; docs/data-forms.md has the table of them. A row keeps what it says, or has a
+problem that names the field.
 """
 
 from collections.abc import Iterable
@@ -212,12 +212,12 @@ def _listed_images(row, names):
     """The sources in the row's fields of images, and by their placeholders where one is an object of those."""
     found, tags = {}, {}
     for name in names.of_images(row):
-        value = from_json(row.fields.get(name))
+        value = from_json(row.fields[name])
         if isinstance(value, dict) and value and all("<" in key for key in value):  # MiniCPM-V's
             row.take(name)
             tags = {key: source_of(row, one, name) for key, one in value.items()}
             found[name] = [*tags.values()]
-        elif sources := sources_in(row.with_fields(row.fields | {name: value}), name):
+        elif sources := sources_in(row, name):
             found[name] = sources
     found = _distinct(found)
     if len(found) > 1:

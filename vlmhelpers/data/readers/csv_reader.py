@@ -39,7 +39,7 @@ def _check_columns(source, names):
     if names.instruction is not None:
         arguments.remove("text_field")
     there = {*source.columns, *names.in_usual_case(dict.fromkeys(source.columns)).values()}
-    missing = {name: names.usual(name)[0] for name in arguments if not set(names.usual(name)) & there}
+    missing = {name: names.usual[name][0] for name in arguments if not set(names.usual[name]) & there}
     if missing and not {"messages", "conversations"} & there:
-        wanted = missing | {name: names.usual(name)[0] for name in arguments if names.usual(name)[0] in there}
+        wanted = missing | {name: names.usual[name][0] for name in arguments if names.usual[name][0] in there}
         raise DataError(explain_missing(source.name, "column", wanted, source.columns, "read_csv"))

@@ -28,7 +28,7 @@ def read_dataset(
     cache_dir: str | os.PathLike | None = None,
     **rules: object,
 ) -> Dataset:
-    """Reads rows of any form (`forms.FORMS` lists them) from any source into a `datasets.Dataset`.
+    """Reads rows of any form (docs/data-forms.md lists them) from any source into a `datasets.Dataset`.
 
     source: a file (JSON, JSONL, CSV, Parquet, a WebDataset shard), a folder or pattern of such files, an imagefolder
         with metadata, a Dataset, or a dataset of the Hub, see opening.open_source. Embedded images stay embedded.

@@ -1,6 +1,7 @@
 """The names of a row's fields: those that the caller gives, else the usual ones."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from vlmhelpers.data.readers.source import SourceRow, is_empty
 
@@ -12,6 +13,7 @@ ALTERNATIVES = {  # argument -> the usual names of its field
         *("multiple_choice_answer", "answers"),
     ),
 }
+_KNOWN = {name for names in ALTERNATIVES.values() for name in names} | {"system", "history", "messages"}
 CSV_NAMES = ("instruction", "image_path", "description")
 _OF_CAPTIONS = ("text", "txt", "label", "cls")  # answers, too, where one question is asked of all rows
 _OF_MANY = {"multiple_choice_answer", "answers"}  # what most of those asked said, and what each of them did
@@ -39,13 +41,17 @@ class FieldNames:
         if self.instruction is not None and not (isinstance(self.instruction, str) and self.instruction.strip()):
             raise ValueError(f"instruction={self.instruction!r}: write the question that every row asks")
 
-    @property
+    @cached_property
     def given(self) -> dict[str, str]:
         """argument -> the name that the caller gave."""
         return {argument: name for argument in ALTERNATIVES if (name := getattr(self, argument)) is not None}
 
-    def usual(self, argument: str) -> tuple[str, ...]:
-        """The names that a field may have, without those that the caller gave to others; all in lower case."""
+    @cached_property
+    def usual(self) -> dict[str, tuple[str, ...]]:
+        """argument -> the names that its field may have, without those that the caller gave to others."""
+        return {argument: self._usual(argument) for argument in ALTERNATIVES}
+
+    def _usual(self, argument):
         if argument in self.given:
             return (self.given[argument],)
         names = [self.first[[*ALTERNATIVES].index(argument)], *ALTERNATIVES[argument]]
@@ -54,8 +60,8 @@ class FieldNames:
 
     def find(self, row: SourceRow, argument: str) -> str:
         """The name of the row's field: the one that is filled; of several one would be lost, which is a problem."""
-        names = self.usual(argument)
-        filled = [name for name in names if not is_empty(row.fields.get(name))]
+        names = self.usual[argument]
+        filled = [name for name in names if name in row.fields and not is_empty(row.fields[name])]
         differ = len({str(row.fields[name]) for name in filled}) > 1 and not set(filled) <= _OF_MANY
         if differ and filled[0] != names[0]:
             remedy = f"name the right one: {argument}={filled[0]!r}"
@@ -64,10 +70,12 @@ class FieldNames:
         return filled[0] if filled else next(there, names[0])
 
     def of_images(self, row: SourceRow) -> list[str]:
-        """The names of the fields in which the row's images may be."""
+        """The row's fields in which its images may be."""
         if self.image_field is not None:
-            return [*dict.fromkeys([self.image_field, "images", "image"])]
-        return [*self.usual("image_field")]
+            names = dict.fromkeys([self.image_field, "images", "image"])
+        else:
+            names = self.usual["image_field"]
+        return [name for name in names if name in row.fields]
 
     def of_further_images(self, row: SourceRow) -> list[str]:
         """Fields of one image each, such as `before_file_name`."""
@@ -75,7 +83,7 @@ class FieldNames:
 
     def in_usual_case(self, fields: dict) -> dict[str, str]:
         """What a field such as `Image` is meant for, by its name: a usual one in lower case that no other field has."""
-        known = {name for names in ALTERNATIVES.values() for name in names} | {"system", "history", "messages"}
+        other = {name: lower for name in fields if (lower := name.strip().lower()) != name}
         given = self.given.values()
-        other = {name: name.strip().lower() for name in fields if name not in known and name not in given}
-        return {name: lower for name, lower in other.items() if lower in known and lower not in fields}
+        is_free = {name: lower in _KNOWN and lower not in fields and name not in given for name, lower in other.items()}
+        return {name: lower for name, lower in other.items() if is_free[name]}

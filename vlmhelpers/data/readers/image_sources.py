@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from datasets import Image
 from PIL.Image import Image as PilImage
 
-from vlmhelpers.data.readers.source import SourceRow, is_empty
+from vlmhelpers.data.readers.source import SourceRow, from_json, is_empty
 
 Source = str | dict | None
 
@@ -31,7 +31,7 @@ _PATH = "write the image's path as a text"
 
 def sources_in(row: SourceRow, name: str) -> list[Source]:
     """The sources in a field: of one image, of a list of them, or none. What is no image is a problem, and None."""
-    value = row.take(name)
+    value = from_json(row.take(name))
     values = [] if is_empty(value) else value if isinstance(value, list) else [value]
     return [source_of(row, one, name) for one in values]
 

@@ -26,8 +26,8 @@ def read_jsonl(
     instruction: str | None = None,
     **rules: object,
 ) -> Dataset:
-    """Reads JSONL, or a JSON list of the same rows, into a `datasets.Dataset`. The rows may have any of the forms that
-    `forms.FORMS` lists, and mix them: a question, an answer and images in fields, `messages`, or a conversation.
+    """Reads JSONL, or a JSON list of the same rows, into a `datasets.Dataset`. The rows may have any of the forms in
+    docs/data-forms.md, and mix them: a question, an answer and images in fields, `messages`, or a conversation.
 
     text_field, image_field, response_field: by default the first that is filled of their usual names (text, question,
     ..., image, images, ..., response, answer, ...); of several that may be meant, one has to be named. instruction: one

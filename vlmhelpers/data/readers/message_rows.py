@@ -35,13 +35,13 @@ class MessageRows:
         self._source, self._names, self._roots = source, names, Roots(source, image_root)
         columns = {} if not source.is_table else dict.fromkeys(source.columns)
         columns |= names.in_usual_case(columns)
-        self._has_image_column = not {*columns, *columns.values()}.isdisjoint(names.usual("image_field"))
+        self._has_image_column = not {*columns, *columns.values()}.isdisjoint(names.usual["image_field"])
         if download:
             self._download(cache_dir, rules)
 
     def read(self, reader: str) -> Dataset:
         """The Dataset; `reader`: the name of the function that was called, for errors."""
-        wanted = {name: self._names.usual(name) for name in ("text_field", "response_field")}
+        wanted = {name: self._names.usual[name] for name in ("text_field", "response_field")}
         if self._names.instruction is not None:
             del wanted["text_field"]
         given = [*self._names.given.values()] if wanted.keys() - self.renamed.keys() else []

@@ -96,7 +96,8 @@ def _read_pair(row, message, asked, answered):
 
 def _place_own_images(row, turn, message):
     """Gives a turn the images that stand in its own message."""
-    own = [source for name in _SHOWN for source in sources_in(row.with_fields(message), name)]
+    shown = [name for name in _SHOWN if name in message]
+    own = [source for name in shown for source in sources_in(row.with_fields(message), name)]
     if own and turn["role"] != "user":
         row.reject(f"images in a turn of {turn['role']}", "move them to the user's turn; images belong there alone")
     elif own:

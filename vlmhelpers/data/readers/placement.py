@@ -24,7 +24,7 @@ def place_tagged(row: SourceRow, turns: list[dict]) -> None:
 
 
 def _split_tagged(row, part):
-    if part["type"] != "text" or part["text"] is None:
+    if part["type"] != "text" or "<img>" not in (part["text"] or ""):
         return [part]
     return _split(part["text"], _TAGGED, lambda found: source_of(row, found[1].strip(), "<img>"))
 

@@ -87,7 +87,7 @@ def reader_call(
 
 def _column(argument, header):
     """The column of a usual name, where it is the only one, or that of a run's settings."""
-    usual = FieldNames().usual(argument)
+    usual = FieldNames().usual[argument]
     there = [name for name in header if name.strip().lower() in usual]
     return usual[0] if usual[0] in there else there[0] if len(there) == 1 else None
 

@@ -1,6 +1,5 @@
 """What all readers share: the row of a source, and the way from its fields to a row of the schema."""
 
-import copy
 import itertools
 import json
 import math
@@ -66,8 +65,8 @@ class SourceRow:
 
     def with_fields(self, fields: dict) -> "SourceRow":
         """The same row seen with other fields: what is found there is added to this one's problems, notes and uses."""
-        view = copy.copy(self)
-        view.fields = fields
+        view = object.__new__(SourceRow)
+        view.__dict__ = self.__dict__ | {"fields": fields}
         return view
 
     def take(self, name: str) -> object:

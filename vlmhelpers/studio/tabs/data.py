@@ -97,7 +97,7 @@ def _look_into(file, needed, named):
     if reader == "read_csv":
         lacking |= set(FIELDS) - set(arguments)
     elif reader == "read_jsonl" and not _CONVERSATIONS & set(form.fields):
-        usual = {name: FieldNames().usual(name) for name in ("text_field", "response_field") if name not in named}
+        usual = {name: FieldNames().usual[name] for name in ("text_field", "response_field") if name not in named}
         lacking |= {name for name, fields in usual.items() if set(fields).isdisjoint(form.fields)}
     return form, needed, lacking
 
