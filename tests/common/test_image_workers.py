@@ -54,7 +54,8 @@ COSTLY = {
     "a JPEG of more than 500 scans": lambda: many_scans(64, 600),
     "a JPEG of more than 31 scans": lambda: many_scans(8000, 40),
     "a PPM with comments of more than 64 KiB": lambda: b"P6\n" + b"# so\n" * 20_000 + b"1 1\n255\n...",
-    "a PPM written as text": lambda: b"P3\n1000 1000\n255\n" + b"255 " * 3_000_000,
+    "a PPM written as text, of more than 4 MB": lambda: b"P3\n1000 1000\n255\n" + b"255 " * 3_000_000,
+    "a PPM written as text, with more than 1000 comments": lambda: b"P3\n1 1\n255\n" + b"# x\n" * 1500 + b"1 2 3",
     "a PPM of unusual depth": lambda: b"P6\n1500 1500\n100\n" + b"." * 3 * 1500 * 1500,
 }
 

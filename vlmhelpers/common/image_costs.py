@@ -9,11 +9,12 @@ from PIL import Image
 SECONDS = 2  # of CPU time, for one image: decoding, repairing, comparing
 BYTES = 500_000_000  # beyond its decoded pixels
 _AROUND = 2**26  # bytes that a file may have beside its pixels: metadata, a preview, further pages
-_OF_A_PIXEL = 16  # bytes: four 32-bit numbers, uncompressed
+_OF_A_PIXEL = 8  # bytes: four 16-bit numbers, uncompressed
 _SCANS = 500  # of a JPEG, each a pass over all pixels; progressive ones have about ten
 _SCANNED = 2_000_000_000  # pixels of all scans together: about a second
 _BY_PYTHON = {"ppm_plain": "a PPM written as text", "ppm": "a PPM of unusual depth", "bmp_rle": "a BMP of runs"}
 _READ_BY_PYTHON = 4_000_000  # bytes: about a second of Pillow's decoders that are written in Python
+_COMMENTS = 1000  # in such a text, each of which makes Pillow copy the rest of a block
 _HEADER = 2**16  # bytes in which a PPM has to say its size
 _PPM_HEADER = rb"P\w+(?:(?:\s|#[^\r\n]*[\r\n])+[^\s#]+){%d}\s"
 # Bytes of each pixel that a decoder takes beside Pillow's own.
@@ -69,16 +70,21 @@ def too_costly(image: Image.Image) -> str | None:
     """Why decoding an image that was only opened takes more than SECONDS or BYTES, as far as can be told by then."""
     pixels = image.width * image.height
     besides = _coefficients(image) if image.info.get("progressive") else _BESIDES.get(image.format, 0)
-    if reason := _too_much(besides, pixels, image.format):
-        return reason
-    if image.format in ("JPEG", "MPO"):
-        most = min(_SCANS, _SCANNED // pixels)
-        if _count(image.fp, b"\xff\xda") > most:
-            return f"too slow to decode: a JPEG of more than {most} scans"
+    return _too_much(besides, pixels, image.format) or _too_slow(image)
+
+
+def _too_slow(image):
     codec = image.tile[0].codec_name if image.tile else ""
-    if codec in _BY_PYTHON and image.fp.seek(0, io.SEEK_END) > _READ_BY_PYTHON:
-        return f"too slow to decode: {_BY_PYTHON[codec]}, of more than {_READ_BY_PYTHON / 1e6:.0f} MB"
-    return None
+    reason, what = None, f"{_BY_PYTHON.get(codec)}, "
+    if image.format in ("JPEG", "MPO"):
+        most = min(_SCANS, _SCANNED // (image.width * image.height))
+        if _count(image.fp, b"\xff\xda") > most:
+            reason = f"a JPEG of more than {most} scans"
+    elif codec in _BY_PYTHON and image.fp.seek(0, io.SEEK_END) > _READ_BY_PYTHON:
+        reason = f"{what}of more than {_READ_BY_PYTHON / 1e6:.0f} MB"
+    elif codec == "ppm_plain" and _count(image.fp, b"#") > _COMMENTS:
+        reason = f"{what}with more than {_COMMENTS} comments"
+    return reason and f"too slow to decode: {reason}"
 
 
 def _coefficients(image):
@@ -88,11 +94,11 @@ def _coefficients(image):
 
 
 def _count(file, mark):
-    """How often two bytes are in a file, whose position stays."""
+    """How often one or two bytes are in a file, whose position stays."""
     position, found, last = file.tell(), 0, b""
     file.seek(0)
     while chunk := file.read(_CHUNK):
         found += (last + chunk).count(mark)
-        last = chunk[-1:]
+        last = chunk[-1:] if len(mark) > 1 else b""
     file.seek(position)
     return found
