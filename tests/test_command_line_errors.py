@@ -12,6 +12,7 @@ import time
 import pytest
 
 from vlmhelpers.cli import main
+from vlmhelpers.common.errors import CannotRun
 from vlmhelpers.common.printable import one_line
 from vlmhelpers.common.signals import Signals
 
@@ -157,6 +158,7 @@ def test_what_is_no_model(refused, name):
         ["check", "a", "b"],
         ["sample", "-o", "s.jsonl", "--num-examples", "1" * 5000],
         ["sample", "-o", "s.jsonl", "--size", "-5"],
+        ["sample", "-o", "s.jsonl", "--size", "1000000000"],
         ["convert", "ok.yaml"],
         ["convert", "ok.yaml", "--to", "swift", "--name", "a/b"],
         ["generate", "qwen2.5-vl", "--prompt", "What?", "--image", "rows.jsonl"],
@@ -168,6 +170,15 @@ def test_what_is_no_model(refused, name):
 )
 def test_arguments_that_are_none(refused, arguments):
     refused(*arguments)
+
+
+@pytest.mark.parametrize("error", [CannotRun("there is no GPU: find one"), ImportError("no onnx: pip install it")])
+def test_what_the_machine_lacks_is_a_sentence(refused, monkeypatch, error):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr("vlmhelpers.cli.data.sample", fail)
+    assert refused("sample", "-o", "s.jsonl") == f"vlmhelpers: {error}"
 
 
 def test_an_error_of_arguments_names_the_help(refused):

@@ -413,3 +413,9 @@ def test_numbers_and_controls_that_fuzzing_found(tmp_path):
     first, second = read_jsonl(tmp_path / "rows.jsonl")
     assert first["problem"] == "" and len(first["messages"][0]["content"][0]["text"]) == 401
     assert second["problem"].startswith(r'no object: "\x7f"')
+
+
+def test_a_name_with_a_nul_that_fuzzing_found(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "What?", "response": "Red.", "x": "a", "x\\u0000": "b"}')
+    (row,) = read_jsonl(tmp_path / "rows.jsonl")
+    assert (row["x"], row["x\ufffd"], row["problem"]) == ("a", "b", "")

@@ -13,6 +13,7 @@ from functools import partial
 
 from vlmhelpers.cli import data, moving, runs, steps
 from vlmhelpers.cli.parser import make_parser
+from vlmhelpers.common.errors import CannotRun
 from vlmhelpers.common.printable import NotWritten, PrintableStream, one_line, shortened
 from vlmhelpers.common.signals import Signals, Terminated
 from vlmhelpers.training.progress import Stopped
@@ -72,7 +73,7 @@ def _ending(error):
         return (143, "vlmhelpers: terminated") if isinstance(error, Terminated) else (130, "vlmhelpers: interrupted")
     if isinstance(error, NotWritten) and error.errno in _GONE:
         return 141, "vlmhelpers: the program that read the output has ended"
-    if isinstance(error, ValueError | OSError):
+    if isinstance(error, ValueError | OSError | ImportError | CannotRun):
         return 2, shortened(f"vlmhelpers: {one_line(_sentence(error))}")
     return 2, _lack_of_memory(error)
 

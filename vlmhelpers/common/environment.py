@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlmhelpers.common.errors import CannotRun
+
 if TYPE_CHECKING:
     import torch
 
@@ -73,7 +75,7 @@ def one_gpu() -> None:
     if torch.cuda.device_count() > 1:
         del os.environ["CUDA_VISIBLE_DEVICES"]
         remedy = "restart the kernel and call show_versions() first, or start it with CUDA_VISIBLE_DEVICES=0"
-        raise RuntimeError(f"this process uses its {count} GPUs already and cannot be limited to one: {remedy}")
+        raise CannotRun(f"this process uses its {count} GPUs already and cannot be limited to one: {remedy}")
     print(f"{count} GPUs found: using the first (CUDA_VISIBLE_DEVICES=0); `accelerate launch` uses all.")
 
 

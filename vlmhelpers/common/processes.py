@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from vlmhelpers.common.errors import CannotRun
 from vlmhelpers.common.files import temporary_folder
 
 # Its standard input is a pipe from this process, whose end it sees however this process dies.
@@ -91,7 +92,7 @@ def run_trial(what: str, module: str, content: object, timeout: float) -> tuple[
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
         done = run_python(["-m", module, file], env=environment, timeout=timeout)
     if done.returncode == 1 and "Traceback" in done.stderr:
-        raise RuntimeError(f"the trial of {what} failed: {done.stderr.strip().splitlines()[-1]}")
+        raise CannotRun(f"the trial of {what} failed: {done.stderr.strip().splitlines()[-1]}")
     return done.returncode == 0, done.stdout.strip()
 
 

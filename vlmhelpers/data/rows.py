@@ -71,7 +71,11 @@ def taken_columns(kind: str = "messages") -> set[str]:
 
 
 def source_column(name: str, kind: str = "messages") -> str:
-    """The name under which a dataset keeps a column of its source: `row` and the like get an underscore."""
+    """The name under which a dataset keeps a column of its source: `row` and the like get an underscore.
+
+    Arrow cuts names at a NUL character, which becomes U+FFFD.
+    """
+    name = name.replace("\0", "\ufffd")
     return f"{name}_" if name in taken_columns(kind) else name
 
 

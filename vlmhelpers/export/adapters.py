@@ -16,6 +16,7 @@ from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel, ProcessorMixin
 
+from vlmhelpers.common.errors import CannotRun
 from vlmhelpers.common.files import atomic_folder, name_full_disk
 from vlmhelpers.evaluation.comparison import Comparison
 from vlmhelpers.evaluation.scoring import Evaluation
@@ -214,7 +215,7 @@ def merge(
         whole.save_pretrained(folder, max_shard_size=max_shard_size)
         loading.save_processor(processor, folder, beside_model=True)
         if missing := missing_files(folder):
-            raise RuntimeError(f"the merged model would lack {', '.join(missing)}, which {base} does not have either")
+            raise CannotRun(f"the merged model would lack {', '.join(missing)}, which {base} does not have either")
         card = merged_card(adapter, read_adapter_config(adapter)["base_model_name_or_path"] or base)
         (folder / CARD).write_text(str(card), encoding="utf-8")
     return Path(out)

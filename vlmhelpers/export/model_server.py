@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from vlmhelpers.common.errors import CannotRun
 from vlmhelpers.common.files import temporary_folder
 from vlmhelpers.common.printable import printable
 from vlmhelpers.common.processes import running_python
@@ -54,7 +55,7 @@ def _address(child, log, seconds):
     while time.monotonic() < end:
         code, text = child.poll(), log.read_text(encoding="utf-8", errors="replace")
         if code is not None:
-            raise RuntimeError(f"transformers serve has ended: {printable(text.strip()[-1000:])}")
+            raise CannotRun(f"transformers serve has ended: {printable(text.strip()[-1000:])}")
         if found := _READY.search(text):
             return found[1]
         time.sleep(0.1)

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.common.digests import tensors_digest
 from vlmhelpers.common.environment import quiet
+from vlmhelpers.common.errors import CannotRun
 from vlmhelpers.common.files import temporary_folder
 from vlmhelpers.common.processes import run_python
 from vlmhelpers.data.schema import FEATURES
@@ -102,7 +103,7 @@ def probe_in_fresh_process(folder: Path, rows: Dataset, max_new_tokens: int, ref
         done = run_python(command, sys.executable, environment)
         if done.returncode:
             last = "\n".join(done.stderr.strip().splitlines()[-3:])
-            raise RuntimeError(f"{folder} does not load and answer in a fresh process: {last}")
+            raise CannotRun(f"{folder} does not load and answer in a fresh process: {last}")
         return Probe(**json.loads(exchange.read_text(encoding="utf-8")))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from vlmhelpers.common.errors import CannotRun
 from vlmhelpers.common.files import remove_abandoned, sync, temporary_name
 from vlmhelpers.common.processes import run_python
 from vlmhelpers.export.adapter_files import ADAPTER_CONFIG_FILE, adapter_shapes, read_adapter_config
@@ -102,12 +103,12 @@ def _convert(script, merged, file, outtype, *options):
     done = run_python(command, python)
     if done.returncode:
         last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-3:])
-        raise RuntimeError(f"{shlex.join([python, *command])} failed: {last}")
+        raise CannotRun(f"{shlex.join([python, *command])} failed: {last}")
     prefixed = file.with_name(f"mmproj-{file.name}")
     if prefixed.is_file() and not file.is_file():  # some versions put `mmproj-` before the name
         prefixed.rename(file)
     if not file.is_file():
-        raise RuntimeError(f"{script} ended without an error and without {file.name}: its version has other options")
+        raise CannotRun(f"{script} ended without an error and without {file.name}: its version has other options")
     sync(file)
 
 

@@ -17,6 +17,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.common.display import in_notebook
+from vlmhelpers.common.errors import CannotRun
 from vlmhelpers.common.images import open_image
 from vlmhelpers.common.printable import printable
 from vlmhelpers.data.given import given_rows
@@ -142,7 +143,7 @@ def _try(model, collator, dataset, batch, settings):
             row = plain_rows(dataset, batch)[0].get("row") or batch[0] + 1
             limit = f"max_new_tokens={settings['max_new_tokens']}"
             remedy = f"Load the model with a smaller max_pixels or with bits=4, lower {limit}, or leave the row out"
-            raise RuntimeError(f"row {row}: memory does not suffice to answer it, even alone. {remedy}") from error
+            raise CannotRun(f"row {row}: memory does not suffice to answer it, even alone. {remedy}") from error
         return None
 
 

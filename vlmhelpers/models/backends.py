@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlmhelpers.common.errors import CannotRun
+
 if TYPE_CHECKING:  # nothing heavy is imported before Unsloth has had its turn
     import torch
     from peft import LoraConfig
@@ -31,7 +33,7 @@ def use_unsloth() -> bool:
     late = [name for name in ("transformers", "trl", "peft") if name in sys.modules and "unsloth" not in sys.modules]
     if late:
         names = ", ".join(late)
-        raise RuntimeError(f"{names} imported before Unsloth: restart the kernel and call use_unsloth() first")
+        raise CannotRun(f"{names} imported before Unsloth: restart the kernel and call use_unsloth() first")
     try:
         import unsloth
     except ImportError as error:
@@ -47,7 +49,7 @@ def choose_backend(backend: str) -> str:
         raise ValueError(f"backend={backend!r}: choose auto, unsloth or transformers")
     imported = "unsloth" in sys.modules
     if backend == "unsloth" and not imported:
-        raise RuntimeError("Unsloth is not imported: call use_unsloth() first in a fresh kernel, on a GPU machine")
+        raise CannotRun("Unsloth is not imported: call use_unsloth() first in a fresh kernel, on a GPU machine")
     return "unsloth" if imported and backend != "transformers" else "transformers"
 
 

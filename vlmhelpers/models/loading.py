@@ -18,6 +18,7 @@ from transformers import (
 from vlmhelpers.common.display import show_note
 from vlmhelpers.common.distributed import is_sharded
 from vlmhelpers.common.environment import compute_dtype, hidden_gpu, one_gpu
+from vlmhelpers.common.errors import CannotRun
 from vlmhelpers.families import FAMILIES, TINY_BASES, family_of, tiny_model
 from vlmhelpers.families.received import count_weights, load_config, reading
 from vlmhelpers.families.untrainable import UNTRAINABLE
@@ -44,7 +45,7 @@ def resolve_model(model_id: str) -> tuple[str, str]:
             return str(model_id), f"{model_id}, a local folder"
         one_gpu()
         if hidden := hidden_gpu():
-            raise RuntimeError(f"{model_id} needs a GPU, and {hidden}")
+            raise CannotRun(f"{model_id} needs a GPU, and {hidden}")
         if torch.cuda.is_available():
             return model_id, f"{model_id} on {torch.cuda.get_device_name()}"
     family = family_of(model_id).name

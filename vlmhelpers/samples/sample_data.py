@@ -19,10 +19,13 @@ def write_sample(
     tiny models can answer, or "json" for lines of JSON, which they have to learn. Pairs have `chosen` and `rejected` in
     place of `response`, for read_preferences: "pairs" of a caption without the price and one with it, which the tiny
     models write, "untrue_pairs" of a true caption and one that the image contradicts. Raises ValueError for
-    num_examples below 1 or other answers, FileExistsError where a file has other content, unless `force` is set.
+    num_examples below 1, a size below 1 or above 4096 and other answers, FileExistsError where a file has other
+    content, unless `force` is set.
     """
     if num_examples < 1:
         raise ValueError(f"num_examples is {num_examples}. Ask for 1 or more.")
+    if not 1 <= size <= 4096:
+        raise ValueError(f"size is {size}. Ask for 1 to 4096 pixels.")
     if answers not in _QUESTIONS:
         raise ValueError(f"answers={answers!r}: choose one of {', '.join(_QUESTIONS)}")
     path, files, lines, questions = Path(path), {}, [], list(_QUESTIONS[answers].items())

@@ -10,6 +10,7 @@ from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer_utils import sort_checkpoints
 
 from vlmhelpers.common.distributed import on_main
+from vlmhelpers.common.errors import CannotRun
 from vlmhelpers.common.file_digests import read_digest
 from vlmhelpers.common.files import atomic_file, name_full_disk, remove_abandoned, sync
 from vlmhelpers.training.identity import changes_between, refuse_changes, run_identity
@@ -83,7 +84,7 @@ def _newest_whole(trainer, accept_changes):
         return str(folder)
     if trainer.state.global_step > 0:
         trained = f"the model in memory has trained {trainer.state.global_step} steps without a checkpoint"
-        raise RuntimeError(f"{trained} in {trainer.args.output_dir}: load the model and make the trainer again")
+        raise CannotRun(f"{trained} in {trainer.args.output_dir}: load the model and make the trainer again")
     return None
 
 
