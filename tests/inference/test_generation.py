@@ -325,7 +325,7 @@ def test_a_file_of_something_else_stays_as_it_is(content, qwen, words, tmp_path)
         ({"max_new_tokens": 2.5}, "max_new_tokens=2.5: choose a whole number from 1 on"),
         ({"batch_size": True}, "batch_size=True: choose a whole number"),
     ],
-    ids=str,
+    ids=lambda value: ", ".join(value) if isinstance(value, dict) else "",
 )
 def test_options_that_give_no_text_for_each_row_are_refused(options, message, qwen, words):
     with pytest.raises(ValueError, match=message):
