@@ -18,6 +18,7 @@ from PIL import Image, ImageFile, ImageOps
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from vlmhelpers.common import image_colors, images
+from vlmhelpers.common.digests import digest
 from vlmhelpers.common.images import (
     ImageFacts,
     UnusableImage,
@@ -521,3 +522,10 @@ def test_sources_may_be_paths_bytes_or_what_arrow_stores(tmp_path, picture):
     assert image_identity(None) is None
     (tmp_path / "bag.png").write_bytes(data + b"x")
     assert image_identity({"path": path, "bytes": None}) != identity
+
+
+def test_the_identity_of_an_image_does_not_depend_on_strips(picture, monkeypatch):
+    expected = digest(picture.size, picture.tobytes())
+    assert image_identity(picture) == expected == inspect_image(encoded(picture, "PNG")).pixels
+    monkeypatch.setattr(image_colors, "_STRIP", 100)
+    assert image_identity(picture) == expected
