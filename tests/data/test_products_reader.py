@@ -454,3 +454,8 @@ def test_it_does_not_write_to_the_cache_of_datasets(read, tmp_path, monkeypatch)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "untouched")
     read(scarf())
     assert not (tmp_path / "untouched").exists()
+
+
+def test_a_frame_with_a_name_that_arrow_cuts():
+    with pytest.raises(ValueError, match="the DataFrame cannot be read: .* a name of its own"):
+        read_products(pd.DataFrame([{"x": "a", "x\0": "b"}]))

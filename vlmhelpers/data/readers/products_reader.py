@@ -117,7 +117,7 @@ def open_table(source: str | os.PathLike | Dataset | DatasetDict | pd.DataFrame)
 def _explained(text, remedy):
     try:
         yield
-    except (pa.ArrowException, ValueError, OverflowError, OSError) as error:
+    except (pa.ArrowException, ValueError, OverflowError, KeyError, OSError) as error:
         if getattr(error, "errno", None):  # of the disk, not of the format
             raise
         raise DataError(f"{text}: {'; '.join(map(str, error.args)).rstrip('.')}. {remedy}.") from None
