@@ -49,6 +49,8 @@ def test_a_pixel_limit_of_ones_own():
     report = check_dataset(dataset_of(row_of(0)), max_pixels=48 * 48 - 1)
     assert report.counts["by_reason"] == {"too many pixels": 1}
     assert check_dataset(dataset_of(row_of(0)), max_pixels=48 * 48).counts["kept"] == 1
+    with pytest.raises(ValueError, match="no step reads images of more than 89,478,485 pixels"):
+        check_dataset(dataset_of(row_of(0)), max_pixels=10**9)  # the collator would refuse what it keeps
 
 
 def test_each_picture_is_decoded_once(tmp_path, monkeypatch):

@@ -41,7 +41,7 @@ def check_dataset(
         rejected that the collator of their kind does not take: of what is kept, `VisionCollator(processor)` makes a
         batch of each row, with labels. With a family, those whose turns its published chat templates do not take.
         Without either, the report says which families do not take which rows.
-    max_pixels: larger images are rejected by their header. near_duplicates: nearly equal images are a warning within a
+    max_pixels: larger images are rejected by their header; MAX_PIXELS, which no other step reads beyond, at most. near_duplicates: nearly equal images are a warning within a
         split, a leak between splits. workers: how many images are decoded at a time; by default one per processor, 8 at
         most.
     Raises ValueError for an unknown family, and for a dataset with a transform or without the columns of a kind of

@@ -44,7 +44,7 @@ _IMPOSTORS = [
 _REMEDIES = {
     "empty file": "copy or download it again",
     "not readable": "give yourself the right to read the file",
-    "too many pixels": "make it smaller, or raise max_pixels if you trust it",
+    "too many pixels": "make it smaller",
     "too narrow": f"crop it: one side may be {MAX_ASPECT} times the other at most",
     "too large a file": "save the image alone, as PNG or JPEG",
     "too slow to decode": "make it smaller, or save it again as PNG or JPEG",

@@ -34,6 +34,8 @@ def validate(
     progress: bool = True,
 ) -> Report:
     """What `check_dataset` does; `more_rules` finds the problems of a row that has no others."""
+    if max_pixels > MAX_PIXELS:
+        raise ValueError(f"max_pixels={max_pixels}: no step reads images of more than {MAX_PIXELS:,} pixels")
     splits = _as_splits(dataset)
     bar = tqdm(total=sum(map(len, splits.values())), unit=" rows", delay=1, disable=not progress)
     pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
