@@ -41,9 +41,9 @@ def check_dataset(
         rejected that the collator of their kind does not take: of what is kept, `VisionCollator(processor)` makes a
         batch of each row, with labels. With a family, those whose turns its published chat templates do not take.
         Without either, the report says which families do not take which rows.
-    max_pixels: larger images are rejected by their header; MAX_PIXELS, which no other step reads beyond, at most. near_duplicates: nearly equal images are a warning within a
-        split, a leak between splits. workers: how many images are decoded at a time; by default one per processor, 8 at
-        most.
+    max_pixels: larger images are rejected by their header; at most MAX_PIXELS, beyond which no step reads.
+    near_duplicates: nearly equal images are a warning within a split, a leak between splits. workers: how many images
+        are decoded at a time; by default one per processor, 8 at most.
     Raises ValueError for an unknown family, and for a dataset with a transform or without the columns of a kind of
     rows, TypeError for what is no dataset, and OSError where the machine keeps an image from being read. Memory grows
     with what is found, not with rows or images, which take up to 600 bytes each in the folder for temporary files.
