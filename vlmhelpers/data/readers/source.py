@@ -194,7 +194,7 @@ class _FinishedRows:
             built = self.build(row)  # which may add problems and notes
             self._check_columns(row, built)
             self.met.update(row.fields)
-            self.unused.update(row.unused, row.leave())
+            self.unused.update(*([] if row.problems else [row.unused, row.leave()]))
             fields = row.fields if row.text is None else {next(iter(self.columns)): row.text}
             cells = {self.kept[name]: _cell(fields.get(name), feature) for name, feature in self.columns.items()}
             note = one_line("; ".join(filter(None, dict.fromkeys(row.notes))))
