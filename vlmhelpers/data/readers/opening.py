@@ -5,31 +5,27 @@ No source is held in memory as a whole.
 
 import glob
 import itertools
-import json
 import os
-import tarfile
-from collections import Counter
+import re
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, Value, load_dataset, load_from_disk
 
+from vlmhelpers.data.readers.arrow_rows import columns_of_parquet, explained, rows_of_dataset, rows_of_parquet
 from vlmhelpers.data.readers.csv_table import read_table
 from vlmhelpers.data.readers.json_file import EXPECTED, read_objects
+from vlmhelpers.data.readers.shards import read_shard
 from vlmhelpers.data.readers.source import DataError, SourceRow, explain_missing, to_dataset
-from vlmhelpers.data.rows import ENCODED_ROWS_PER_BATCH
 
 ROWS_AHEAD = 1000  # of which the fields become columns
 _BYTES_AHEAD = 2**26  # of embedded images, after which no more rows are read ahead
-_IMAGES = (  # what is an image among the members of a WebDataset shard
-    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm"),
-)
 OTHER_FILES = (".tsv", ".parquet", ".arrow", ".tar", ".tgz", ".gz")  # that are no CSV and no JSON
 _METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # of an imagefolder
+_OF_ROWS = (".parquet", ".tar", ".jsonl", ".json", ".csv", ".arrow")
+_SPLIT = re.compile(r"(?<![a-z])(train|training|test|validation|valid|val|dev|eval)(?![a-z])", re.IGNORECASE)
+_SAME_SPLIT = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation"}
 _SIDE_FILES = ("dataset_info.json", "state.json", "dataset_infos.json", "dataset_dict.json")
 
 
@@ -157,7 +153,7 @@ def _is_hub_id(text):
 def open_file(path: str | os.PathLike) -> Source:
     """The Source in one file, by its ending."""
     opener = {".csv": open_csv, ".tsv": open_csv, ".parquet": _of_parquet, ".arrow": _of_arrow}
-    opener |= dict.fromkeys([".tar", ".tgz"], _of_tar)
+    opener |= dict.fromkeys([".tar", ".tgz"], _of_shard)
     ending = ".tgz" if str(path).lower().endswith(".tar.gz") else Path(path).suffix.lower()
     return opener.get(ending, open_json)(path)
 
@@ -172,116 +168,22 @@ def open_csv(path: str | os.PathLike) -> Source:
     return Source(str(path), lambda: read_table(path)[1], Path(path).parent, read_table(path)[0], is_table=True)
 
 
-@contextmanager
-def _explained(path):
-    """Errors of Arrow's readers as ValueError; those of the disk as they are."""
-    try:
-        yield
-    except (pa.ArrowException, ValueError, OSError) as error:
-        if getattr(error, "errno", None) or isinstance(error, DataError):
-            raise
-        what = "; ".join(map(str, error.args)).splitlines()[0][:200].rstrip(".")
-        raise DataError(f"{path} cannot be read as parquet: {what}. Copy or download it again.") from None
-
-
 def _of_parquet(path):
-    with _explained(path), pq.ParquetFile(path) as file:
-        schema = file.schema_arrow
-        names = schema.names
-        features = _features(schema)
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"{path} has two columns named {twice[0]!r}. Rename or remove one of them.")
-
-    def rows():
-        with _explained(path), pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(ENCODED_ROWS_PER_BATCH):
-                batch.validate(full=True)  # its texts are UTF-8
-                yield from map(SourceRow, _named(batch.to_pylist(), features))
-
-    return Source(str(path), rows, Path(path).parent, names)
-
-
-def _features(schema):
-    """The features that `datasets` wrote beside the schema; none where another program wrote the file."""
-    try:
-        return Features.from_arrow_schema(schema) if b"huggingface" in (schema.metadata or {}) else {}
-    except (ValueError, TypeError, KeyError):
-        return {}
-
-
-def _named(rows, features):
-    """The rows, with the names of classes in the place of their numbers."""
-    classes = {name: feature for name, feature in features.items() if isinstance(feature, ClassLabel)}
-    lists = {n: f.feature for n, f in features.items() if isinstance(f, List) and isinstance(f.feature, ClassLabel)}
-    for row in rows:
-        yield {
-            name: _class_name(classes[name], value)
-            if name in classes
-            else [_class_name(lists[name], one) for one in value or []]
-            if name in lists
-            else value
-            for name, value in row.items()
-        }
-
-
-def _class_name(feature, value):
-    return feature.int2str(value) if isinstance(value, int) and 0 <= value < feature.num_classes else None
+    return Source(str(path), lambda: rows_of_parquet(path), Path(path).parent, columns_of_parquet(path))
 
 
 def _of_arrow(path):
-    with _explained(path):
-        return replace(_of_dataset(str(path), Dataset.from_file(str(path))), folder=Path(path).parent)
+    with explained(path, "a stream of Arrow, as datasets writes it"):
+        dataset = Dataset.from_file(str(path))
+    return replace(_of_dataset(str(path), dataset), folder=Path(path).parent)
 
 
 def _of_dataset(name, dataset):
-    def rows():
-        for batch in dataset.with_format("arrow").iter(ENCODED_ROWS_PER_BATCH):
-            yield from map(SourceRow, _named(batch.to_pylist(), dataset.features))
-
-    return Source(name, rows, None, dataset.column_names)
+    return Source(name, lambda: rows_of_dataset(dataset), None, dataset.column_names)
 
 
-def _of_tar(path):
-    return Source(str(path), lambda: read_tar(path), Path(path).parent)
-
-
-def read_tar(path: str | os.PathLike) -> Iterator[SourceRow]:
-    """Yields the rows of a WebDataset shard: neighbors whose names are the same up to the first dot.
-
-    Pictures are the field "image", in the order of the members; those of a `.json` object are fields, every other
-    member is a text, named by its ending.
-    """
-    try:
-        with tarfile.open(path) as archive:
-            members = (m for m in archive if m.isfile() and not os.path.basename(m.name).startswith((".", "__")))
-            for _, group in itertools.groupby(members, lambda m: _stem_and_ending(m)[0]):
-                yield _row_of([(_stem_and_ending(m)[1], archive.extractfile(m).read()) for m in group])
-    except tarfile.TarError as error:
-        raise DataError(f"{path} cannot be read as a tar archive: {error}. Copy or download it again.") from None
-
-
-def _stem_and_ending(member):
-    folder, name = os.path.split(member.name)
-    stem, _, ending = name.partition(".")
-    return f"{folder}/{stem}", ending.lower()
-
-
-def _row_of(members):
-    """The row of a shard's (ending, content) pairs."""
-    pictures = [content for ending, content in members if f".{ending}".endswith(_IMAGES)]
-    others = [member for member in members if not f".{member[0]}".endswith(_IMAGES)]
-    if twice := [ending for ending, count in Counter(ending for ending, _ in others).items() if count > 1]:
-        return SourceRow({}, [(f"two members of the ending .{twice[0]}", "keep one of them")])
-    try:
-        texts = {ending: content.decode() for ending, content in others}
-        fields = json.loads(texts.pop("json", "{}"))
-    except UnicodeDecodeError as error:
-        return SourceRow({}, [(f"a member that is no UTF-8 text: {error.reason}", "leave it out, or save it as text")])
-    except (ValueError, RecursionError) as error:
-        return SourceRow({}, [(f"not JSON: {error}", "write one whole object into the row's .json")])
-    if not isinstance(fields, dict):
-        return SourceRow({}, [("no object in the row's .json", 'write {"name": value, ...}')])
-    return SourceRow(texts | fields | ({"image": pictures} if pictures else {}))
+def _of_shard(path):
+    return Source(str(path), lambda: read_shard(path), Path(path).parent)
 
 
 def _of_folder(folder):
@@ -289,21 +191,36 @@ def _of_folder(folder):
         found = load_from_disk(str(folder))
         source = open_source(found) if isinstance(found, DatasetDict) else _of_dataset(str(folder), found)
         return replace(source, name=str(folder), folder=folder)
-    files = sorted(file for file in folder.rglob("*") if file.name in _METADATA)
-    if not files:
-        endings = (".parquet", ".tar", ".jsonl", ".json", ".csv", ".arrow")
-        found = (file for file in folder.rglob("*") if file.is_file() and file.name not in _SIDE_FILES)
-        files = sorted(file for file in found if file.suffix.lower() in endings)
-    return _of_files(str(folder), files)
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and not _is_hidden(file, folder)]
+    metadata = [file for file in files if file.name in _METADATA]
+    rows = [file for file in files if file.suffix.lower() in _OF_ROWS and file.name not in _SIDE_FILES]
+    return _of_files(str(folder), metadata or rows)
+
+
+def _is_hidden(file, folder):
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+
+
+def _check_splits(name, files):
+    """Raises ValueError for files of several splits: one for training and one for the test are not one source."""
+    start = len(os.path.commonpath([os.path.dirname(file) for file in files]))
+    found = {}
+    for file in files:
+        for split in _SPLIT.findall(str(file)[start:]):
+            found.setdefault(_SAME_SPLIT.get(split.lower(), split.lower()), file)
+    if len(found) > 1:
+        example = next(iter(found.values()))
+        raise DataError(f"{name} holds the splits {', '.join(found)}: name the files of one, such as {example}")
 
 
 def _of_files(name, files):
     """One Source of several files of one kind, each of which has its own folder for its images."""
     if not files:
         raise FileNotFoundError(f"{name} holds no file of rows: name one, or a folder that holds metadata.jsonl")
+    if len(files) == 1:
+        return open_file(files[0])
+    _check_splits(name, files)
     sources = [open_file(file) for file in files]
-    if len(sources) == 1:
-        return sources[0]
     if len({Path(file).suffix.lower() for file in files}) > 1:
         raise DataError(f"{name} holds files of several kinds ({', '.join(map(str, files[:3]))}): name the one to read")
     folder = Path(os.path.commonpath([os.path.abspath(source.folder) for source in sources]))

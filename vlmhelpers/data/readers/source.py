@@ -10,7 +10,7 @@ from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path
 
-from datasets import Dataset, Features
+from datasets import Dataset, Features, List
 from tqdm.auto import tqdm
 
 from vlmhelpers.common.printable import one_line, printable, shortened
@@ -191,14 +191,22 @@ class _FinishedRows:
 
     def __call__(self, rows):
         for number, row in enumerate(rows, start=1):
-            built = self.build(row)  # which may add problems and notes
-            self._check_columns(row, built)
-            self.met.update(row.fields)
-            self.unused.update(*([] if row.problems else [row.unused, row.leave()]))
-            fields = row.fields if row.text is None else {next(iter(self.columns)): row.text}
-            cells = {self.kept[name]: _cell(fields.get(name), feature) for name, feature in self.columns.items()}
+            try:
+                finished = self._finish(row)
+            except RecursionError:
+                row.reject("nested too deeply", "leave the row out, or write it flat")
+                finished = {name: [] if isinstance(feature, List) else None for name, feature in self.features.items()}
             note = one_line("; ".join(filter(None, dict.fromkeys(row.notes))))
-            yield {**built, "row": number, "problem": join_problems(row.problems), "note": note, **cells}
+            yield finished | {"row": number, "problem": join_problems(row.problems), "note": note}
+
+    def _finish(self, row):
+        """The columns of the row's kind, and those of the source."""
+        built = self.build(row)  # which may add problems and notes
+        self._check_columns(row, built)
+        self.met.update(row.fields)
+        self.unused.update(*([] if row.problems else [row.unused, row.leave()]))
+        fields = row.fields if row.text is None else {next(iter(self.columns)): row.text}
+        return built | {self.kept[name]: _cell(fields.get(name), feature) for name, feature in self.columns.items()}
 
     def _check_columns(self, row, built):
         if built.keys() - self.features.keys():

@@ -11,6 +11,7 @@ from vlmhelpers.common.files import atomic_file
 from vlmhelpers.common.image_workers import inspect_apart
 from vlmhelpers.common.images import UnusableImage
 from vlmhelpers.common.printable import one_line
+from vlmhelpers.data.readers.arrow_rows import row_decoder
 from vlmhelpers.data.readers.conversations import read_turns
 from vlmhelpers.data.readers.field_names import FieldNames
 from vlmhelpers.data.readers.opening import open_file
@@ -53,7 +54,8 @@ def read_stream(
     first = next(iter(rows), None)
     if first is None:
         raise DataError(f"{source} holds no rows.")
-    check = _Check(image_root, FieldNames(text_field, image_field, response_field, instruction))
+    names = FieldNames(text_field, image_field, response_field, instruction)
+    check = _Check(image_root, names, row_decoder(rows.features or {}))
     features = with_train(FEATURES)  # as the rows to come are not known
     features = Features({**features, "images": List(Image(decode=False)), "row": Value("int64")})
     options = {"batched": True, "batch_size": 1, "with_indices": True, "remove_columns": list(first)}
@@ -80,15 +82,15 @@ def _read(files):
 class _Check:
     """Makes a row of the schema of a stream's row, or of an unsound one an entry in `left_out`."""
 
-    def __init__(self, image_root, names):
-        self.image_root, self.names, self.left_out, self.more_rules = image_root, names, {}, None
+    def __init__(self, image_root, names, decode):
+        self.image_root, self.names, self.decode, self.left_out, self.more_rules = image_root, names, decode, {}, None
 
     def __call__(self, columns: dict[str, list], indices: list[int]) -> dict[str, list]:
         """Columns of the one row as a list each, and its place in the stream, which counts where no shard is known."""
         fields, shard, number, problems = {name: values[0] for name, values in columns.items()}, "", indices[0] + 1, []
         if tuple(fields) == _OF_FILES:
             shard, number, fields, problems = fields.values()
-        row = SourceRow(fields, problems)
+        row = SourceRow(self.decode(fields), problems)
         messages, sources = read_turns(row, self.names)
         root = self._root(shard) if any(isinstance(source, str) for source in sources) else None
         found = row.get_images(sources, root)

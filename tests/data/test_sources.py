@@ -1,0 +1,148 @@
+"""Sources of rows: splits, shards that break off or mix, values that the features of a Dataset mean."""
+
+import gzip
+import io
+import json
+import tarfile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import ClassLabel, Dataset, Features, Json, List, Value
+from row_outlines import draw_images, read_outlines
+
+from vlmhelpers.data import read_dataset, read_stream
+from vlmhelpers.data.readers.source import DataError
+from vlmhelpers.data.rules import split_problem
+
+ROW = {"text": "What?", "response": "Red."}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return draw_images(tmp_path)
+
+
+def shard(path, *members):
+    """A tar archive of (name, content) pairs; an object becomes JSON, the name of an image its bytes."""
+    with tarfile.open(path, "w") as archive:
+        for name, content in members:
+            if isinstance(content, dict):
+                content = json.dumps(content).encode()
+            elif isinstance(content, str):
+                content = (path.parent / content).read_bytes()
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def reasons(dataset):
+    return [split_problem(problem)[0] for problem in dataset["problem"]]
+
+
+# Splits
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train.jsonl", "val.jsonl"),
+        ("data/train-00000-of-00001.jsonl", "data/test-00000-of-00001.jsonl"),
+        ("train/metadata.jsonl", "test/metadata.jsonl"),
+    ],
+)
+def test_files_of_several_splits_are_not_one_source(folder, names):
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(ROW | {"file_name": "red.png"}))
+    with pytest.raises(ValueError, match=r"holds the splits \w+, \w+: name the files of one, such as .*jsonl"):
+        read_dataset(folder)
+    assert len(read_dataset(folder / names[0], image_root=folder)) == 1
+
+
+def test_parts_of_one_split_are_one_source_without_hidden_files(folder):
+    for name in ("training-0.jsonl", "train-1.jsonl", ".ipynb_checkpoints/train-1.jsonl"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(ROW | {"text": f"{name}?"}))
+    assert sorted(read_dataset(folder)["text"]) == ["train-1.jsonl?", "training-0.jsonl?"]
+
+
+# Shards
+
+
+def test_pictures_of_a_shard_stand_as_its_fields_list_them(folder):
+    row = ROW | {"images": ["1.before.png", "1.after.png"], "text": "<image> <image> What changed?"}
+    path = shard(folder / "a.tar", ("1.after.png", "blue.png"), ("1.before.png", "red.png"), ("1.json", row))
+    assert read_outlines(path) == ["user: [red] [blue] What changed? | assistant: Red."]
+
+
+def test_pictures_of_a_shard_stand_by_their_numbers(folder):
+    pictures = [(f"1.{number}.png", "red.png" if number == 2 else "blue.png") for number in (10, 2)]
+    assert read_outlines(shard(folder / "a.tar", *pictures, ("1.json", ROW))) == [
+        "user: [red] [blue] What? | assistant: Red."
+    ]
+
+
+def test_pictures_of_a_shard_in_no_known_order_are_a_problem(folder):
+    path = shard(folder / "a.tar", ("1.png", "red.png"), ("1.seg.png", "blue.png"), ("1.json", ROW))
+    assert reasons(read_dataset(path)) == ["several pictures, in no order that is known: png, seg.png"]
+
+
+def test_members_of_one_row_stand_together(folder):
+    pictures = [("1.png", "red.png"), ("2.png", "blue.png")]
+    path = shard(folder / "a.tar", *pictures, ("1.json", ROW), ("2.json", ROW))
+    found = reasons(read_dataset(path))
+    assert len(found) == 4 and all(found) and found[2] == "members of one name that do not stand together"
+
+
+def test_a_shard_that_breaks_off_is_an_error(folder):
+    path = shard(folder / "a.tar", *((f"{number}.json", ROW) for number in range(3)))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1024] + b"x" * 512 + whole[1536:])  # the header of the second
+    with pytest.raises(DataError, match="what stands at byte 1024 is no member"):
+        read_dataset(path)
+    (folder / "b.tar.gz").write_bytes(gzip.compress(whole)[:-30])
+    with pytest.raises(DataError, match="b.tar.gz cannot be read as a tar archive"):
+        read_dataset(folder / "b.tar.gz")
+
+
+# What features mean
+
+MIXED = {
+    "messages": [
+        {"role": "user", "content": [{"type": "text", "text": "What?"}]},
+        {"role": "assistant", "content": "Red."},
+    ]
+}
+
+
+@pytest.mark.parametrize("features", [Features({"messages": Json()}), Features({"messages": List(Json())})])
+def test_json_in_a_dataset_is_what_it_says(folder, features):
+    dataset = Dataset.from_list([MIXED], features=features)
+    dataset.to_parquet(folder / "a.parquet")
+    for source in (dataset, folder / "a.parquet"):
+        assert read_outlines(source) == ["user: What? | assistant: Red."]
+    (row,) = read_stream(dataset.to_iterable_dataset())
+    assert row["messages"][1]["content"][0]["text"] == "Red."
+
+
+def test_a_class_is_its_name_in_a_stream_too():
+    features = Features({"question": Value("string"), "answer": ClassLabel(names=["no", "yes"])})
+    rows = Dataset.from_list([{"question": "Red?", "answer": 1}], features=features)
+    (row,) = read_stream(rows.to_iterable_dataset())
+    assert row["messages"][1]["content"][0]["text"] == "yes"
+
+
+def test_a_date_that_python_has_not_is_an_error_that_names_the_file(tmp_path):
+    table = pa.table({"text": ["What?"], "response": ["Red."], "day": pa.array([10**8], pa.date32())})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="a.parquet cannot be read as Parquet"):
+        read_dataset(tmp_path / "a.parquet")
+
+
+def test_a_row_that_is_nested_too_deeply_is_a_problem_of_its_own(folder):
+    deep = '{"path":' * 700 + '"red.png"' + "}" * 700
+    (folder / "a.jsonl").write_text(f'{json.dumps(ROW)}\n{{"text": "What?", "response": "Red.", "image": {deep}}}\n')
+    found = reasons(read_dataset(folder / "a.jsonl"))
+    assert found[0] == "" and found[1]
