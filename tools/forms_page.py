@@ -192,8 +192,8 @@ FORMS = (
     Form(
         "WebDataset shards",
         "`.tar` and `.tar.gz`: a `.json` of any form above, other members as texts by their ending",
-        "`.jpg`, `.png`, `.webp`, ... of one name",
-        "two members of one ending, members that are no text",
+        "`.jpg`, `.png`, `.webp`, ... of one name, by their numbers or as `images` of the `.json` lists them",
+        "pictures in no known order, members of a row that stand apart, two of one ending, some that are no text",
         (),
         "https://huggingface.co/docs/hub/datasets-webdataset",
     ),
