@@ -36,7 +36,7 @@ def read_dataset(
     image_root, columns and errors vlmhelpers.data.readers.
     """
     opened = open_source(source)
-    kind = kind or kind_in(opened)
+    kind = kind or kind_in(opened, text_field)
     if kind not in ("messages", *_OF_KIND):
         raise ValueError(f"kind={kind!r}: choose one of messages, {', '.join(_OF_KIND)}")
     if kind == "messages":
@@ -55,8 +55,8 @@ def _read_messages(opened, image_root, instruction, text, image, response, downl
     return MessageRows(opened, names, image_root, download, cache_dir, **rules).read("read_dataset")
 
 
-def kind_in(source: Source) -> str:
-    """The kind of the rows of a Source, by the first one that has fields."""
+def kind_in(source: Source, text_field: str | None = None) -> str:
+    """The kind of the rows of a Source, by the first one that has fields, its question in `text_field`, if named."""
     first = next((row.fields for row in source.ahead() if row.fields), {})
-    reader = find_reader(first)
+    reader = find_reader(first, text_field)
     return next((kind for kind, (found, _) in _OF_KIND.items() if found.__name__ == reader), "messages")

@@ -120,8 +120,11 @@ def read_prompts(
     return _read(path, image_root, "prompts", names, build)
 
 
-def find_reader(fields: dict) -> str | None:
-    """The name of the reader here that takes rows of such fields; None where they rather are answers to learn."""
+def find_reader(fields: dict, text_field: str | None = None) -> str | None:
+    """The name of the reader here that takes rows of such fields; None where they rather are answers to learn.
+
+    text_field: the caller's name of the prompt. Without a prompt in the row, an answer is one to learn.
+    """
     fields = {name: value for name, value in _parsed(fields, (), False).items() if value is not None}
     conversation = fields.get("messages") or fields.get("conversations")
     answered = isinstance(conversation, list) and conversation and role_of(conversation[-1]) == "assistant"
@@ -132,7 +135,9 @@ def find_reader(fields: dict) -> str | None:
     if verdicts and ("completion" in fields or {"true", "false"} & set(verdicts)):
         return "read_rated"
     compared = {"solution", "ground_truth", *(["answer"] if "prompt" in fields else [])} & fields.keys()
-    return "read_prompts" if compared and not answered and not _LEARNED & fields.keys() else None
+    asked = {text_field} if text_field else {*_NAMES["text_field"]}
+    is_prompt = compared and asked & fields.keys() and not answered and not _LEARNED & fields.keys()
+    return "read_prompts" if is_prompt else None
 
 
 def _read(path, image_root, kind, given: dict[str, str | None], build: Callable) -> Dataset:

@@ -37,11 +37,15 @@ class Form(NamedTuple):
     fields: list[str]
 
 
-def recognize(path: str | os.PathLike) -> Form:
-    """The form of a file, by its first rows with fields. Raises ValueError and OSError as the readers do."""
+def recognize(path: str | os.PathLike, text_field: str | None = None) -> Form:
+    """The form of a file, by its first rows with fields, of which `text_field` may name that of the question.
+
+    Raises ValueError and OSError as the readers do.
+    """
     ahead = [row.fields for row in open_source(path).ahead() if row.fields]
     first, names = next(iter(ahead), {}), list(dict.fromkeys(itertools.chain.from_iterable(ahead)))
-    reader = _BY_NAME[find_reader(first)] if find_reader(first) else _of_answers(Path(path), first, names)
+    found = find_reader(first, text_field)
+    reader = _BY_NAME[found] if found else _of_answers(Path(path), first, names)
     return Form(reader.__name__, _READERS[reader][0], names)
 
 
@@ -67,7 +71,7 @@ def reader_call(
     that cannot be read has the usual reader of `kind`, which will say why; without one, ValueError and OSError.
     """
     try:
-        form = recognize(path)
+        form = recognize(path, fields.get("text_field"))
     except (OSError, ValueError):
         if kind is None:
             raise
