@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 from datasets import Dataset, load_dataset
 from misbehaving_server import GOOD, misbehaving_server
+from PIL import Image
 
 from vlmhelpers.batches.validation import check_dataset
 from vlmhelpers.cli import main
@@ -531,6 +533,40 @@ def test_check_takes_fields_and_a_question_by_name(run, data, tmp_path):
         assert (code, errors) == (0, []) and printed.startswith("1 rows read: 1 kept, 0 rejected")
     code, _, errors = run("check", "rows.csv", *root, "--text-field", "gone")
     assert code == 2 and " --text-field " in errors[-1] and "read_" not in errors[-1]
+
+
+HARD_NAMES = [("Instruction (en)", "Description (en)"), ("Instruction, en", 'It\'s a "description"'), ("-text", "a\\b")]
+
+
+@pytest.mark.parametrize("names", HARD_NAMES)
+@pytest.mark.parametrize("command", ["csv", "jsonl", "check"])
+def test_what_an_error_advises_can_be_typed(run, file, tmp_path, command, names):
+    fields = {"image": "001.jpg"} | dict.fromkeys(names, "A bag.")
+    Image.new("RGB", (8, 8)).save(tmp_path / "001.jpg")
+    source = file(fields, name="rows.jsonl") if command == "jsonl" else tmp_path / "rows.csv"
+    if command != "jsonl":
+        with open(source, "w", newline="") as table:
+            csv.writer(table).writerows([fields, fields.values()])
+    arguments = ["check", source] if command == "check" else [command, "-i", source, "-o", "out.jsonl"]
+    code, _, errors = run(*arguments)
+    options = shlex.split(errors[0].partition("for example ")[2].partition(" Where ")[0])
+    assert code == 2 and names[1] in options[-1]
+    options[-1] = options[-1].removesuffix(".")
+    assert run(*arguments, *options)[0] == 0, options
+
+
+def test_what_a_row_advises_can_be_typed(run, file, data):
+    row = {"image": str(data / "images" / "001.jpg"), "instruction": "What?", "answer": "Red.", "caption": "A bag."}
+    named = ["--image-root", data]
+    for arguments in (["jsonl", "-i", file(row), "-o", "out.jsonl", *named], ["check", file(row), *named]):
+        code, printed, errors = run(*arguments)
+        assert code == 1 and "response_field" not in (said := printed + " ".join(errors))
+        assert run(*arguments, "--response-field", said.partition("--response-field ")[2].split()[0])[0] == 0
+
+
+def test_without_a_likely_field_the_advice_is_a_placeholder(run, file):
+    code, _, errors = run("jsonl", "-i", file({"image": "a.png", "x": "a", "y": "b", "z": "c"}), "-o", "out.jsonl")
+    assert code == 2 and errors[0].endswith("for example --text-field NAME --response-field NAME.")
 
 
 @pytest.mark.slow

@@ -190,7 +190,7 @@ def test_a_file_of_other_fields_is_an_error_that_names_them(read):
         read({"Instructions": "Why?", "response": "So."}, {"response": "So."})
     message = str(caught.value)
     assert "data.json has no field 'instruction' and no field 'output'. Its fields: Instructions, response." in message
-    assert "read_alpaca(..., instruction_field='Instructions', output_field='...')" in message
+    assert "read_alpaca(..., instruction_field='Instructions', output_field='response')" in message
 
 
 def test_rows_inside_an_object_are_an_error_that_names_where(tmp_path):

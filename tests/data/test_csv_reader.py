@@ -224,7 +224,11 @@ def test_a_cell_may_be_long(read):
         ("image_path,instruction,descripton", "read_csv(..., response_field='descripton')"),
         ("Picture_Path,instruction,description", "read_csv(..., image_field='Picture_Path')"),
         ("img_file,texts,respons", "image_field='img_file', text_field='texts', response_field='respons')"),
-        ("image_path,instruction,x", "read_csv(..., response_field='...')"),
+        ("image_path,instruction,x", "read_csv(..., response_field='x')"),  # the only one that is left
+        ("id,image_path,question,labels", "read_csv(..., response_field='labels')"),
+        ("image,prefix,suffix", "read_csv(..., text_field='prefix', response_field='suffix')"),
+        ("photo,query,label", "read_csv(..., image_field='...', response_field='label')"),
+        ("image_path,instruction,x,y", "read_csv(..., response_field='...')"),
     ],
 )
 def test_a_missing_column_names_the_file_the_columns_and_the_argument(read, header, advice):

@@ -147,6 +147,12 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def options_of(command: str) -> dict[str, str]:
+    """The options of a command -> what the help calls their values."""
+    flags = _TAKES.get(command, "").split(", ")
+    return {flag.split()[-1]: _ARGUMENTS.get(flag, {}).get("metavar", "NAME") for flag in flags if flag[:1] == "-"}
+
+
 def _add_settings(command, kind, but):
     for about, names in grouped(kind).items():
         group = command.add_argument_group(about) if about else command

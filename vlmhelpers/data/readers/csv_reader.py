@@ -1,5 +1,6 @@
 """CSV files of images, questions and answers."""
 
+import itertools
 import os
 
 from datasets import Dataset
@@ -38,8 +39,10 @@ def _check_columns(source, names):
     arguments = ["image_field", "text_field", "response_field"]
     if names.instruction is not None:
         arguments.remove("text_field")
-    there = {*source.columns, *names.in_usual_case(dict.fromkeys(source.columns)).values()}
+    meant = names.in_usual_case(dict.fromkeys(source.columns))
+    there = {*source.columns, *meant.values()}
     missing = {name: names.usual[name][0] for name in arguments if not set(names.usual[name]) & there}
     if missing and not {"messages", "conversations"} & there:
         wanted = missing | {name: names.usual[name][0] for name in arguments if names.usual[name][0] in there}
-        raise DataError(explain_missing(source.name, "column", wanted, source.columns, "read_csv"))
+        taken = {*meant, *itertools.chain(*(names.usual[name] for name in arguments if name not in missing))}
+        raise DataError(explain_missing(source.name, "column", wanted, source.columns, "read_csv", taken))

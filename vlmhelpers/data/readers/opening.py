@@ -72,7 +72,8 @@ class Source:
         there = {*names, *usual_case(dict.fromkeys(names)).values()}
         missing = [argument for argument, of_argument in wanted.items() if not {*of_argument} & there]
         if missing and not {*also} & there:
-            _explain(self.name, {argument: wanted[argument][0] for argument in missing}, objects, reader)
+            taken = {*usual_case(dict.fromkeys(names)), *itertools.chain(*wanted.values())}
+            _explain(self.name, {argument: wanted[argument][0] for argument in missing}, objects, reader, taken)
         columns = dict.fromkeys(names, Value("string"))
 
         def build_noted(row):
@@ -90,13 +91,13 @@ def _check_first(name, ahead):
     raise DataError(f"{name}, row 1: {reason}; nor are the next rows. {EXPECTED} Remedy: {remedy}.")
 
 
-def _explain(source, missing, objects, reader):
+def _explain(source, missing, objects, reader, taken):
     for name, value in objects[0].items() if objects else ():
         first = value[0] if isinstance(value, list) and value else None
         if isinstance(first, dict) and not {"role", "from", "bytes", "path"} & first.keys():
             held = f"{source} holds its rows inside an object, under {name!r}"
             raise DataError(f"{held}. {EXPECTED} Save that list as a file.")
-    text = explain_missing(source, "field", missing, objects[0] if objects else (), reader)
+    text = explain_missing(source, "field", missing, objects[0] if objects else (), reader, taken)
     captions = reader in ("read_jsonl", "read_csv", "read_dataset") and len(missing) == 1
     more = " Where every row is asked the same, pass instruction='...' in place of a text_field." if captions else ""
     raise DataError(text + more)

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Collection, Iterable
 from datetime import date, time
 from decimal import Decimal
@@ -23,6 +24,7 @@ _NOT_TEXT = dict.fromkeys([b"\xff\xfe", b"\xfe\xff"], "UTF-16 text")
 _NOT_TEXT |= {b"PK\x03\x04": "an Excel workbook or a zip archive", b"\x1f\x8b": "a gzip archive"}
 _NOT_TEXT |= {b"PAR1": "a Parquet file, which read_dataset reads"}
 _LONGEST = 1000  # characters of an error's list of names
+_NO_TEXT = re.compile("image|img|pic|photo|file|path|url|(^|_)id$|index|source|split")  # names of no question or answer
 _KINDS = {bool: "true or false", list: "a list", dict: "an object", bytes: "bytes"}
 
 
@@ -243,25 +245,35 @@ def check_encoding(path: str | os.PathLike, remedy: str, expected: str) -> None:
 
 
 def explain_missing(
-    path: str | os.PathLike, what: str, wanted: dict[str, str], there: Collection[str], reader: str
+    path: str | os.PathLike,
+    what: str,
+    wanted: dict[str, str],
+    there: Collection[str],
+    reader: str,
+    taken: Collection[str] = (),
 ) -> str:
     """The text of an error for a missing `what` ("column" or "field"), with what to pass to the reader instead.
 
-    `wanted` maps the reader's arguments to names, `there` are the names in the file.
+    `wanted` maps the reader's arguments to names, `there` are the names in the file, `taken` those that are found.
     """
     missing = {argument: name for argument, name in wanted.items() if name not in there}
-    free = {name.lower(): name for name in there if name not in wanted.values()}
-
-    def closest(argument):  # to the name, else to the argument's own: image, text or response
-        for meant in (missing[argument].lower(), argument.removesuffix("_field")):
-            if found := get_close_matches(meant, free, n=1, cutoff=0.6):
-                return free[found[0]]
-        return "..."
-
+    advised = _advised(missing, [name for name in there if name not in (*wanted.values(), *taken)])
     names = ", ".join(there)
     names = names if len(names) <= _LONGEST else f"{names[:_LONGEST]}…"
-    advice = ", ".join(f"{argument}={closest(argument)!r}" for argument in missing)
+    advice = ", ".join(f"{argument}={advised.get(argument, '...')!r}" for argument in missing)
     return (
         f"{path} has no {what} {f' and no {what} '.join(map(repr, missing.values()))}. Its {what}s: "
         f"{names}. Name the right ones, for example {reader}(..., {advice})."
     )
+
+
+def _advised(missing, free):
+    """argument -> the name most like the missing one, or like the argument; else, in their order, those left over."""
+    advised, lower = {}, {name.lower(): name for name in free}
+    for argument, name in missing.items():
+        meant = (name.lower(), argument.removesuffix("_field"))
+        if found := [match for word in meant for match in get_close_matches(word, lower, n=1, cutoff=0.6)]:
+            advised[argument] = lower[found[0]]
+    left = [name for name in free if name not in advised.values() and not _NO_TEXT.search(name.lower())]
+    asked = [argument for argument in missing if argument not in (*advised, "image_field")]
+    return advised | (dict(zip(asked, left, strict=True)) if len(asked) == len(left) else {})
