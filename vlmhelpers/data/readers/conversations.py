@@ -4,30 +4,17 @@ Each form becomes the same turns here; docs/data-forms.md has the table of them.
 problem that names the field.
 """
 
-from collections.abc import Iterable
-
-from vlmhelpers.data.readers.field_names import FieldNames
-from vlmhelpers.data.readers.image_sources import Source, seems_image, source_of, sources_in
+from vlmhelpers.data.readers.field_names import CONVERSATIONS, FieldNames, is_conversation
+from vlmhelpers.data.readers.image_sources import Source, distinct, source_of, sources_in
 from vlmhelpers.data.readers.label_studio import is_task, read_task
-from vlmhelpers.data.readers.messages_in import MEANINGFUL, ROLES, WEIGHTS, read_content, read_message
+from vlmhelpers.data.readers.messages_in import ROLES, WEIGHTS, read_content, read_message
 from vlmhelpers.data.readers.placement import NEXT, place_images, place_tagged, schema_messages
 from vlmhelpers.data.readers.source import SourceRow, from_json, is_empty
+from vlmhelpers.data.readers.unread_fields import refuse_unread
 from vlmhelpers.data.schema import TRAIN, assistant, text_part, user
 
-CONVERSATIONS = {  # fields of a whole conversation, the first of which a row is read by -> how one is written
-    "messages": 'write [{"role": "user", "content": [{"type": "text", "text": ...}]}, ...]',
-    "conversations": 'write [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}]',
-    "conversation": 'write [{"human": ..., "assistant": ...}]',
-    "texts": 'write [{"user": ..., "assistant": ...}]',
-    "contents": 'write [{"role": "user", "parts": [{"text": ...}]}, {"role": "model", "parts": [{"text": ...}]}]',
-}
 _SYSTEMS = ("system", "system_prompt", "systemInstruction", "system_instruction")
 _OF_PREFERENCES = ("chosen", "rejected", "rejected_response", "rejected_messages", "non_preferred_output")
-_NOT_IN_ROWS = ("reasoning", "thinking", "file", "file_id", "document", "pdf")  # names that columns have, too
-_OF_ROWS = {name: problem for name, problem in MEANINGFUL.items() if name not in _NOT_IN_ROWS} | {
-    "completions": ("several answers are not read", "read pairs with read_preferences, or keep one as the response"),
-    "choices": ("the choices of a question are not read", "write them into the question, and the right one as answer"),
-}
 
 
 def read_turns(row: SourceRow, names: FieldNames) -> tuple[list[dict], list[Source]]:
@@ -46,7 +33,7 @@ def read_turns(row: SourceRow, names: FieldNames) -> tuple[list[dict], list[Sour
 
 
 def _read_row(row, names):
-    form = next((name for name in CONVERSATIONS if _is_conversation(row.fields, name)), None)
+    form = next((name for name in CONVERSATIONS if is_conversation(row.fields, name)), None)
     turns = _read_fields(row, names) if form is None else _read_form(row, form)
     if turns is None:
         return [], []
@@ -61,14 +48,6 @@ def read_conversation(row: SourceRow, messages: list[dict], shown: str) -> tuple
     turns = _with_system(row, [turn for message in messages for turn in read_message(row, message)])
     own = row.with_fields({name: value for name, value in row.fields.items() if name == shown})
     return _with_images(own, turns, FieldNames(image_field=shown))
-
-
-def _is_conversation(fields, name):
-    value = fields.get(name)
-    if name in ("messages", "conversations"):
-        return value is not None
-    value = from_json(value)
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
 def _read_form(row, form):
@@ -219,23 +198,12 @@ def _listed_images(row, names):
             found[name] = [*tags.values()]
         elif sources := sources_in(row, name):
             found[name] = sources
-    found = _distinct(found)
+    found = distinct(found)
     if len(found) > 1:
         row.reject(f"images in both {' and '.join(found)}", "keep one of the two fields")
     further = [] if found else names.of_further_images(row)
     listed = next(iter(found.values()), [source for name in further for source in sources_in(row, name)])
     return listed, tags
-
-
-def _distinct(found):
-    """The fields whose images are not those of an earlier one; names of files beside encoded images are theirs."""
-    kept = {}
-    for name, sources in found.items():
-        encoded = any(isinstance(source, dict) for some in kept.values() for source in some)
-        names_alone = encoded and all(isinstance(source, str) for source in sources)
-        if sources not in kept.values() and not names_alone:
-            kept[name] = sources
-    return kept
 
 
 def _by_index(row, turns, listed):
@@ -263,23 +231,3 @@ def _up_to_what_is_learned(row, turns):
         row.notes.append("turns after the last answer to learn left out")
         return turns[: learned[-1] + 1]
     return turns
-
-
-def refuse_unread(row: SourceRow, messages: Iterable[dict]) -> None:
-    """Makes a problem of each field that says something about the conversation and was not read."""
-    has_image = any(part["type"] == "image" for message in messages for part in message["content"])
-    for name, value in row.leave().items():
-        if name in _OF_ROWS and not is_empty(from_json(value)):
-            reason, remedy = _OF_ROWS[name]
-            row.reject(f"{name}: {reason}", remedy)
-        elif name in CONVERSATIONS and _is_conversation(row.fields, name):
-            row.reject(f"a second conversation in {name}", "keep one of the two fields")
-        elif seems_image(value) and (not has_image or _is_further_image(name, value)):
-            remedy = f"name it: image_field={name!r}; several belong into one list"
-            row.reject(f"an image in {name!r} is not read", remedy)
-
-
-def _is_further_image(name, value):
-    """Whether a field beside the row's image holds another one: its bytes, or a path by a name such as `image_2`."""
-    named = "image" in name.lower() and not name.lower().endswith(("id", "name", "url"))
-    return not isinstance(value, str) or (named and "://" not in value)

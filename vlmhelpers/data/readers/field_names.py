@@ -3,8 +3,15 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from vlmhelpers.data.readers.source import SourceRow, is_empty
+from vlmhelpers.data.readers.source import SourceRow, from_json, is_empty
 
+CONVERSATIONS = {  # fields of a whole conversation, the first of which a row is read by -> how one is written
+    "messages": 'write [{"role": "user", "content": [{"type": "text", "text": ...}]}, ...]',
+    "conversations": 'write [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}]',
+    "conversation": 'write [{"human": ..., "assistant": ...}]',
+    "texts": 'write [{"user": ..., "assistant": ...}]',
+    "contents": 'write [{"role": "user", "parts": [{"text": ...}]}, {"role": "model", "parts": [{"text": ...}]}]',
+}
 ALTERNATIVES = {  # argument -> the usual names of its field
     "text_field": ("text", "instruction", "question", "query", "prompt", "problem"),
     "image_field": ("image", "images", "image_path", "image_paths", "image_file", "file_name", "file_names", "img"),
@@ -18,6 +25,16 @@ CSV_NAMES = ("instruction", "image_path", "description")
 _OF_CAPTIONS = ("text", "txt", "label", "cls")  # answers, too, where one question is asked of all rows
 _OF_MANY = {"multiple_choice_answer", "answers"}  # what most of those asked said, and what each of them did
 _OF_TRIALS = ("_file_name", "_file_names")  # endings of further fields of images, in an imagefolder
+
+
+def is_conversation(fields: dict, name: str) -> bool:
+    """Whether a row's field `name` is one of CONVERSATIONS, and holds one."""
+    if name not in CONVERSATIONS or (value := fields.get(name)) is None:
+        return False
+    if name in ("messages", "conversations"):
+        return True
+    value = from_json(value)
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ _KEYS = (  # of an object that holds an image or says where it is, such as {"url
     *("bytes", "path", "url", "image_url", "image", "base64", "data", "value", "source"),
     *("fileUri", "file_uri", "file_name", "image_path"),
 )
-IMAGE_FILE = re.compile(r"[^\n]{1,300}\.(?:jpe?g|png|webp|gif|bmp|tiff?|avif|jp2|ppm)", re.IGNORECASE)
+_IMAGE_FILES = frozenset("jpg jpeg jfif png webp gif bmp tif tiff avif heic heif jp2 ppm svg".split())
+_MEDIA_FILES = frozenset("mp4 m4v mov avi mkv webm mpg mpeg wmv flv mp3 wav flac ogg opus m4a aac".split())
 _DATA_URI = re.compile(r"data:([^;,]{0,100})((?:;[^;,]{0,100})*),", re.IGNORECASE)
 _BASE64 = re.compile(
     r"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk0)[A-Za-z0-9+/\s]{80,}={0,2}\s*"
@@ -34,6 +35,17 @@ def sources_in(row: SourceRow, name: str) -> list[Source]:
     value = from_json(row.take(name))
     values = [] if is_empty(value) else value if isinstance(value, list) else [value]
     return [source_of(row, one, name) for one in values]
+
+
+def distinct(found: dict[str, list[Source]]) -> dict[str, list[Source]]:
+    """The fields whose images are not those of an earlier one; names of files beside encoded images are theirs."""
+    kept = {}
+    for name, sources in found.items():
+        encoded = any(isinstance(source, dict) for some in kept.values() for source in some)
+        names_alone = encoded and all(isinstance(source, str) for source in sources)
+        if sources not in kept.values() and not names_alone:
+            kept[name] = sources
+    return kept
 
 
 def source_of(row: SourceRow, value: object, where: str) -> Source:
@@ -92,11 +104,29 @@ def _local(value):
 
 
 def seems_image(value: object) -> bool:
-    """Whether a value of a field is an image, or names one: bytes, a data URI, a file of an image's ending."""
+    """Whether a value of a field is an image, or names one: bytes, a data URI, a path or link of an image's ending."""
     if isinstance(value, list):
         return bool(value) and seems_image(value[0])
     if isinstance(value, dict):
         return bool({"bytes", "path", "url", "image_url"} & value.keys()) and any(map(seems_image, value.values()))
     if isinstance(value, str):
-        return bool(IMAGE_FILE.fullmatch(value) or value.startswith("data:image/") or _BASE64.fullmatch(value[:5000]))
+        is_file = _ending(value) in _IMAGE_FILES
+        return is_file or value.startswith("data:image/") or bool(_BASE64.fullmatch(value[:5000]))
     return isinstance(value, bytes | bytearray | PilImage)
+
+
+def seems_media(value: object) -> bool:
+    """The same of a video or a sound: a data URI, a path or link of its ending, or a list of these."""
+    if isinstance(value, list):
+        return bool(value) and seems_media(value[0])
+    if not isinstance(value, str):
+        return False
+    return _ending(value) in _MEDIA_FILES or value.startswith(("data:video/", "data:audio/"))
+
+
+def _ending(text):
+    """The ending of a path, or of a link before its query, in lower case; "" of a text that is neither."""
+    if "." not in text or len(text) > 2000 or "\n" in text:
+        return ""
+    path = re.split("[?#]", text, maxsplit=1)[0] if "://" in text else text
+    return path.rpartition(".")[2].lower()

@@ -7,8 +7,8 @@ from datasets import Dataset
 
 from vlmhelpers.data.download.downloader import download_images, is_link
 from vlmhelpers.data.download.safe_http import DownloadRules
-from vlmhelpers.data.readers.conversations import CONVERSATIONS, read_turns
-from vlmhelpers.data.readers.field_names import FieldNames
+from vlmhelpers.data.readers.conversations import read_turns
+from vlmhelpers.data.readers.field_names import CONVERSATIONS, FieldNames
 from vlmhelpers.data.readers.opening import Source
 from vlmhelpers.data.rows import ImageRoot
 

@@ -3,9 +3,10 @@
 It becomes one turn, see `placement`, or several, where one object holds a question and its answer.
 """
 
-from vlmhelpers.data.readers.image_sources import seems_image, source_of, sources_in
+from vlmhelpers.data.readers.image_sources import seems_image, seems_media, source_of, sources_in
 from vlmhelpers.data.readers.placement import NEXT, place_images
 from vlmhelpers.data.readers.source import SourceRow, from_json, is_empty, shorten
+from vlmhelpers.data.readers.unread_fields import CALLS, MEDIA, problem_of
 from vlmhelpers.data.schema import TRAIN, text_part
 
 ROLES = dict.fromkeys(["human", "user"], "user")  # as written -> in the schema
@@ -24,21 +25,6 @@ _IMAGE_KEYS = (
 _MEDIA_TYPES = ("mime_type", "mimeType", "media_type")
 _NO_CONTENT = "content is no text and no list of parts", 'write a text or parts: [{"type": "text", "text": ...}]'
 _NO_ROLE = "a message without a role", 'write [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]'
-_MEDIA = "only images are read", "leave the row out, or replace it by images"
-_CALLS = "calls of tools are not learned", "leave the row out, or write call and result into the texts"
-_BOXES = "boxes are not written into the texts", "write their coordinates there as the model does, or remove the field"
-_REASONING = "reasoning beside the answer is not read", "write <think>...</think> at the start of the answer"
-MEANINGFUL = {  # what changes the meaning of a row, a message or a part, and is not read -> problem
-    **dict.fromkeys(["video", "videos", "audio", "audios", "input_audio", "video_url", "audio_url"], _MEDIA),
-    **dict.fromkeys(["document", "file", "file_id", "pdf"], _MEDIA),
-    **dict.fromkeys(["tools", "functions", "tool_calls", "function_call", "tool_call_id"], _CALLS),
-    **dict.fromkeys(["tool_use", "tool_result", "functionCall", "functionResponse", "executableCode"], _CALLS),
-    **dict.fromkeys(["objects", "bbox", "bboxes", "boxes", "rectanglelabels"], _BOXES),
-    **dict.fromkeys(["reasoning_content", "reasoning", "thinking", "thought"], _REASONING),
-    "train_detail": ("parts of a text cannot be learned alone", "use train for the whole turn"),
-    "loss_scale": ("an answer is learned or not", "use loss for the whole turn, or remove the field"),
-    "refusal": ("a refusal is not read", "write it as the content, or leave the row out"),
-}
 
 
 def read_message(row: SourceRow, message: dict, remedy: str = "") -> list[dict]:
@@ -54,7 +40,7 @@ def read_message(row: SourceRow, message: dict, remedy: str = "") -> list[dict]:
     if role is None:
         row.reject(_NO_ROLE[0], remedy or _NO_ROLE[1])
     elif role in _TOOLS:
-        row.reject(f"a tool's turn: {sender!r}", _CALLS[1])
+        row.reject(f"a tool's turn: {sender!r}", CALLS[1])
     elif role not in ROLES:
         row.reject(f"unknown role: {sender!r}", f"use one of {', '.join(ROLES)}")
     turn = {"role": ROLES.get(role, role and sender), "content": _content_of(row, message)}
@@ -77,7 +63,7 @@ def _content_of(row, message):
     name = next((name for name in _CONTENTS if name in message), None)
     if others := [key for key in _CONTENTS if key != name and not is_empty(message.get(key))]:
         row.reject(f"two contents of one message: {name} and {others[0]}", "keep one of them")
-    if name is None and any(not is_empty(message.get(key)) for key in MEANINGFUL):
+    if name is None and any(problem_of(key) and not is_empty(value) for key, value in message.items()):
         return []  # which is a problem of its own
     return read_content(row, message[name] if name else None)
 
@@ -125,9 +111,8 @@ def _note_leftover(row, holder, known, where):
     for key, value in holder.items():
         if key in known or is_empty(from_json(value)):
             continue
-        if key in MEANINGFUL:
-            reason, remedy = MEANINGFUL[key]
-            row.reject(f"{key}: {reason}", remedy)
+        if problem := problem_of(key) or (seems_media(value) and MEDIA):
+            row.reject(f"{key}: {problem[0]}", problem[1])
         elif seems_image(value):
             row.reject(f"an image in {where}, under {key!r}, is not read", "name it image there")
         else:
@@ -156,9 +141,8 @@ def _read_part(row, part):
         text = part.get("text", part.get("value"))
         _note_leftover(row, part, {"type", "text", "value", "index"}, "parts")
         return [{"type": "text", "text": None if text is None else row.as_text(text, "a text part")}]
-    if kind in MEANINGFUL:
-        reason, remedy = MEANINGFUL[kind]
-        row.reject(f"{kind}: {reason}", remedy)
+    if kind and (problem := problem_of(kind)):
+        row.reject(f"{kind}: {problem[0]}", problem[1])
     return [{"type": str(kind), "text": None}]
 
 
@@ -166,7 +150,8 @@ def _kind_of(part):
     """A part's type; Gemini's, Bedrock's and Qwen's say by their keys what they are."""
     if part.get("type") is not None:
         return part["type"] if isinstance(part["type"], str) else None
-    kind = next((key for key in ("text", *_IMAGE_KEYS, *MEANINGFUL) if not is_empty(part.get(key))), None)
+    kind = next((key for key in ("text", *_IMAGE_KEYS) if not is_empty(part.get(key))), None)
+    kind = kind or next((key for key, value in part.items() if problem_of(key) and not is_empty(value)), None)
     if kind in _IMAGE_KEYS:
         return "image"
     return "text" if kind is None and "text" in part else kind
@@ -182,7 +167,7 @@ def _part_source(row, part):
     media = own if isinstance(own, dict) else part
     kind = str(next((media[key] for key in _MEDIA_TYPES if media.get(key)), "image"))
     if not kind.startswith("image"):
-        row.reject(f"{kind}: {_MEDIA[0]}", _MEDIA[1])
+        row.reject(f"{kind}: {MEDIA[0]}", MEDIA[1])
     if own is not None:
         return source_of(row, own, "an image part")
     number = part.get("index")

@@ -9,13 +9,14 @@ from collections.abc import Callable
 
 from datasets import Dataset
 
-from vlmhelpers.data.readers.conversations import read_conversation, read_history, refuse_unread
+from vlmhelpers.data.readers.conversations import read_conversation, read_history
 from vlmhelpers.data.readers.image_sources import sources_in
 from vlmhelpers.data.readers.message_rows import Roots
 from vlmhelpers.data.readers.messages_in import role_of
 from vlmhelpers.data.readers.opening import Source, open_source
 from vlmhelpers.data.readers.placement import IMAGE
 from vlmhelpers.data.readers.source import DataError, SourceRow, explain_missing, from_json
+from vlmhelpers.data.readers.unread_fields import refuse_unread
 from vlmhelpers.data.schema import TRAIN, message_text, text_part
 
 _NAMES = {  # argument -> what its field is called in one form or another
