@@ -135,6 +135,70 @@ def test_windows_1252_is_read_where_it_stands_and_noted(read):
     assert dataset["problem"] == ["", "", ""]
 
 
+IN_OTHER_ENCODINGS = {
+    "cp1250": ("Windows-1250", ["Co to jest?", "\u017b\u00f3\u0142ta torba na zakupy z du\u017c\u0105 kieszeni\u0105"]),
+    "cp1251": (
+        "Windows-1251",
+        [
+            "\u0427\u0442\u043e \u044d\u0442\u043e?",
+            "\u041a\u0440\u0430\u0441\u043d\u0430\u044f \u0441\u0443\u043c\u043a\u0430",
+        ],
+    ),
+    "gbk": ("GBK", ["\u8fd9\u662f\u4ec0\u4e48\uff1f", "\u4e00\u4e2a\u7ea2\u8272\u7684\u624b\u63d0\u5305"]),
+    "cp932": ("Shift JIS", ["\u3053\u308c\u306f\u4f55\u3067\u3059\u304b\uff1f", "\u8d64\u3044\u9784\u3067\u3059"]),
+    "mac_roman": (
+        "Mac Roman",
+        ["Qu'est-ce que c'est ?", "Une \u00e9tiquette tr\u00e8s l\u00e9g\u00e8re \u00e0 c\u00f4t\u00e9"],
+    ),
+}
+
+
+@pytest.mark.parametrize("encoding", IN_OTHER_ENCODINGS)
+def test_other_encodings_are_recognized_and_noted(read, encoding):
+    name, texts = IN_OTHER_ENCODINGS[encoding]
+    dataset = read(
+        HEADER.encode() + f"images/bag.jpg,{texts[0]},{texts[1]}\nimages/bag.jpg,Why?,So.\n".encode(encoding)
+    )
+    assert [dataset[0]["instruction"], dataset[0]["description"]] == texts and not any(dataset["problem"])
+    assert dataset["note"] == [f"bytes that are not UTF-8 read as {name}", ""]
+
+
+WESTERN = [
+    "Eine gro\u00dfe T\u00fcte f\u00fcr 5 \u20ac",
+    "Caf\u00e9",
+    "It\u2019s a bag",
+    "20\u00b0 \u201cx\u201d \u2013 5 \u20ac",
+    "5 \u00a3 \u00bd \u00ae",
+    "Uma a\u00e7\u00e3o n\u00e3o \u00e9 s\u00f3 isso",
+    "Et r\u00f8dt t\u00f8rkl\u00e6de p\u00e5 bordet",
+    "\u00c9TIQUETTE TR\u00c8S L\u00c9G\u00c8RE",
+    "l\u2019\u0153uvre d\u2019\u00c9mile, d\u00e9j\u00e0 \u00ab vue \u00bb",
+    "R\u00f6d v\u00e4ska p\u00e5 \u00e5n",
+]
+
+
+@pytest.mark.parametrize("text", WESTERN)
+def test_western_texts_stay_windows_1252(read, text):
+    row = read(f'{HEADER}images/bag.jpg,What?,"{text}"\n'.encode("cp1252"))[0]
+    assert row["description"] == text and row["note"].endswith("read as Windows-1252")
+
+
+@pytest.mark.parametrize("line", ["sep=;", '"sep=;"', "\ufeffsep=;", "SEP=;;;"])
+def test_a_line_that_tells_excel_the_separator_is_no_header(read, line):
+    row = read(f"{line}\r\n{HEADER.replace(',', ';')}images/bag.jpg;What, and why, and how?;A bag.\r\n")[0]
+    assert (row["instruction"], row["description"], row["problem"]) == ("What, and why, and how?", "A bag.", "")
+    assert read(f"sep=|\n{HEADER.replace(',', '|')}images/bag.jpg|What?|A bag.\n")["description"] == ["A bag."]
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "None", "null"])
+def test_a_word_for_no_value_is_no_text(read, word):
+    dataset = read(
+        f"{HEADER}images/bag.jpg,What?,{word}\nimages/bag.jpg,{word},A bag.\nimages/bag.jpg,What?,{word}s.\n"
+    )
+    assert [problem_of(row) for row in dataset] == [f"empty description: {word}", f"empty instruction: {word}", ""]
+    assert problem_of(read(f"Image,Question,Answer\nimages/bag.jpg,What?,{word}\n")[0]) == f"empty answer: {word}"
+
+
 def test_bytes_of_no_known_encoding_are_a_problem(read):
     dataset = read(HEADER.encode() + b"images/bag.jpg,What\x81?,A bag.\n")
     assert problem_of(dataset[0]) == "bytes that no known encoding has"

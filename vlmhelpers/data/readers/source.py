@@ -67,7 +67,7 @@ class SourceRow:
 
     def with_fields(self, fields: dict) -> "SourceRow":
         """The same row seen with other fields: what is found there is added to this one's problems, notes and uses."""
-        view = object.__new__(SourceRow)
+        view = object.__new__(type(self))
         view.__dict__ = self.__dict__ | {"fields": fields}
         return view
 
