@@ -1,5 +1,6 @@
 """The command line: converters, what they do with bad rows and errors, validation, the sample and training."""
 
+import base64
 import csv
 import io
 import json
@@ -138,6 +139,19 @@ def test_the_image_root_and_the_fields_can_be_named(run, file, data, tmp_path, c
     written = json.loads((tmp_path / "out.jsonl").read_text())
     assert written["images"] == ["001.jpg"]
     assert written["messages"][0]["content"] == [{"type": "image"}, {"type": "text", "text": "What?"}]
+
+
+def test_an_embedded_image_becomes_a_file_also_with_an_image_root(run, file, data, tmp_path):
+    encoded = base64.b64encode((data / "images" / "002.jpg").read_bytes()).decode()
+    rows = [
+        {"text": "What?", "response": "A bag."} | {"image": image}
+        for image in ("001.jpg", f"data:image/jpeg;base64,{encoded}")
+    ]
+    code, printed, errors = run("jsonl", "-i", file(*rows), "-o", "out.jsonl", "--image-root", data / "images")
+    assert (code, errors) == (0, []) and "2 images -> out_images" in printed
+    dataset = read_jsonl(tmp_path / "out.jsonl")
+    expected = [Image.open(data / "images" / name).tobytes() for name in ("001.jpg", "002.jpg")]
+    assert [row["images"][0].tobytes() for row in dataset] == expected
 
 
 def test_jsonl_of_messages_is_written_as_it_was(run, file):

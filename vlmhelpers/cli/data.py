@@ -106,10 +106,15 @@ def _write_with_images(dataset, output):
 
 
 def _write_from(root, dataset, output):
-    """Writes rows whose image paths start at the root where all images lie inside it, else at their deepest folder."""
+    """Writes rows whose image paths start at the root where all images lie inside it, else at their deepest folder.
+
+    With an embedded image they start at the output's folder, beside which it becomes a file.
+    """
     from vlmhelpers.data.rows import ImageRoot, stream_plain_rows
 
     images = [image for row in stream_plain_rows(dataset, ["images"], "checking") for image in row["images"]]
+    if any(image["bytes"] is not None for image in images):
+        return _write_with_images(dataset, output)
     paths = [image["path"] for image in images if image["path"]]
     if not all(map(ImageRoot(root).relative, paths)):
         root = os.path.commonpath(list(map(os.path.dirname, paths)))
