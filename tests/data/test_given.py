@@ -8,6 +8,7 @@ from PIL import Image
 
 from vlmhelpers.data.given import given_rows, given_texts, row_indices
 from vlmhelpers.data.schema import FEATURES, PAIR_FEATURES, make_pair, make_row
+from vlmhelpers.data.splitting import split
 
 ROWS = [make_row(f"q{i}", "a", [Image.new("RGB", (8 + i, 6), "red")]) for i in range(3)]
 
@@ -69,6 +70,19 @@ def test_splits_streams_and_texts_in_place_of_parts_are_refused(dataset):
         given_rows(dataset.to_iterable_dataset())
     with pytest.raises(ValueError, match="read_dataset"):
         given_rows(Dataset.from_list([{"messages": [{"role": "user", "content": "q"}]}]))
+
+
+@pytest.mark.parametrize("null", [[None], [{"role": "user", "content": [None]}]], ids=["turn", "part"])
+def test_a_null_turn_or_part_is_named_by_its_row(null):
+    rows = [*ROWS, {"messages": null, "images": []}]
+    for given in (rows, Dataset.from_list(rows, features=FEATURES)):
+        for use in (given_rows, lambda rows: split(rows, 1)):
+            with pytest.raises(ValueError, match=r"row 4: a (turn|part) is null: .* check_dataset rejects"):
+                use(given)
+    assert len(given_rows(Dataset.from_list(rows, features=FEATURES).select(range(3)))) == 3
+    pair = make_pair("q", "a", "b") | {"rejected": null}
+    with pytest.raises(ValueError, match=r"row 1: a (turn|part) is null"):
+        given_rows([pair], "pairs")
 
 
 @pytest.mark.parametrize("texts", [["a", "b"], ("a", "b"), iter("ab"), np.array(["a", "b"])], ids=type)

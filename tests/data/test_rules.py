@@ -39,6 +39,10 @@ def turn(role, *parts):
     return {"role": role, "content": list(parts) or None}
 
 
+def role_of(message):
+    return message and message["role"]
+
+
 def row(*messages, images=()):
     return {"messages": list(messages), "images": list(images)}
 
@@ -61,6 +65,10 @@ BAD_MESSAGES = {
     "no answer that is learned": (row(user("Hi"), assistant("Ho") | {"train": False}), "nothing to learn: no answer"),
     "an unknown role": (row(user("Hi"), turn("bot", text_part("Hello"))), "unknown role: 'bot'"),
     "no content": (row(user("Hi"), turn("assistant")), "content is no list of parts"),
+    "a null turn": (row(None, user("Hi"), assistant("Ho")), "a turn is null"),
+    "a null turn last": (row(user("Hi"), assistant("Ho"), None), "a turn is null"),
+    "a null part": (row(turn("user", None), assistant("So.")), "a part is null"),
+    "a null part in an answer": (row(user("Hi"), turn("assistant", text_part("So."), None)), "a part is null"),
     "no text": (row(user(None), assistant("So.")), "a text part without text"),
     "no text in an answer": (row(user("Hi"), assistant(None)), "a text part without text"),
     "another medium": (row(user("Hi"), turn("assistant", {"type": "audio", "text": ""})), "unknown part: ['audio']"),
@@ -131,12 +139,39 @@ def test_the_command_line_refuses_it_too(name, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("name", [*BAD_MESSAGES, "None", "a second None"])
 def test_a_prompt_has_the_same_rules_but_for_its_answer(name):
     bad, reason = BAD_ROWS[name]
-    with_question = bad["messages"] and any(message["role"] == "user" for message in bad["messages"])
+    with_question = bad["messages"] and any(role_of(message) == "user" for message in bad["messages"])
     if with_question and reason.startswith(("no answer", "empty answer")):
         assert to_answer(bad, 0, control=NO_TOKENS).messages[-1]["role"] == "user"
-    elif with_question and bad["messages"][-1]["role"] != "assistant":
+    elif with_question and role_of(bad["messages"][-1]) != "assistant":
         with pytest.raises(ValueError, match="Remedy: "):
             to_answer(bad, 0, control=NO_TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("turns", "reason"),
+    [
+        ([user("Hi"), {"role": "assistant"}], "content is no list of parts"),
+        ([user("Hi"), {"content": [text_part("So.")]}], "unknown role: None"),
+        ([user("Hi"), {"role": "assistant", "content": "So."}], "content is no list of parts"),
+        ([user("Hi"), {"role": "assistant", "content": 5}], "content is no list of parts"),
+        ([user("Hi"), turn("assistant", {"text": "So."})], "unknown part: [None]"),
+        ([user("Hi"), turn("assistant", {"type": "text", "text": 5})], "a text part without text"),
+        ([user("Hi"), turn("assistant", "So.")], "a part is a str"),
+        (["Hi", assistant("So.")], "a turn is a str"),
+    ],
+)
+def test_the_collator_refuses_turns_of_other_shapes_that_no_dataset_holds(turns, reason):
+    with pytest.raises(ValueError, match=f"^row 1 of the batch .*: {re.escape(reason)}.* Remedy: "):
+        to_train(row(*turns), 0, control=NO_TOKENS)
+    pair = {"prompt": turns[:1], "chosen": turns[1:], "rejected": [assistant("No.")], "images": []}
+    assert row_problems(pair)[0][0].startswith(reason)
+
+
+def test_a_prompt_of_no_turns_is_refused():
+    with pytest.raises(ValueError, match="no question: the row has no turn to answer"):
+        to_answer({"messages": None, "images": None}, 0, control=NO_TOKENS)
+    with pytest.raises(ValueError, match="a turn is null"):
+        to_answer(row(user("Hi"), None), 0, control=NO_TOKENS)
 
 
 def test_a_sound_row_has_no_problem():

@@ -68,7 +68,8 @@ def to_answer(row: Mapping, index: int, control: re.Pattern) -> Conversation:
     """The row without its last assistant turn; a row may also end with its user turn. Otherwise as `to_train`."""
     row = plain_row(row)
     messages = row["messages"] or []
-    messages = messages[:-1] if messages and messages[-1]["role"] == "assistant" else messages
+    last = messages[-1] if messages else None
+    messages = messages[:-1] if isinstance(last, Mapping) and last.get("role") == "assistant" else messages
     return _conversation(row, messages, index, control, prompt_problems)
 
 
@@ -95,8 +96,10 @@ def _name(row, index):
     """The row's number in its source, else its number in the batch and how its text begins."""
     if row.get("row") is not None:
         return f"row {row['row']}"
-    parts = [part for message in row["messages"] or [] for part in message["content"] or []]
-    start = next((part["text"] for part in parts if isinstance(part, dict) and part.get("text")), "")
+    contents = (message.get("content") for message in row["messages"] or [] if isinstance(message, Mapping))
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    texts = (part.get("text") for part in parts if isinstance(part, Mapping))
+    start = next((text for text in texts if text and isinstance(text, str)), "")
     return f"row {index + 1} of the batch ({start[:40]!r})"
 
 

@@ -4,9 +4,12 @@ from collections.abc import Iterable, Mapping, Sized
 from numbers import Integral
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, Features, Image, IterableDataset, List, concatenate_datasets
 
 from vlmhelpers.common.printable import one_line
+from vlmhelpers.data.rows import stream_plain_rows
+from vlmhelpers.data.rules import null_problems
 from vlmhelpers.data.schema import KINDS, kind_of
 
 Rows = Dataset | Iterable[dict] | dict
@@ -27,17 +30,42 @@ def given_rows(rows: Rows, kind: str | None = "messages") -> Dataset:
         raise ValueError(f"the rows are {_NAMES.get(found, found)}, and {_NAMES.get(kind, kind)} are needed: {remedy}")
     if found == "messages":
         _refuse_strings(dataset)
+    refuse_nulls(dataset)
     return dataset if dataset.format["type"] == "custom" else _plain(dataset)
 
 
+_CONVERSATIONS = ("messages", "prompt", "chosen", "rejected", "completion")
 _NAMES = {"messages": "rows of messages", "rated": "rated rows"}
 
 
 def _refuse_strings(dataset):
-    content = getattr(dataset.features["messages"], "feature", {}).get("content")
+    content = _content_of(dataset.features["messages"])
     if not isinstance(content, List | None):
         remedy = "vlm.data.read_dataset(dataset) makes the rows that are needed"
         raise ValueError(f"the content of messages is {content}, not a list of parts: {remedy}")
+
+
+def _content_of(column):
+    """The feature of the contents in a column of messages; None for another column."""
+    message = getattr(column, "feature", None)
+    return message.get("content") if isinstance(message, dict) else None
+
+
+def refuse_nulls(dataset: Dataset) -> None:
+    """Raises ValueError, with the row's number and a remedy, where a turn or a part is null: no step can read it."""
+    features = dataset.features
+    conversations = [name for name in _CONVERSATIONS if isinstance(_content_of(features.get(name)), List)]
+    if not any(_count_nulls(dataset.data.column(name)) for name in conversations):  # of all rows, in no time
+        return
+    for index, row in enumerate(stream_plain_rows(dataset, conversations, "looking for nulls")):
+        for problem, remedy in (found for turns in row.values() for found in null_problems(turns or [])):
+            raise ValueError(f"row {index + 1}: {problem}: {remedy}, or leave out what check_dataset rejects")
+
+
+def _count_nulls(column):
+    turns = pc.list_flatten(column)
+    parts = pc.list_flatten(pc.struct_field(turns, "content"))
+    return turns.null_count + parts.null_count
 
 
 def _plain(dataset):

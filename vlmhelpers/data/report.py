@@ -65,6 +65,7 @@ class Finding(NamedTuple):
     index: int
     reason: str
     remedy: str
+    drawn: bool = True  # whether its first image can be: one that was refused may cost this process too much
 
 
 class Report:
@@ -92,6 +93,7 @@ class Report:
         quality: Iterable[str] = (),
     ):
         self.splits = splits
+        self._undrawn = {place for place, finding in rejected.items() if not finding.drawn}
         self.rejected = _records(splits, rejected.values())
         self.repaired, self.warnings = (
             _records(splits, [finding for finding in findings if finding[:2] not in rejected])
@@ -171,7 +173,8 @@ class Report:
         return [section for section in found if section[2]]
 
     def _cells(self, title, record):
-        images = all_images(plain_rows(self.splits[record["split"]], [record["index"]])[0])
+        place = record["split"], record["index"]
+        images = [] if place in self._undrawn else all_images(plain_rows(self.splits[place[0]], [place[1]])[0])
         texts = [_short(record["reason"]), _short(record["remedy"])]
         return [_title(title), _row_name(**record), _captioned(images, record["image"]), *texts]
 
@@ -203,7 +206,7 @@ def _records(splits, findings):
 def _record(finding, row):
     paths = [image["path"] for image in all_images(row) if image and image["path"]]
     image, fields = short_path(paths[0]) if paths else "", _source_fields(row, paths)
-    split, index, reason, remedy = finding
+    split, index, reason, remedy, _ = finding
     found = {"split": split, "row": row.get("row") or index + 1, "index": index, "image": image}
     return found | {"reason": reason, "remedy": remedy, "fields": fields}
 
@@ -221,8 +224,8 @@ def _source_fields(row, paths):
 
 
 def _last_text(messages, role):
-    turns = [message["content"] or [] for message in messages if message["role"] == role]
-    return "".join(part["text"] or "" for part in turns[-1]) if turns else ""
+    turns = [message["content"] or [] for message in messages if message and message["role"] == role]
+    return "".join(part["text"] or "" for part in turns[-1] if part) if turns else ""
 
 
 def _text_of(title, attribute, records):

@@ -1,6 +1,7 @@
 """What makes a row unusable, for validation, the command line and the collator."""
 
 import re
+from collections.abc import Mapping
 
 from PIL import Image
 
@@ -17,6 +18,7 @@ from vlmhelpers.data.schema import (
     message_text,
 )
 
+_ASK = "write what the model is to answer"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 Problem = tuple[str, str]  # reason, which reads "kind" or "kind: details", and remedy
 
@@ -28,14 +30,16 @@ def row_problems(row: dict) -> list[Problem]:
     """
     if row.get("problem"):
         return [split_problem(row["problem"])]
+    if null := [problem for turns in conversations(row).values() for problem in null_problems(turns)]:
+        return null
     kind = kind_of(row)
     if kind == "messages":
         return _conversation_problems(row)
     if kind == "pairs" and (problems := _pairing_problems(row)):
         return problems
     asked = {"messages": row["prompt"] or [], "images": row.get("images")}
-    if not asked["messages"] or asked["messages"][-1]["role"] != "user":
-        return [("no question: the prompt does not end with the user's turn", "write what the model is to answer")]
+    if not asked["messages"] or asked["messages"][-1].get("role") != "user":
+        return [("no question: the prompt does not end with the user's turn", _ASK)]
     if kind == "prompts":
         return prompt_problems(asked)
     return _problems_of_sides(row) or (_pair_problems(row) if kind == "pairs" else _label_problems(row))
@@ -46,7 +50,7 @@ def _pairing_problems(row):
     if len(shown) != len(others):
         reason = f"another number of images on the two sides: {len(shown)} and {len(others)}"
         return [(reason, "show one image for each image part on both sides")]
-    if any(side and side[0]["role"] in ("system", "user") for side in (row["chosen"], row["rejected"])):
+    if any(side and side[0].get("role") in ("system", "user") for side in (row["chosen"], row["rejected"])):
         return [("another prompt: chosen and rejected are asked differently", "give both answers the same prompt")]
     return []
 
@@ -79,7 +83,27 @@ def _conversation_problems(row):
 
 def prompt_problems(row: dict) -> list[Problem]:
     """All that keeps a model from answering the messages of a row, which need not end with an answer."""
-    return _turn_problems(row) or _image_problems(row)
+    if problems := null_problems(row["messages"] or []) or _turn_problems(row):
+        return problems
+    question = [] if row["messages"] else [("no question: the row has no turn to answer", _ASK)]
+    return question + _image_problems(row)
+
+
+def null_problems(messages: list) -> list[Problem]:
+    """The turns and parts that are none, as where a list in Arrow holds null: nothing else can be asked of them."""
+    return [problem for message in messages if (problem := _null_problem(message))]
+
+
+def _null_problem(message):
+    if not isinstance(message, Mapping):
+        return f"a turn is {_named(message)}", "write the turn, or leave the row out"
+    content = message.get("content")
+    wrong = [part for part in content if not isinstance(part, Mapping)] if isinstance(content, list) else []
+    return (f"a part is {_named(wrong[0])}", "write the part, or remove it") if wrong else None
+
+
+def _named(value):
+    return "null" if value is None else f"a {type(value).__name__}"
 
 
 def merge_problems(problems: list[Problem]) -> Problem:
@@ -102,15 +126,15 @@ def _turn_problems(row):
 
 
 def _problem_of_turn(message):
-    role, content = message["role"], message["content"]
+    role, content = message.get("role"), message.get("content")
     if role not in ROLES:
         return f"unknown role: {role!r}", f"use one of {', '.join(ROLES)}"
     if not isinstance(content, list):
         return "content is no list of parts", "build messages with user() and assistant()"
-    types = [part["type"] for part in content]
+    types = [part.get("type") for part in content]
     if any(kind not in ("text", "image") for kind in types):
         return f"unknown part: {types}", "a part is of type text or image"
-    if any(part["type"] == "text" and part.get("text") is None for part in content):
+    if any(part["type"] == "text" and not isinstance(part.get("text"), str) for part in content):
         return "a text part without text", "write its text or remove it"
     if _SURROGATE.search("".join(part["text"] for part in content if part["type"] == "text")):
         return "half a character: a lone surrogate in a text", "write the text anew, in UTF-8"

@@ -148,7 +148,7 @@ def last_question(messages: list[dict]) -> str:
 
 def count_images(messages: list[dict]) -> int:
     """The number of image parts in some messages."""
-    return sum(part["type"] == "image" for message in messages for part in message["content"])
+    return sum(part["type"] == "image" for message in messages for part in message["content"] or ())
 
 
 def find_control_tokens(text: str) -> list[str]:

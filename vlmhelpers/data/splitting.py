@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict, IterableDataset
 
 from vlmhelpers.common.digests import digest
 from vlmhelpers.common.images import image_identity
-from vlmhelpers.data.given import given_rows
+from vlmhelpers.data.given import given_rows, refuse_nulls
 from vlmhelpers.data.rows import first_rows, stream_plain_rows
 from vlmhelpers.data.schema import all_images, conversations, message_text
 
@@ -32,6 +32,7 @@ def split(
     test_size that leaves a side empty, an unknown column, or fewer than two groups.
     """
     dataset = dataset if isinstance(dataset, Dataset) else given_rows(dataset, None)
+    refuse_nulls(dataset)
     missing = _rows_wanted(test_size, len(dataset))
     groups = _groups(dataset, group_by)
     sizes = np.bincount(groups)

@@ -178,9 +178,10 @@ def longest_first(dataset: Dataset, processor: ProcessorMixin, done: Container[i
     cap = family_of(processor).max_pixels(processor.image_processor) or math.inf
     for i, row in enumerate(stream_plain_rows(dataset, ["messages", "images"], "measuring rows")):
         if i not in done:
-            characters = sum(len(message_text(message)) for message in row["messages"])
+            messages = row["messages"] or []
+            characters = sum(len(message_text(message)) for message in messages)
             pixels = sum(min(_pixels(image), cap) for image in row.get("images") or [])
-            lengths[count_images(row["messages"]) > 0][i] = characters / 4 + pixels / 1024
+            lengths[count_images(messages) > 0][i] = characters / 4 + pixels / 1024
     return [sorted(of_kind, key=of_kind.get, reverse=True) for of_kind in lengths.values()]
 
 
