@@ -34,7 +34,7 @@ FORMS = (
         "Parquet, Hub data sets, `Dataset`",
         "columns of any form below; names of classes in the place of their numbers",
         "structs `{bytes, path}`, bytes, lists of them, in a column or a part",
-        "`choices` beside a question, columns of boxes",
+        "`choices`, `options`, `choice_a` and the like beside a question, columns of boxes",
         (),
         "https://huggingface.co/docs/datasets/image_dataset",
     ),
@@ -59,7 +59,8 @@ FORMS = (
         "a question (`text`, `instruction`, `question`, `query`, `prompt`), an answer (`response`, `description`, "
         "`output`, `answer`, `caption`, ...); `system`, `history`; one `instruction` in place of questions",
         f"`image`, `images`, `image_path`, `file_name`, ...: {_PATHS}",
-        "`videos`, `audios`, `tools`, `objects`, boxes, `rejected`; an image in a field that nobody named",
+        "`videos`, `audios`, `tools`, `objects`, boxes, `rejected`; an image, a video or a sound, by its ending too, in a "
+        "field that nobody named",
         ("own_fields.jsonl", "question_answer.csv", "captions.csv", "excel.csv", "lists.csv"),
     ),
     Form(

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from row_outlines import agree, draw_images, outlines, read_outlines
 
-from vlmhelpers.data import read_dataset
+from vlmhelpers.data import read_alpaca, read_csv, read_dataset, read_jsonl, read_preferences
 
 KEPT, ONE = "user: q | assistant: a", "user: [red] q | assistant: a"
 
@@ -88,6 +88,18 @@ ROWS = {
     "an answer of zero": (fields(response=0), ["user: q | assistant: 0"]),
     "two answers in two fields": (fields(answer="b"), ["! answer", KEPT]),
     "two questions in two fields": (fields(question="r"), ["! question", KEPT]),
+    "dolly": ({"instruction": "q", "context": "c", "response": "a"}, ["user: q c | assistant: a"]),
+    "an empty context": ({"instruction": "q", "context": "", "response": "a"}, [KEPT]),
+    "an input below a prompt": ({"prompt": "q", "input": "i", "output": "a"}, ["user: q i | assistant: a"]),
+    "an input below a question": ({"question": "q", "input": "i", "output": "a"}, ["user: q i | assistant: a"]),
+    "a context of a pair": (
+        {"prompt": "q", "context": "c", "chosen": "a", "rejected": "b"},
+        ["user: q c // assistant: a // assistant: b", "! preference row"],
+    ),
+    "a question beside a text": ({"text": "q", "question": "r", "answer": "a"}, ["! text, question"]),
+    "an instruction beside a text": ({"instruction": "q", "text": "r", "output": "a"}, ["! text, instruction"]),
+    "an answer beside a description": ({"question": "q", "answer": "a", "description": "b"}, ["! description, answer"]),
+    "the same question twice": (fields(question="q"), [KEPT]),
     "a chosen answer alone": ({"prompt": "q", "chosen": "a", "rejected": None}, ["! chosen", "! response"]),
     "an empty answer": (chat("q", ""), ["! empty"]),
     "an answer of null": (chat("q", None), ["! text", "! empty"]),
@@ -124,6 +136,11 @@ ROWS = {
     "history beside messages": (chat(history=[["h", "i"]]), ["user: h | assistant: i | " + KEPT, "! history"]),
     # weights
     "weights of texts": (answered(["0", "1"], "weight"), [UNLEARNED, "! weight"]),
+    "a half weight of the row": (chat(loss_weight=0.5), ["! loss_weight"]),
+    "a half weight of fields": (fields(weight="0.5"), ["! weight"]),
+    "a double weight of the row": (chat(loss_weight=2), ["! loss_weight"]),
+    "a whole weight of the row": (chat(loss_weight=1.0, train=True), [KEPT]),
+    "the weight of a thing": (fields(weight=70.5, train="split 1"), [KEPT]),
     "a half weight": (answered([0.5, 1], "weight"), ["! weight"]),
     "weights of true and false": (answered([False, True], "weight"), [UNLEARNED]),
     "loss of numbers": (answered([0, 1], "loss"), [UNLEARNED]),
@@ -196,7 +213,10 @@ ROWS = {
     "answer choices": (fields(answer_choices=["x", "y"]), ["! answer_choices"]),
     "letters": (fields(A="x", B="y", C="z"), ["! A, B"]),
     "one letter": (fields(A="x"), [KEPT]),
-    "choices of a pair": ({"prompt": "q", "chosen": "a", "rejected": "b", "options": ["a", "b"]}, ["! options"]),
+    "choices of a pair": (
+        {"prompt": "q", "chosen": "a", "rejected": "b", "options": ["a", "b"]},
+        ["! options", "! preference row"],
+    ),
     "images of numbers": (fields(img="red.png", img2="blue.png"), ["! img2"]),
     "a mask": (fields(image="red.png", mask="blue.png"), ["! mask"]),
     "a link of another name": (fields(image_url="https://x.example/a.jpg?w=5"), ["! image_url"]),
@@ -409,3 +429,42 @@ def test_texts_of_every_type_of_arrow(folder, kind):
     columns = {name: pa.array([text]).cast(kind) for name, text in fields(image="red.png").items()}
     pq.write_table(pa.table(columns), folder / "rows.parquet")
     assert read_outlines(folder / "rows.parquet") == [ONE]
+
+
+# What the caller named
+
+
+def read_named(folder, row, **names):
+    return outcome(lambda: outlines(read_jsonl(write(folder, row), **names)))
+
+
+def test_a_named_field_is_read_alone(folder):
+    row = {"text": "q", "question": "r", "context": "c", "answer": "a", "output": "b"}
+    assert read_named(folder, row, text_field="question", response_field="answer") == ["user: r | assistant: a"]
+
+
+def test_a_table_with_two_answers_names_both(folder):
+    (folder / "rows.csv").write_text("question,answer,description,image\nq,a,b,red.png\n")
+    (found,) = outlines(read_csv(folder / "rows.csv", text_field="question"))
+    assert agree(found, "! description, answer")
+
+
+@pytest.mark.parametrize("value", [["a"], "a"])
+def test_a_list_of_one_text_in_a_named_field_is_that_text(folder, value):
+    assert read_named(folder, {"query": "q", "label": value}, response_field="label") == [KEPT]
+    assert agree(read_named(folder, {"query": "q", "label": ["a", "b"]}, response_field="label")[0], "! label")
+
+
+def test_a_named_input_that_no_row_has_is_an_error_that_names_it(folder):
+    path = write(folder, {"instruction": "q", "context": "c", "output": "a"})
+    for names in ({}, {"input_field": "context"}):
+        assert outlines(read_alpaca(path, **names)) == ["user: q c | assistant: a"]
+    with pytest.raises(ValueError, match="contxt"):
+        read_alpaca(path, input_field="contxt")
+
+
+def test_two_questions_of_a_pair_are_a_problem_that_names_them(folder):
+    pair = {"prompt": "q", "question": "r", "chosen": "a", "rejected": "b"}
+    assert agree(read_outlines(write(folder, pair))[0], "! prompt, question")
+    (named,) = outlines(read_preferences(write(folder, pair), text_field="question"))
+    assert "user: r" in named

@@ -4,8 +4,11 @@ Each form becomes the same turns here; docs/data-forms.md has the table of them.
 problem that names the field.
 """
 
+from collections.abc import Iterable
+from contextlib import suppress
+
 from vlmhelpers.data.readers.field_names import CONVERSATIONS, FieldNames, is_conversation
-from vlmhelpers.data.readers.image_sources import Source, distinct, source_of, sources_in
+from vlmhelpers.data.readers.image_sources import Source, distinct, seems_image, source_of, sources_in
 from vlmhelpers.data.readers.label_studio import is_task, read_task
 from vlmhelpers.data.readers.messages_in import ROLES, WEIGHTS, read_content, read_message
 from vlmhelpers.data.readers.placement import NEXT, place_images, place_tagged, schema_messages
@@ -15,6 +18,7 @@ from vlmhelpers.data.schema import TRAIN, assistant, text_part, user
 
 _SYSTEMS = ("system", "system_prompt", "systemInstruction", "system_instruction")
 _OF_PREFERENCES = ("chosen", "rejected", "rejected_response", "rejected_messages", "non_preferred_output")
+_SWITCHES = {"true": 1, "false": 0}  # of a row's weight
 
 
 def read_turns(row: SourceRow, names: FieldNames) -> tuple[list[dict], list[Source]]:
@@ -70,17 +74,23 @@ def _read_fields(row, names):
     asked = [user(names.instruction)] if names.instruction else _read_question(row, names)
     for turn in asked:  # the prompt's own answers are read, and not learned
         turn |= {TRAIN: False} if turn["role"] == "assistant" else {}
-    answer = _read_field(row, answer_name, "assistant", "write the answer that the model should give")
+    answer = _read_field(row, names, answer_name, "assistant", "write the answer that the model should give")
     return _with_system(row, [*asked, *answer], read_history(row))
 
 
 def _read_question(row, names):
     name = names.find(row, "text_field")
-    turns = _read_field(row, name, "user", "write the question")
-    below = names.input_field or ("input" if name == "instruction" else None)
-    if below and (context := row.get_text(below)):
-        turns[-1]["content"] = _joined([*turns[-1]["content"], text_part(context)])
+    turns = _read_field(row, names, name, "user", "write the question")
+    asked = [turn for turn in turns if turn["role"] == "user"]
+    if asked and (texts := texts_below(row, names.below)):
+        asked[-1]["content"] = _joined([*asked[-1]["content"], *map(text_part, texts)])
     return turns
+
+
+def texts_below(row: SourceRow, below: Iterable[str]) -> list[str]:
+    """The texts of the fields `below` a question, each once; an image there is none."""
+    names = [name for name in below if name in row.fields and not seems_image(row.fields[name])]
+    return list(filter(None, dict.fromkeys(map(row.get_text, names))))
 
 
 def _joined(parts):
@@ -90,15 +100,16 @@ def _joined(parts):
     return [text_part("\n\n".join(filter(None, (part["text"] for part in parts))))]
 
 
-def _read_field(row, name, role, remedy):
+def _read_field(row, names, name, role, remedy):
     """The turns in a field: those of a list of messages, or one of `role`."""
     value = row.fields.get(name)
     if isinstance(value, list) and value and all(isinstance(m, dict) and {"role", "from"} & m.keys() for m in value):
         row.take(name)
         return [turn for message in value for turn in read_message(row, message)]
-    if name == "answers" and isinstance(value, list) and value:  # of which any is right
+    is_one = isinstance(value, list) and len(value) == 1 and name in names.named
+    if is_one or (name == "answers" and isinstance(value, list) and value):  # of which any is right
         row.take(name)
-        row.notes.append(f"the first of {len(value)} answers taken")
+        row.notes += [f"the first of {len(value)} answers taken"] * (not is_one)
         return [{"role": role, "content": [text_part(row.as_text(value[0], name))]}]
     return [{"role": role, "content": [text_part(row.get_text(name, remedy))]}]
 
@@ -221,9 +232,7 @@ def _up_to_what_is_learned(row, turns):
     """The turns to the last answer that is to be learned; a row without one has a problem."""
     answers = [number for number, turn in enumerate(turns) if turn["role"] == "assistant"]
     learned = [number for number in answers if turns[number].get(TRAIN) is not False]
-    weight = next((name for name in WEIGHTS if str(row.fields.get(name)).lower() in ("0", "0.0", "false")), None)
-    if weight:
-        row.used.add(weight)
+    weight = _row_weight(row)
     if answers and (weight or not learned):
         what = f"{weight} of the row is {row.fields[weight]}" if weight else "no answer of the row is to be learned"
         row.reject(f"nothing to learn: {what}", "leave the row out")
@@ -231,3 +240,20 @@ def _up_to_what_is_learned(row, turns):
         row.notes.append("turns after the last answer to learn left out")
         return turns[: learned[-1] + 1]
     return turns
+
+
+def _row_weight(row):
+    """The field by which the whole row is not learned. One between 0 and 1 is a problem, `loss_weight` of more, too."""
+    for name in WEIGHTS:
+        if name not in row.fields:
+            continue
+        written = str(row.fields[name]).lower()
+        with suppress(ValueError):
+            number = float(_SWITCHES.get(written, written))
+            if number == 0:
+                row.used.add(name)
+                return name
+            if 0 < number < 1 or (name == "loss_weight" and number != 1):
+                remedy = "write 1 or 0: a row is learned or not; rename the field where it is no weight of the loss"
+                row.reject(f"{name} of the row is {written}", remedy)
+    return None

@@ -20,6 +20,7 @@ ALTERNATIVES = {  # argument -> the usual names of its field
         *("multiple_choice_answer", "answers"),
     ),
 }
+BELOW = ("context", "input")  # what comes below a question that nobody named
 _KNOWN = {name for names in ALTERNATIVES.values() for name in names} | {"system", "history", "messages"}
 CSV_NAMES = ("instruction", "image_path", "description")
 _OF_CAPTIONS = ("text", "txt", "label", "cls")  # answers, too, where one question is asked of all rows
@@ -37,12 +38,20 @@ def is_conversation(fields: dict, name: str) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
+def refuse_several(row: SourceRow, argument: str, filled: list[str]) -> None:
+    """Makes a problem of fields of which each may be the one of `argument`, where they say different things."""
+    filled = [name for name in filled if name != "problem" or len(filled) == 1]  # beside others, what is wrong with it
+    if len({str(row.fields[name]) for name in filled}) > 1:
+        remedy = f"name the right one: {argument}={filled[0]!r}"
+        row.reject(f"several fields may be meant: {', '.join(filled)}", remedy)
+
+
 @dataclass(frozen=True)
 class FieldNames:
     """What the caller names the fields of a question, its image and its answer; None: their usual names.
 
     instruction: the question of every row, in place of a field. input_field: what comes below the question; None:
-    `input`, beside `instruction`. first: the names that are taken where a row has several of the usual ones.
+    `context` and `input`, below one in a usual field. first: the usual names that are meant where no row has any.
     """
 
     text_field: str | None = None
@@ -64,6 +73,19 @@ class FieldNames:
         return {argument: name for argument in ALTERNATIVES if (name := getattr(self, argument)) is not None}
 
     @cached_property
+    def named(self) -> set[str]:
+        """The names that the caller gave, without those that Alpaca's reader gives by itself."""
+        return {*self.given.values()} - {"instruction", "output"}
+
+    @cached_property
+    def below(self) -> tuple[str, ...]:
+        """The fields whose texts come below the question."""
+        if self.input_field is not None:
+            return (self.input_field,)
+        is_usual = self.text_field in (None, "instruction")
+        return tuple(name for name in BELOW if is_usual and name not in self.given.values())
+
+    @cached_property
     def usual(self) -> dict[str, tuple[str, ...]]:
         """argument -> the names that its field may have, without those that the caller gave to others."""
         return {argument: self._usual(argument) for argument in ALTERNATIVES}
@@ -78,13 +100,11 @@ class FieldNames:
     def find(self, row: SourceRow, argument: str) -> str:
         """The name of the row's field: the one that is filled; of several one would be lost, which is a problem."""
         names = self.usual[argument]
-        filled = [name for name in names if name in row.fields and not is_empty(row.fields[name])]
-        differ = len({str(row.fields[name]) for name in filled}) > 1 and not set(filled) <= _OF_MANY
-        if differ and filled[0] != names[0]:
-            remedy = f"name the right one: {argument}={filled[0]!r}"
-            row.reject(f"several fields may be meant: {', '.join(filled)}", remedy)
-        there = (name for name in names if name in row.fields)
-        return filled[0] if filled else next(there, names[0])
+        there = [name for name in names if name in row.fields]
+        filled = [name for name in there if not is_empty(row.fields[name])]
+        if len(filled) > 1 and not _OF_MANY.issuperset(filled):
+            refuse_several(row, argument, filled)
+        return (filled or there or names)[0]
 
     def of_images(self, row: SourceRow) -> list[str]:
         """The row's fields in which its images may be."""

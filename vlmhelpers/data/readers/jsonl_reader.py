@@ -30,7 +30,8 @@ def read_jsonl(
     docs/data-forms.md, and mix them: a question, an answer and images in fields, `messages`, or a conversation.
 
     text_field, image_field, response_field: by default the first that is filled of their usual names (text, question,
-    ..., image, images, ..., response, answer, ...); of several that may be meant, one has to be named. instruction: one
+    ..., image, images, ..., response, answer, ...); of several that differ, one has to be named. `context` and `input`
+    come below a question that is not named. instruction: one
     question for all rows, in place of a field. `system` and `history` come first.
     An image stands in the message, in a part of a content, in the text as `<img>path</img>`, or in the row's list, of
     which each `<image>` in a text of the user is the next one; without any, they come before the user's first text. In
@@ -56,14 +57,17 @@ def read_alpaca(
 ) -> Dataset:
     """Reads an Alpaca file, a JSON list or one object per line, into a `datasets.Dataset`.
 
-    The user's turn is the instruction and, below a blank line, the input where there is one; the output is the
-    answer. A field `system` (a text) and a field `history` (a list of [question, answer] pairs) become turns
-    before that; images in `images` stand at each `<image>`, or before the text. The file may be larger than the memory.
+    The user's turn is the instruction and, below a blank line, the input where there is one (as dolly's `context`); the
+    output is the answer. A field `system` (a text) and a field `history` (a list of [question, answer] pairs) become
+    turns before that; images in `images` stand at each `<image>`, or before the text. The file may be larger than the
+    memory.
     For image_root, the columns and errors, see vlmhelpers.data.readers.
     """
-    names = FieldNames(instruction_field, None, output_field, input_field=input_field)
+    is_usual = (instruction_field, input_field) == ("instruction", "input")
+    names = FieldNames(instruction_field, None, output_field, input_field=None if is_usual else input_field)
     rows = MessageRows(open_json(path), names, image_root)
     rows.renamed = {"text_field": "instruction_field", "response_field": "output_field"}
+    rows.given = [] if input_field == "input" else [input_field]
     return rows.read("read_alpaca")
 
 

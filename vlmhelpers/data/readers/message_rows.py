@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Collection
 
 from datasets import Dataset
 
@@ -17,10 +18,12 @@ class MessageRows:
     """A source whose rows are read as messages and images.
 
     image_root: what image paths start from; None: each file's own folder. With `download`, links are downloaded into
-    `cache_dir` by `rules`, see download_images. renamed: what its caller calls arguments of FieldNames.
+    `cache_dir` by `rules`, see download_images. renamed: what its caller calls arguments of FieldNames. given:
+    further fields that its caller named.
     """
 
     renamed: dict[str, str] = {}
+    given: Collection[str] = ()
 
     def __init__(
         self,
@@ -44,10 +47,12 @@ class MessageRows:
         wanted = {name: self._names.usual[name] for name in ("text_field", "response_field")}
         if self._names.instruction is not None:
             del wanted["text_field"]
-        given = [*self._names.given.values()] if wanted.keys() - self.renamed.keys() else []
+        named = self._names.given.values() if wanted.keys() - self.renamed.keys() else ()
         wanted = {self.renamed.get(argument, argument): names for argument, names in wanted.items()}
         also = {*CONVERSATIONS, "chosen", "preferred_output", "annotations"}
-        return self._source.read(self._build, wanted, also, reader, given=given, usual_case=self._names.in_usual_case)
+        return self._source.read(
+            self._build, wanted, also, reader, given=[*named, *self.given], usual_case=self._names.in_usual_case
+        )
 
     def _build(self, row):
         messages, sources = read_turns(row, self._names)

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from datasets import Dataset
 
-from vlmhelpers.data.readers.conversations import read_conversation, read_history
+from vlmhelpers.data.readers.conversations import read_conversation, read_history, texts_below
+from vlmhelpers.data.readers.field_names import BELOW, refuse_several
 from vlmhelpers.data.readers.image_sources import sources_in
 from vlmhelpers.data.readers.message_rows import Roots
 from vlmhelpers.data.readers.messages_in import role_of
@@ -149,6 +150,9 @@ def _read(path, image_root, kind, given: dict[str, str | None], build: Callable)
 
     def build_row(row):
         fields = row.with_fields(_parsed(row.fields, names["image_field"], source.is_table))
+        for argument in ("text_field", "completion_field"):
+            texts = [name for name in names.get(argument, ()) if isinstance(fields.fields.get(name), str)]
+            refuse_several(fields, argument, [name for name in texts if fields.fields[name]])
         built = build(_Fields(fields, names), roots.of(row))
         same = [fields.fields.get(name) for name in fields.used]
         fields.used.update(name for name, value in fields.leave().items() if value in same)  # a copy says nothing new
@@ -214,7 +218,8 @@ class _Fields:
         name = self.name("text_field")
         if isinstance(self.row.fields.get(name), list):
             return self._turns(name, "user")
-        texts = [self.row.get_text(name, "write the question"), name == "instruction" and self.row.get_text("input")]
+        below = BELOW if len(self._names["text_field"]) > 1 or name == "instruction" else ()
+        texts = [self.row.get_text(name, "write the question"), *texts_below(self.row, below)]
         content, images = "\n\n".join(filter(None, texts)), sources_in(self.row, shown)
         if IMAGE not in content:
             content = [*({"type": "image"} for _ in images), text_part(content)]
