@@ -27,6 +27,7 @@ from vlmhelpers.data.schema import (
     user,
     with_train,
 )
+from vlmhelpers.data.turns import to_rows
 
 
 def png(size=(8, 8)):
@@ -101,16 +102,12 @@ BAD_IMAGES = {
     ),
     "a narrow image": (make_row("What?", "A bag.", [png((401, 2))]), "too narrow: 401 x 2 pixels"),
 }
-OF_A_READER = {
-    "a reader's problem": (make_row("What?", "A bag.") | {"problem": "empty text\nwrite the question"}, "empty text")
-}
-BAD_ROWS = BAD_MESSAGES | BAD_IMAGES | OF_A_READER
+BAD_ROWS = BAD_MESSAGES | BAD_IMAGES
 NO_TOKENS = re.compile("(?!)")
 
 
 def dataset_of(*rows):
-    features = Features({**with_train(FEATURES), "problem": READER_FEATURES["problem"]})
-    return Dataset.from_list([{"problem": "", **row} for row in rows], features=features)
+    return Dataset.from_list([*rows], features=with_train(FEATURES))
 
 
 @pytest.mark.parametrize("name", BAD_ROWS)
@@ -125,6 +122,36 @@ def test_validation_and_the_collator_refuse_a_bad_row_alike(name):
     assert str(refused.value).startswith(f"row 17: {record['reason']}. Remedy: {record['remedy']}")
     with pytest.raises(ValueError, match=r"^row 4 of the batch \('.*'\): "):
         to_train(bad, 3, control=NO_TOKENS)
+
+
+READ = {"row": 17, "problem": "empty text\nwrite the question", "note": ""}
+
+
+def test_a_readers_problem_is_one():
+    row = make_row("What?", "A bag.") | READ
+    report = check_dataset(Dataset.from_list([row], features=Features({**FEATURES, **READER_FEATURES})))
+    assert [(found["row"], found["reason"]) for found in report.rejected] == [(17, "empty text")]
+    with pytest.raises(ValueError, match="^row 17: empty text. Remedy: write the question"):
+        to_train(row, 3, control=NO_TOKENS)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [{"problem": "solve x + 1"}, {"problem": 3}, {"row": [1, 2]}, {"row": "a"}, {"note": [1]}, {"note": "n", "row": 3},
+     {"problem": "solve x", "note": 3, "row": 1}],
+    ids=str,
+)  # fmt: skip
+def test_a_sources_own_columns_say_nothing_of_the_row_and_stay(own):
+    sound, blank = make_row("What?", "A bag."), make_row("Why?", " ")
+    rows = Dataset.from_list([row | own for row in (sound, sound, blank)])
+    report = check_dataset(rows.cast_column("images", FEATURES["images"]))
+    number = own["row"] if isinstance(own.get("row"), int) else None
+    reasons = [(found["row"], found["reason"]) for found in report.rejected]
+    assert [row for row, _ in reasons] == [number or 2, number or 3]
+    assert reasons[1][1] == "empty answer" and reasons[0][1].startswith("duplicate: the same as row")
+    assert report.repaired == [] and report.dataset[0].items() >= own.items()
+    assert to_train(sound | own, 0, control=NO_TOKENS).messages == sound["messages"]
+    assert len(to_rows(report.dataset)) == 1 and repr(report) and report._repr_html_()
 
 
 @pytest.mark.parametrize("name", BAD_MESSAGES)

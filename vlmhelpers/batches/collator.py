@@ -33,8 +33,8 @@ class VisionCollator:
     earlier answers otherwise, as for thinking models, the row raises ValueError unless `train_on="last"` (see
     `one_answer_per_row`). The model's control tokens in a row's text are escaped; tokens that you add yourself are
     learned, but for special ones in the form `<|name|>`. Images are repaired, blank lines before an answer dropped.
-    Columns besides `messages`, `images`, `row` and `problem` are ignored; `remove_unused_columns=False` keeps the row's
-    number for errors.
+    Columns besides `messages`, `images` and a reader's are ignored; `remove_unused_columns=False` keeps the number of a
+    row for errors.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ from vlmhelpers.data.rules import merge_problems, prompt_problems, row_problems
 from vlmhelpers.data.schema import KINDS, TRAIN, escape_control_tokens, text_part
 
 _IMAGES = ("images", "rejected_images")
-_COLUMNS = {name for features in KINDS.values() for name in features} - {*_IMAGES} | {"row", "problem"}
+_COLUMNS = {name for features in KINDS.values() for name in features} - {*_IMAGES} | {"row", "problem", "note"}
 _NO_FORMAT = "give the rows of dataset.with_format(None)"
 
 

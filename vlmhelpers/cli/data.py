@@ -85,11 +85,11 @@ def _report(dataset):
     """A Report by the reader, the messages and which images are there; no image is opened."""
     from vlmhelpers.data.images_beside import missing_images
     from vlmhelpers.data.report import Finding, Report
-    from vlmhelpers.data.rows import stream_plain_rows
+    from vlmhelpers.data.rows import READER_FEATURES, stream_plain_rows
     from vlmhelpers.data.rules import merge_problems, row_problems
 
     rejected = {}
-    for index, row in enumerate(stream_plain_rows(dataset, [*vlm.data.FEATURES, "problem"], "checking")):
+    for index, row in enumerate(stream_plain_rows(dataset, [*vlm.data.FEATURES, *READER_FEATURES], "checking")):
         if problems := row_problems(row) or missing_images(row):
             rejected["", index] = Finding("", index, *merge_problems(problems))
     return Report({"": dataset}, rejected)

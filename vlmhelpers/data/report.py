@@ -17,7 +17,15 @@ from vlmhelpers.common.images import UnusableImage, open_image, short_path
 from vlmhelpers.common.printable import one_line, printable
 from vlmhelpers.data.given import given_rows, given_texts, row_indices
 from vlmhelpers.data.notes import notes_on
-from vlmhelpers.data.rows import ENCODED_ROWS_PER_BATCH, plain_rows, source_column, taken_columns, unused_fields
+from vlmhelpers.data.rows import (
+    ENCODED_ROWS_PER_BATCH,
+    is_read,
+    plain_rows,
+    source_column,
+    taken_columns,
+    unused_fields,
+)
+from vlmhelpers.data.rules import row_number
 from vlmhelpers.data.schema import all_images, conversations, kind_of, last_question
 from vlmhelpers.data.spreadsheets import REASON, REMEDY, SOURCE_ROW, text_cell
 
@@ -103,7 +111,7 @@ class Report:
         for name, rows in splits.items():
             left_out = [index for split, index in rejected if split == name]
             sound = rows.select(np.delete(np.arange(len(rows)), left_out) if left_out else range(len(rows)))
-            kept[name] = sound.remove_columns([name for name in ("problem", "note") if name in rows.column_names])
+            kept[name] = sound.remove_columns(["problem", "note"] if is_read(rows) else [])
         self.dataset = kept[""] if list(kept) == [""] else DatasetDict(kept)
         self.notes, self.quality, self.families = notes_on(kept.values()), list(quality), []
         self.unused = sorted({name for rows in splits.values() for name in unused_fields(rows)})
@@ -184,7 +192,7 @@ class Report:
         for split, rows in splits.items():
             for index, row in enumerate(plain_rows(rows, range(min(len(rows), _KEPT // len(splits) or 1)))):
                 if row["images"]:
-                    yield _captioned(row["images"], _row_name(split, row.get("row") or index + 1))
+                    yield _captioned(row["images"], _row_name(split, row_number(row, index)))
 
 
 def rejected_lines(records: list[dict], source: str | os.PathLike) -> list[str]:
@@ -207,7 +215,7 @@ def _record(finding, row):
     paths = [image["path"] for image in all_images(row) if image and image["path"]]
     image, fields = short_path(paths[0]) if paths else "", _source_fields(row, paths)
     split, index, reason, remedy, _ = finding
-    found = {"split": split, "row": row.get("row") or index + 1, "index": index, "image": image}
+    found = {"split": split, "row": row_number(row, index), "index": index, "image": image}
     return found | {"reason": reason, "remedy": remedy, "fields": fields}
 
 

@@ -22,6 +22,11 @@ _UNUSED = "Fields of the source that are not used:"
 ENCODED_ROWS_PER_BATCH = 200  # where the dataset may embed images
 
 
+def is_read(dataset: Dataset) -> bool:
+    """Whether a reader has made the Dataset: it has all of READER_FEATURES, and not a column of such a name alone."""
+    return all(dataset.features.get(name) == feature for name, feature in READER_FEATURES.items())
+
+
 class ImageRoot:
     """The folder, which has to exist, that image paths start from and may not leave, not even through a link."""
 

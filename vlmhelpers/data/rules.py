@@ -28,7 +28,7 @@ def row_problems(row: dict) -> list[Problem]:
 
     Images (of PIL, or {"path", "bytes"} as in Arrow) stay closed.
     """
-    if row.get("problem"):
+    if is_of_reader(row) and row["problem"]:
         return [split_problem(row["problem"])]
     if null := [problem for turns in conversations(row).values() for problem in null_problems(turns)]:
         return null
@@ -43,6 +43,18 @@ def row_problems(row: dict) -> list[Problem]:
     if kind == "prompts":
         return prompt_problems(asked)
     return _problems_of_sides(row) or (_pair_problems(row) if kind == "pairs" else _label_problems(row))
+
+
+def is_of_reader(row: dict) -> bool:
+    """Whether `row`, `problem` and `note` are those of a reader: a source may have columns of these names itself."""
+    texts = [row.get(name) for name in ("problem", "note")]
+    return isinstance(row.get("row"), int) and all(isinstance(text, str) for text in texts)
+
+
+def row_number(row: dict, index: int) -> int:
+    """The number from 1 of a row in its source, as its reader has written it; else by its index in the Dataset."""
+    number = row.get("row")
+    return number if isinstance(number, int) and number else index + 1
 
 
 def _pairing_problems(row):

@@ -49,7 +49,7 @@ def to_rows(dataset: Dataset) -> Dataset:
     reader's `row`, `problem` and `note` where they are there. Raises ValueError for rows of no kind.
     """
     kind = kind_of(dataset.column_names)
-    kept = {name: feature for name, feature in READER_FEATURES.items() if name in dataset.column_names}
+    kept = {name: feature for name, feature in READER_FEATURES.items() if dataset.features.get(name) == feature}
     if kind == "messages":
         return dataset.select_columns([name for name in dataset.column_names if name in FEATURES or name in kept])
     rows = stream_plain_rows(dataset, [*KINDS[kind], *kept], "taking the good answers")
@@ -65,7 +65,7 @@ def to_rated(pairs: Dataset) -> Dataset:
     """
     if (kind := kind_of(pairs.column_names)) != "pairs":
         raise ValueError(f"to_rated cuts pairs, and these rows are {kind}")
-    kept = {name: feature for name, feature in READER_FEATURES.items() if name in pairs.column_names}
+    kept = {name: feature for name, feature in READER_FEATURES.items() if pairs.features.get(name) == feature}
     rows = stream_plain_rows(pairs, [*PAIR_FEATURES, *REJECTED_IMAGES, *kept], "cutting pairs")
     sides = (_rated(row, side) for row in rows for side in ("chosen", "rejected"))
     return store_rows(sides, Features({**RATED_FEATURES, **kept}))

@@ -15,7 +15,7 @@ from vlmhelpers.data.duplicates import DuplicateFinder
 from vlmhelpers.data.quality import Quality
 from vlmhelpers.data.report import Finding, Report
 from vlmhelpers.data.rows import ENCODED_ROWS_PER_BATCH
-from vlmhelpers.data.rules import Problem, merge_problems, row_problems
+from vlmhelpers.data.rules import Problem, is_of_reader, merge_problems, row_number, row_problems
 from vlmhelpers.data.schema import KINDS, all_images, conversations, find_control_tokens, kind_of, message_text
 
 _NO_FORMAT = "use dataset.with_format(None), or write what it does into the rows with map"
@@ -107,11 +107,12 @@ class _Validation:
             of_row = [checked[key] for key, _ in pairs if key]
             problems = row_problems(row) + _image_problems(of_row)
             if problems := problems or self.more_rules(row, [image.size for image in of_row]):
-                self.rejected[split, index] = Finding(split, index, *merge_problems(problems))
+                drawn = not of_row[:1] or not of_row[0].problem
+                self.rejected[split, index] = Finding(split, index, *merge_problems(problems), drawn)
             else:
                 numbers = [image.number for image in of_row]
-                self.duplicates.add(split, index, row.get("row") or index + 1, *_question_and_answer(row), numbers)
-                self.quality.add_question(row["prompt"] if "prompt" in row else row["messages"][:-1])
+                self.duplicates.add(split, index, row_number(row, index), *_question_and_answer(row), numbers)
+                self.quality.add_question(_said(row["prompt"] if "prompt" in row else row["messages"][:-1]))
                 self.repaired += [Finding(split, index, repair, "") for repair in _repairs(row, of_row)]
 
     def compare_rows(self, near_duplicates: bool, reject_leaks: bool) -> None:
@@ -139,11 +140,19 @@ def _question_and_answer(row):
     """What a row asks and what it answers; several answers to one question are normal for pairs and rated rows."""
     kind = kind_of(row)
     if kind == "messages":
-        return row["messages"][:-1], row["messages"][-1]
+        *question, answer = _said(row["messages"])
+        return question, answer
     if kind == "prompts":
-        return row["prompt"], row["answer"]
-    whole = conversations(row), row.get("label")
+        return _said(row["prompt"]), row["answer"]
+    whole = [_said(messages) for messages in conversations(row).values()], row.get("label")
     return whole, whole
+
+
+def _said(messages):
+    """Roles and contents alone: a dataset without a further key, such as that of what is learned, can say the same."""
+    return [
+        (message["role"], [(part["type"], part["text"] or "") for part in message["content"]]) for message in messages
+    ]
 
 
 def _repairs(row, images):
@@ -154,4 +163,4 @@ def _repairs(row, images):
     repairs = [found] if tokens else []
     repairs += [_GREETING] * (kind_of(row) == "messages" and row["messages"][0]["role"] == "assistant")
     repairs += [repair for image in images for repair in image.repairs]
-    return dict.fromkeys(filter(None, [row.get("note"), *repairs]))
+    return dict.fromkeys(filter(None, [row["note"] if is_of_reader(row) else "", *repairs]))
