@@ -11,6 +11,7 @@ from PIL import Image, ImageEnhance
 from vlmhelpers.batches.validation import check_dataset
 from vlmhelpers.data.duplicates import closest_others
 from vlmhelpers.data.schema import (
+    FEATURES,
     PAIR_FEATURES,
     PROMPT_FEATURES,
     RATED_FEATURES,
@@ -19,6 +20,7 @@ from vlmhelpers.data.schema import (
     make_prompt,
     make_rated,
     make_row,
+    with_train,
 )
 from vlmhelpers.samples.drawing import Product, draw, sample_products
 
@@ -132,6 +134,20 @@ def test_the_same_text_without_pictures_is_a_leak_too():
     same = make_row("Why?", "So.")
     report = check_dataset({"train": dataset_of(same, make_row("How?", "So.")), "test": dataset_of(same)})
     assert reasons(report.rejected) == [(1, "leak: the same text as row 1 of test")]
+
+
+def test_what_is_learned_of_a_row_does_not_make_it_another():
+    same = make_row("Why?", "So.")
+    marked = [make_row("Why?", "So."), make_row("How?", "So."), make_row("How?", "So.")]
+    for row, train in zip(marked, (None, None, True), strict=True):
+        row["messages"][1]["train"] = train
+    train = Dataset.from_list(marked, features=with_train(FEATURES))
+    assert reasons(check_dataset(train).rejected) == [(3, "duplicate: the same as row 2")]
+    report = check_dataset({"train": train, "test": dataset_of(same)})
+    assert reasons(report.rejected) == [
+        (1, "leak: the same text as row 1 of test"),
+        (3, "duplicate: the same as row 2"),
+    ]
 
 
 @pytest.mark.parametrize("shown", [[], [PICTURES[0]]])

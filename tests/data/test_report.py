@@ -169,6 +169,15 @@ def test_html_shows_findings_and_pictures_and_escapes_the_data(broken):
     assert len([tag for tag, _ in page.tags if tag == "span"]) == 3  # a field for each that cannot be shown
 
 
+def test_a_picture_that_was_refused_is_not_decoded_to_be_shown(monkeypatch):
+    rows = [row_of(0, question=" "), make_row("What?", "It.", [encoded(PICTURES[1])[:-40]]), row_of(2)]
+    report = check_dataset(dataset_of(*rows))
+    opened = []
+    monkeypatch.setattr("vlmhelpers.data.report.open_image", lambda image: opened.append(image) or PICTURES[0])
+    assert report._repr_html_().count("<img") == 2
+    assert [image["bytes"] for image in opened] == [encoded(PICTURES[0]), encoded(PICTURES[2])]
+
+
 @pytest.mark.slow
 def test_html_stays_small():
     rng = np.random.default_rng(0)
