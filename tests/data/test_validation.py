@@ -12,11 +12,12 @@ from checked_rows import PICTURES, dataset_of, encoded, reasons, row_of
 from datasets import Dataset
 from PIL import Image
 
+import vlmhelpers as vlm
 from vlmhelpers.batches.validation import check_dataset
 from vlmhelpers.common.images import inspect_image
 from vlmhelpers.data import validation
 from vlmhelpers.data.duplicates import DuplicateFinder
-from vlmhelpers.data.schema import make_pair, make_row
+from vlmhelpers.data.schema import FEATURES, make_pair, make_prompt, make_row
 from vlmhelpers.samples.drawing import sample_products
 
 
@@ -78,6 +79,52 @@ def test_a_dataset_of_another_form_is_an_error():
         check_dataset(paths)
     with pytest.raises(TypeError, match="a list is no Dataset"):
         check_dataset([row_of(0)])
+    stream = dataset_of(row_of(0)).to_iterable_dataset()
+    for splits, name in (({"train": [row_of(0)]}, "list"), (row_of(0), "list"), ({"train": stream}, "IterableDataset")):
+        with pytest.raises(TypeError, match=f"a {name} in a dict is no Dataset: .*Dataset.from_list"):
+            check_dataset(splits)
+
+
+@pytest.mark.parametrize(
+    "key", [{"train": 0}, {"train": "false"}, {"loss": False}, {"weight": 0}, {"tool_calls": "f()"}]
+)
+def test_what_a_message_says_and_nobody_reads_is_refused(key):
+    question, answer = make_row("What?", "It.")["messages"]
+    rows = Dataset.from_list([{"messages": [question, answer | key], "images": []}])
+    rows = rows.cast_column("images", FEATURES["images"])
+    with pytest.raises(ValueError, match=rf"{next(iter(key))} of messages is not read as it is; vlm.read_dataset\("):
+        check_dataset(rows)
+    check_dataset(vlm.read_dataset(rows))  # reads it, or rejects the row
+    pair = make_pair("What?", "A.", "B.", [PICTURES[0]])
+    pair["chosen"] = [pair["chosen"][0] | key]
+    with pytest.raises(
+        ValueError, match=f"{next(iter(key))} of chosen is not read as it is; vlm.data.read_preferences"
+    ):
+        check_dataset(Dataset.from_list([pair]))
+
+
+def test_keys_of_messages_that_are_null_or_say_nothing_are_in_no_ones_way():
+    question, answer = row_of(0)["messages"]
+    keys = {"name": "Ann", "tool_calls": None, "train": None}
+    rows = Dataset.from_list([row_of(0) | {"messages": [question, answer | keys]}])
+    assert check_dataset(rows).counts["kept"] == 1
+
+
+@pytest.mark.parametrize("name", ["videos", "tools", "objects", "bbox", "choices"])
+def test_columns_that_change_what_a_row_means_are_refused_where_no_reader_has_seen_them(name):
+    rows = dataset_of(row_of(0)).add_column(name, [["a"]])
+    with pytest.raises(ValueError, match=rf"the column {name}: .*dataset.remove_columns\('{name}'\)"):
+        check_dataset(rows)
+    assert check_dataset(rows.remove_columns(name).add_column(name, [None])).counts["kept"] == 1
+    assert check_dataset(rows.add_column("row", [7])).counts["kept"] == 1  # a reader's: it has read the source
+    prompts = Dataset.from_list([make_prompt("What?", "It.", [PICTURES[0]])]).add_column(name, [["a"]])
+    assert check_dataset(prompts).counts["kept"] == 1  # a reward may need it
+
+
+def test_further_columns_are_listed_as_not_used():
+    report = check_dataset({"train": dataset_of(row_of(0)).add_column("weight", [2]), "test": dataset_of(row_of(1))})
+    assert report.unused == ["weight"] and "Fields that are not used: weight." in repr(report)
+    assert check_dataset(dataset_of(row_of(0))).unused == []
 
 
 # What is repaired
@@ -107,6 +154,7 @@ def test_of_a_rejected_row_no_repair_is_reported():
 MANY = """
 import json, resource, sys, time
 import datasets, numpy, PIL.Image
+import vlmhelpers as vlm
 from vlmhelpers.batches.validation import check_dataset
 from vlmhelpers.data.readers.csv_reader import read_csv
 
@@ -149,6 +197,7 @@ import numpy as np
 from PIL import Image
 from vlmhelpers.data.rows import store_rows
 from vlmhelpers.data.schema import FEATURES, make_row
+import vlmhelpers as vlm
 from vlmhelpers.batches.validation import check_dataset
 
 def allocated():

@@ -10,7 +10,7 @@ from datasets import Dataset, Features, Image, IterableDataset, List, concatenat
 from vlmhelpers.common.printable import one_line
 from vlmhelpers.data.rows import stream_plain_rows
 from vlmhelpers.data.rules import null_problems
-from vlmhelpers.data.schema import KINDS, kind_of
+from vlmhelpers.data.schema import CONVERSATIONS, KINDS, kind_of
 
 Rows = Dataset | Iterable[dict] | dict
 
@@ -34,7 +34,6 @@ def given_rows(rows: Rows, kind: str | None = "messages") -> Dataset:
     return dataset if dataset.format["type"] == "custom" else _plain(dataset)
 
 
-_CONVERSATIONS = ("messages", "prompt", "chosen", "rejected", "completion")
 _NAMES = {"messages": "rows of messages", "rated": "rated rows"}
 
 
@@ -54,7 +53,7 @@ def _content_of(column):
 def refuse_nulls(dataset: Dataset) -> None:
     """Raises ValueError, with the row's number and a remedy, where a turn or a part is null: no step can read it."""
     features = dataset.features
-    conversations = [name for name in _CONVERSATIONS if isinstance(_content_of(features.get(name)), List)]
+    conversations = [name for name in CONVERSATIONS if isinstance(_content_of(features.get(name)), List)]
     if not any(_count_nulls(dataset.data.column(name)) for name in conversations):  # of all rows, in no time
         return
     for index, row in enumerate(stream_plain_rows(dataset, conversations, "looking for nulls")):

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from vlmhelpers.common.files import name_full_disk, temporary_folder
 from vlmhelpers.common.printable import printable
 from vlmhelpers.data.rules import Problem
-from vlmhelpers.data.schema import FEATURES, KINDS, REJECTED_IMAGES
+from vlmhelpers.data.schema import FEATURES, KINDS, REJECTED_IMAGES, kind_of
 
 # What a reader adds: the number of the source's data row, from 1; rules.join_problems; what was guessed or repaired.
 READER_FEATURES = {"row": Value("int64"), "problem": Value("string"), "note": Value("string")}
@@ -118,9 +118,20 @@ def note_unused(dataset: Dataset, names: Iterable[str]) -> None:
 
 
 def unused_fields(dataset: Dataset) -> list[str]:
-    """The names that `note_unused` has kept, also of a part of the Dataset or one that was made from it."""
+    """The names that `note_unused` has kept, also of a Dataset made from that one; else its further columns."""
     first, *names = (dataset.info.description or "").split("\n")
-    return names if first == _UNUSED else []
+    return names if first == _UNUSED else further_columns(dataset)
+
+
+def further_columns(dataset: Dataset) -> list[str]:
+    """The columns that no step reads.
+
+    None where a reader's `row` says that they are what it has read, and of prompts, of which a reward may need them.
+    """
+    kind = kind_of(dataset.column_names)
+    if kind == "prompts" or dataset.features.get("row") == READER_FEATURES["row"]:
+        return []
+    return [name for name in dataset.column_names if name not in {*KINDS[kind], "images", *REJECTED_IMAGES}]
 
 
 @functools.cache

@@ -21,6 +21,7 @@ REJECTED_IMAGES = {"rejected_images": List(Image())}  # pairs may have it: the r
 TRAIN = "train"  # a message may have it: False for an answer that is not learned, else None
 KINDS = {"messages": FEATURES, "pairs": PAIR_FEATURES, "rated": RATED_FEATURES, "prompts": PROMPT_FEATURES}
 
+CONVERSATIONS = ("messages", "prompt", "chosen", "rejected", "completion")  # the columns of messages of all kinds
 ROLES = ("system", "user", "assistant")
 
 # The shapes in which model families write their control tokens: <|eot_id|>, <s>, </s>, <image>, [INST]. Which of them

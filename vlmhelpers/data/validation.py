@@ -4,7 +4,8 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 
-from datasets import Dataset, Image, List
+import pyarrow.compute as pc
+from datasets import Dataset, Image, List, Value
 from tqdm.auto import tqdm
 
 from vlmhelpers.common.image_workers import inspect_all
@@ -13,12 +14,27 @@ from vlmhelpers.common.printable import printable
 from vlmhelpers.data.checked_images import CheckedImages, temporary_database
 from vlmhelpers.data.duplicates import DuplicateFinder
 from vlmhelpers.data.quality import Quality
+from vlmhelpers.data.readers.messages_in import WEIGHTS
+from vlmhelpers.data.readers.unread_fields import problem_in_row, problem_of
 from vlmhelpers.data.report import Finding, Report
-from vlmhelpers.data.rows import ENCODED_ROWS_PER_BATCH
+from vlmhelpers.data.rows import ENCODED_ROWS_PER_BATCH, further_columns
 from vlmhelpers.data.rules import Problem, is_of_reader, merge_problems, row_number, row_problems
-from vlmhelpers.data.schema import KINDS, all_images, conversations, find_control_tokens, kind_of, message_text
+from vlmhelpers.data.schema import (
+    CONVERSATIONS,
+    KINDS,
+    TRAIN,
+    all_images,
+    conversations,
+    find_control_tokens,
+    kind_of,
+    message_text,
+)
 
 _NO_FORMAT = "use dataset.with_format(None), or write what it does into the rows with map"
+_READERS = {"messages": "vlm.read_dataset"} | {
+    kind: f"vlm.data.read_{name}"
+    for kind, name in (("pairs", "preferences"), ("rated", "rated"), ("prompts", "prompts"))
+}
 _GREETING = "the assistant begins: its first turn is not learned, as nothing asks for it"
 Rules = Callable[[dict, list[tuple[int, int]]], list[Problem]]  # of a row, by it and the sizes of its images
 
@@ -58,6 +74,9 @@ def _as_splits(dataset):
     if not isinstance(dataset, Dataset | dict):
         raise TypeError(f"a {type(dataset).__name__} is no Dataset; make one with Dataset.from_list(rows)")
     splits = {"": dataset} if isinstance(dataset, Dataset) else dict(dataset)
+    if wrong := [rows for rows in splits.values() if not isinstance(rows, Dataset)]:
+        remedy = "give a Dataset, or a dict of one for each split; Dataset.from_list(rows) makes one"
+        raise TypeError(f"a {type(wrong[0]).__name__} in a dict is no Dataset: {remedy}")
     for split, rows in splits.items():
         if rows.format["type"] == "custom":
             raise ValueError(f"dataset {split!r} has a transform, which would be passed over: {_NO_FORMAT}")
@@ -82,6 +101,32 @@ def _check_columns(split, rows):
     for name, feature in features.items():
         if isinstance(feature, List) and not hasattr(rows.features[name], "feature"):
             raise ValueError(f"dataset {split!r}: the column {name} holds no lists. {remedy}")
+    _refuse_unread(split, rows)
+
+
+def _refuse_unread(split, rows):
+    """What says something that no step reads: its reader would have rejected the rows, or read it."""
+    for name in further_columns(rows):
+        if (problem := problem_in_row(name)) and _says_something(rows.data.column(name)):
+            ways = f"dataset.remove_columns({name!r}), or a reader of vlm.data, which rejects the rows that have it"
+            remedy = f"{problem[1]}: {ways}"
+            raise ValueError(printable(f"dataset {split!r}: the column {name}: {problem[0]}; {remedy}"))
+    for name in CONVERSATIONS:
+        for key in _unread_keys(rows.features.get(name)):
+            if _says_something(pc.struct_field(pc.list_flatten(rows.data.column(name)), key)):
+                remedy = f"{_READERS[kind_of(rows.column_names)]}(dataset) reads it, or rejects the rows that have it"
+                raise ValueError(printable(f"dataset {split!r}: {key} of {name} is not read as it is; {remedy}"))
+
+
+def _unread_keys(column):
+    message = getattr(column, "feature", None)
+    message = message if isinstance(message, dict) else {}
+    matter = [key for key in message if key in WEIGHTS or problem_of(key)]
+    return [key for key in matter if (key, message[key]) != (TRAIN, Value("bool"))]
+
+
+def _says_something(column):
+    return column.null_count < len(column)
 
 
 class _Validation:
@@ -112,7 +157,8 @@ class _Validation:
             else:
                 numbers = [image.number for image in of_row]
                 self.duplicates.add(split, index, row_number(row, index), *_question_and_answer(row), numbers)
-                self.quality.add_question(_said(row["prompt"] if "prompt" in row else row["messages"][:-1]))
+                asked = row["messages"][:-1] if kind_of(row) == "messages" else row["prompt"]
+                self.quality.add_question(_said(asked))
                 self.repaired += [Finding(split, index, repair, "") for repair in _repairs(row, of_row)]
 
     def compare_rows(self, near_duplicates: bool, reject_leaks: bool) -> None:

@@ -46,7 +46,8 @@ def problem_of(name: str) -> tuple[str, str] | None:
 
 
 @functools.lru_cache(4096)
-def _problem_in_row(name):
+def problem_in_row(name: str) -> tuple[str, str] | None:
+    """The same of a field of a row, whose names may mean less."""
     if (plain := _plain(name)) == "completions":
         return _COMPLETIONS
     if _OF_CHOICES.fullmatch(plain):
@@ -66,7 +67,7 @@ def refuse_unread(row: SourceRow, messages: Iterable[dict]) -> None:
     has_image = any(part["type"] == "image" for message in messages for part in message["content"])
     refused = {_CHOICES: ["A", "B"]} if {"A", "B"} <= left.keys() else {}
     for name, value in left.items():
-        if problem := _problem_in_row(name):
+        if problem := problem_in_row(name):
             refused.setdefault(problem, []).extend([] if is_empty(from_json(value)) else [name])
         elif is_conversation(row.fields, name):
             row.reject(f"a second conversation in {name}", "keep one of the two fields")
