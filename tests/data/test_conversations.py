@@ -207,12 +207,20 @@ def test_images_without_any_placeholder_come_before_the_first_question(read, for
 
 
 @pytest.mark.parametrize("form", [talk, chat])
-@pytest.mark.parametrize("image", [None, "", []])
-def test_a_placeholder_in_a_row_without_images_is_text(read, form, image):
-    dataset = read(form("What does <image>\nmean?", "An <image>.", image=image))
+@pytest.mark.parametrize("images", [{}, {"image": []}])
+def test_a_placeholder_in_a_row_without_images_is_text(read, form, images):
+    dataset = read(form("What does <image>\nmean?", "An <image>.", **images))
     assert dataset[0]["messages"] == [user("What does <image>\nmean?"), assistant("An <image>.")]
     assert (dataset[0]["note"], dataset[0]["problem"]) == ("<image> taken as text: the row has no images", "")
     assert check_dataset(dataset).counts["kept"] == 1
+
+
+@pytest.mark.parametrize("form", [talk, chat])
+@pytest.mark.parametrize("image", [None, ""])
+def test_a_placeholder_whose_image_is_empty_is_a_problem(read, form, image):
+    dataset = read(form("<image>\nWhat?", "A bag.", image=image), form("What?", "An <image>.", image=image))
+    assert reason_of(dataset[0]) == "an image is missing: image is empty, and a text has <image>"
+    assert (dataset[1]["note"], dataset[1]["problem"]) == ("<image> taken as text: the row has no images", "")
 
 
 def test_a_placeholder_in_an_answer_or_a_system_text_is_text(read):
@@ -223,14 +231,43 @@ def test_a_placeholder_in_an_answer_or_a_system_text_is_text(read):
     assert (row["note"], row["problem"]) == ("<image> taken as text: it is not the user's", "")
 
 
-def test_messages_of_parts_keep_the_placeholder_as_text_and_take_images_alone(read):
+def test_a_placeholder_beside_a_part_is_its_double(read):
     parts = [{"type": "image"}, {"type": "text", "text": "<image>\nWhat?"}]
     messages = [{"role": "user", "content": parts}, assistant("A bag.")]
     row = read({"messages": messages, "images": "1.jpg"})[0]
-    assert contents(row) == [[None, "<image>\nWhat?"]] and names(row) == ["1.jpg"]
-    assert (row["note"], row["problem"]) == ("", "")
+    assert contents(row) == [[None, "What?"]] and names(row) == ["1.jpg"]
+    assert (row["note"], row["problem"]) == ("<image> left out of the texts: the parts say where the images stand", "")
     row = read({"messages": messages, "images": "1.jpg", "image": "2.jpg"})[0]
     assert reason_of(row) == "images in both image and images"
+
+
+@pytest.mark.parametrize("text", ["<image>\nWhat?", "<image>What?", "What?\n<image>", "<image>"])
+def test_a_placeholder_beside_a_part_with_its_own_image_is_its_double(read, text):
+    parts = [{"type": "image_url", "image_url": {"url": "1.jpg"}}, {"type": "text", "text": text}]
+    row = read({"messages": [{"role": "user", "content": parts}, assistant("A bag.")]})[0]
+    assert contents(row) == [[None, *(["What?"] if "What?" in text else [])]] and names(row) == ["1.jpg"]
+    assert (row["note"], row["problem"]) == ("<image> left out of the texts: the parts say where the images stand", "")
+
+
+def test_placeholders_beside_another_number_of_parts_are_text(read):
+    parts = [{"type": "image", "image": "1.jpg"}, {"type": "text", "text": "<image> or <image>?"}]
+    row = read({"messages": [{"role": "user", "content": parts}, assistant("A bag.")]})[0]
+    assert contents(row) == [[None, "<image> or <image>?"]] and names(row) == ["1.jpg"]
+    assert row["note"] == "<image> taken as text: 2 in the user's texts, beside 1 image parts"
+
+
+def test_the_images_of_a_message_may_stand_in_it_twice(read):
+    asked = {"role": "user", "content": "What?", "image": "1.jpg", "images": ["1.jpg"]}
+    in_part = {
+        "role": "user",
+        "content": [{"type": "image", "image": "1.jpg"}, text_part("What?")],
+        "images": ["1.jpg"],
+    }
+    for message in (asked, in_part):
+        row = read({"messages": [message, assistant("A bag.")]})[0]
+        assert (contents(row), names(row), row["problem"]) == ([[None, "What?"]], ["1.jpg"], "")
+    row = read({"messages": [asked | {"images": ["2.jpg"]}, assistant("A bag.")]})[0]
+    assert reason_of(row) == "images in both images and image of a message"
 
 
 def test_messages_of_an_unknown_role_are_a_problem(read):

@@ -193,9 +193,15 @@ def _with_images(row, turns, names, noted=True):
     if own and own == listed:  # a list of what stands in the parts
         listed = []
     if not row.problems and all(turn["role"] in ROLES.values() for turn in turns):
-        listed = place_images(row, turns, listed, tags, noted)
+        empty = (name for name in names.of_images(row) if _is_blank(row.fields[name]))
+        listed = place_images(row, turns, listed, tags, noted, next(empty, None))
     messages, sources = schema_messages(turns)
     return messages, [*sources, *listed]
+
+
+def _is_blank(value):
+    """Whether a field of an image is empty, and does not say, as an empty list does, that there is none."""
+    return is_empty(value) and not isinstance(value, list | dict)
 
 
 def _listed_images(row, names):

@@ -3,7 +3,7 @@
 It becomes one turn, see `placement`, or several, where one object holds a question and its answer.
 """
 
-from vlmhelpers.data.readers.image_sources import seems_image, seems_media, source_of, sources_in
+from vlmhelpers.data.readers.image_sources import distinct, seems_image, seems_media, source_of, sources_in
 from vlmhelpers.data.readers.placement import NEXT, place_images
 from vlmhelpers.data.readers.source import SourceRow, from_json, is_empty, shorten
 from vlmhelpers.data.readers.unread_fields import CALLS, MEDIA, problem_of
@@ -82,11 +82,14 @@ def _read_pair(row, message, asked, answered):
 
 def _place_own_images(row, turn, message):
     """Gives a turn the images that stand in its own message."""
-    shown = [name for name in _SHOWN if name in message]
-    own = [source for name in shown for source in sources_in(row.with_fields(message), name)]
-    if own and turn["role"] != "user":
+    found = {name: sources_in(row.with_fields(message), name) for name in _SHOWN if name in message}
+    found = distinct({name: sources for name, sources in found.items() if sources})
+    own = next(iter(found.values()), [])
+    if len(found) > 1:
+        row.reject(f"images in both {' and '.join(found)} of a message", "keep one of the two fields")
+    elif own and turn["role"] != "user":
         row.reject(f"images in a turn of {turn['role']}", "move them to the user's turn; images belong there alone")
-    elif own:
+    elif own and own != [part["source"] for part in turn["content"] if part["type"] == "image"]:
         left = place_images(row, [turn], own, noted=False)
         turn["content"] += [{"type": "image", "source": source} for source in left]  # too many: counted later
 

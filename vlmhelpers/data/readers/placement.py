@@ -30,39 +30,67 @@ def _split_tagged(row, part):
 
 
 def place_images(
-    row: SourceRow, turns: list[dict], sources: list[Source], tags: dict[str, Source] | None = None, noted: bool = True
+    row: SourceRow,
+    turns: list[dict],
+    sources: list[Source],
+    tags: dict[str, Source] | None = None,
+    noted: bool = True,
+    empty: str | None = None,
 ) -> list[Source]:
     """Gives the image parts of the turns their sources, and returns those that are left over.
 
     Image parts without one come first; else each `<image>` in the user's texts becomes one, or each numbered
     placeholder (`tags`: the sources by their placeholders, where the row says so); else all come before the user's
-    first text, which is `noted`.
+    first text, which is `noted`. `empty`: a field of images that holds none, so that an `<image>` lacks its image.
     """
     left = list(sources)
     bare = [part for part in _images(turns) if part["source"] is NEXT]
     if bare:
         for part in bare:
             part["source"] = left.pop(0) if left else NEXT
+    if bare or not sources:
+        _judge_placeholders(row, turns, empty)
         return left
     here, everywhere = (_count(some) for some in (_users(turns), turns))
-    if sources and not everywhere and (tags := tags or _numbered(turns, sources)):
+    if not everywhere and (tags := tags or _numbered(turns, sources)):
         return _place_by_tags(row, turns, tags)
     questions = [*_users(turns)]
-    if sources and here == len(sources):
+    if here == len(sources):
         for turn in questions:
             _split_turn(turn, re.compile(IMAGE), lambda found: left.pop(0))
-    elif sources and questions and not everywhere and not any(_images(turns)):
+    elif questions and not everywhere and not any(_images(turns)):
         questions[0]["content"][:0] = [{"type": "image", "source": source} for source in sources]
         left = []
         row.notes += [f"no {IMAGE} in the texts: the images come before the first question"] * noted
-    elif sources:
+    else:
         reason = f"images do not match: {here} {IMAGE} in the user's texts, {len(sources)} images"
         row.reject(reason, f"write {IMAGE} into the user's texts once for each image")
-    if not sources and everywhere:
-        row.notes.append(f"{IMAGE} taken as text: the row has no images")
-    elif everywhere > here:
+    if everywhere > here:
         row.notes.append(f"{IMAGE} taken as text: it is not the user's")
     return left
+
+
+def _judge_placeholders(row, turns, empty):
+    """What `<image>` in the texts means where no image is left for it: a double of an image part, or text."""
+    here, everywhere, shown = _count(_users(turns)), _count(turns), sum(1 for _ in _images(_users(turns)))
+    if here and here == shown:
+        row.notes.append(f"{IMAGE} left out of the texts: the parts say where the images stand")
+        for turn in _users(turns):
+            _leave_out_placeholders(turn)
+    elif here and shown:
+        row.notes.append(f"{IMAGE} taken as text: {here} in the user's texts, beside {shown} image parts")
+    elif here and empty:
+        row.reject(f"an image is missing: {empty} is empty, and a text has {IMAGE}", f"write its path, or no {IMAGE}")
+    elif everywhere:
+        why = "it is not the user's" if shown else "the row has no images"
+        row.notes.append(f"{IMAGE} taken as text: {why}")
+
+
+def _leave_out_placeholders(turn):
+    for part in turn["content"]:
+        if part["type"] == "text" and IMAGE in (part["text"] or ""):
+            part["text"] = re.sub(rf"{IMAGE}(?:\r?\n)?|\r?\n{IMAGE}\Z", "", part["text"])
+    turn["content"] = [part for part in turn["content"] if part["type"] != "text" or part["text"] != ""]
 
 
 def _place_by_tags(row, turns, tags):
