@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -15,9 +16,10 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from vlmhelpers.common import image_costs, image_workers
-from vlmhelpers.common.image_workers import inspect_all, inspect_apart
+from vlmhelpers.common.image_workers import inspect_all, inspect_apart, open_apart
 from vlmhelpers.common.images import ImageFacts, UnusableImage, image_identity, inspect_image, open_image
 
 
@@ -50,7 +52,23 @@ def many_scans(side, scans):
     return data[:-2] + data[last:-2] * scans + data[-2:]
 
 
+def tiles(count):
+    """A TIFF of that many tiles of one pixel, all the same."""
+    offsets, sizes = (np.full(count, value, "<u4").tobytes() for value in (8, 1))
+    tags = [(256, 500), (257, count // 500), (258, 8), (259, 1), (262, 1), (277, 1), (322, 1), (323, 1)]
+    lists = [(324, count, 134), (325, count, 134 + 4 * count)]
+    entries = [*((tag, 1, value) for tag, value in tags), *lists]
+    directory = b"".join(struct.pack("<HHII", tag, 4, number, value) for tag, number, value in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4) + offsets + sizes
+
+
+EMPTY_CHUNK = bytes(4) + b"abCd" + zlib.crc32(b"abCd").to_bytes(4, "big")
+A_JPEG = encoded(noise(16), "JPEG")
 COSTLY = {
+    "its header has more than 500,000 pieces": lambda: A_JPEG[:2] + b"\xff" * 1_000_000 + A_JPEG[2:],
+    "its header has more than 500,000 pieces ": lambda: A_JPEG[:20] + b"junk" * 200_000 + A_JPEG[20:],
+    " its header has more than 500,000 pieces": lambda: PICTURE[:33] + EMPTY_CHUNK * 400_000 + PICTURE[33:],
+    "more than 200,000 tiles": lambda: tiles(200_500),
     "a JPEG of more than 500 scans": lambda: many_scans(64, 600),
     "a JPEG of more than 31 scans": lambda: many_scans(8000, 40),
     "a PPM with comments of more than 64 KiB": lambda: b"P6\n" + b"# so\n" * 20_000 + b"1 1\n255\n...",
@@ -66,7 +84,7 @@ def test_what_takes_too_long_is_refused_by_what_it_is(tmp_path, monkeypatch, rea
     (tmp_path / "slow.bin").write_bytes(COSTLY[reason]())
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("it was decoded"))
     for source in (tmp_path / "slow.bin", COSTLY[reason]()):
-        assert reason_of(open_image, source).startswith(f"too slow to decode: {reason}")
+        assert reason_of(open_image, source).startswith(f"too slow to decode: {reason.strip()}")
 
 
 @pytest.mark.parametrize(("image_format", "side"), [("WEBP", 6500), ("AVIF", 8500), ("JPEG2000", 6000)])
@@ -116,6 +134,31 @@ def test_the_facts_are_those_of_this_process(tmp_path):
         assert reason_of(inspect_apart, source) == reason_of(inspect_image, source)
 
 
+def test_a_path_begins_in_the_folder_that_is_current_when_it_is_asked_for(tmp_path, monkeypatch):
+    for name, size in (("a", (40, 30)), ("b", (30, 40))):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", size).save(tmp_path / name / "x.png")
+        monkeypatch.chdir(tmp_path / name)
+        assert inspect_apart("x.png").size == size
+        assert reason_of(inspect_apart, tmp_path / name / "y.png") == "missing file: y.png"
+
+
+def test_what_a_user_hands_over_is_opened_after_it_was_inspected_apart(monkeypatch):
+    assert open_apart(PICTURE).size == (40, 40)
+    monkeypatch.setattr(image_workers, "open_image", lambda _: pytest.fail("it was opened"))
+    assert reason_of(open_apart, b"text") == "not an image: it is text, 'text'"
+
+
+@pytest.mark.parametrize("kind", ["chunk", "memory"])
+def test_a_picture_with_long_texts_is_not_called_damaged(kind):
+    length = 2**20 + 1 if kind == "chunk" else 2**20
+    texts = PngInfo()
+    for number in range(1 if kind == "chunk" else 65):
+        texts.add_text(f"k{number}", "a" * length, zip=True)
+    error = pytest.raises(UnusableImage, inspect_apart, encoded(noise(8), "PNG", pnginfo=texts)).value
+    assert error.reason.startswith("too much metadata: ") and "without its metadata" in error.remedy
+
+
 def test_its_limit_of_pixels_is_an_argument():
     assert reason_of(inspect_apart, PICTURE, max_pixels=1599).startswith("too many pixels: ")
     assert inspect_apart(PICTURE, max_pixels=1600).size == (40, 40)
@@ -124,9 +167,9 @@ def test_its_limit_of_pixels_is_an_argument():
 @pytest.mark.slow
 def test_an_image_that_takes_too_long_is_ended_and_others_go_on():
     before = inspect_apart(PICTURE)
-    empty_chunk = bytes(4) + b"abCd" + zlib.crc32(b"abCd").to_bytes(4, "big")
-    slow = PICTURE[:33] + empty_chunk * 5_000_000 + PICTURE[33:]
-    assert reason_of(inspect_apart, slow) == "too slow to decode: it takes more than 2 s"
+    slow = PICTURE[:-12] + EMPTY_CHUNK * 5_000_000 + PICTURE[-12:]
+    error = pytest.raises(UnusableImage, inspect_apart, slow).value
+    assert error.reason == "too slow to decode: it takes more than 2 s" and "a baseline JPEG" in error.remedy
     assert inspect_apart(PICTURE) == before
 
 
@@ -169,8 +212,7 @@ def test_memory_beyond_the_limit_is_refused(monkeypatch):
 
 @pytest.mark.slow
 def test_an_image_among_others_that_takes_too_long_is_the_only_one_refused():
-    empty_chunk = bytes(4) + b"abCd" + zlib.crc32(b"abCd").to_bytes(4, "big")
-    slow = PICTURE[:33] + empty_chunk * 5_000_000 + PICTURE[33:]
+    slow = PICTURE[:-12] + EMPTY_CHUNK * 5_000_000 + PICTURE[-12:]
     images = [{"bytes": encoded(Image.new("RGB", (side, 9)), "PNG")} for side in range(1, 41)]
     images[20] = {"bytes": slow}
     images[30] = {"bytes": b"text"}

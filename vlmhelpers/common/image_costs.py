@@ -2,6 +2,7 @@
 
 import io
 import re
+from contextlib import suppress
 from typing import BinaryIO
 
 from PIL import Image
@@ -15,6 +16,10 @@ _SCANNED = 2_000_000_000  # pixels of all scans together: about a second
 _BY_PYTHON = {"ppm_plain": "a PPM written as text", "ppm": "a PPM of unusual depth", "bmp_rle": "a BMP of runs"}
 _READ_BY_PYTHON = 4_000_000  # bytes: about a second of Pillow's decoders that are written in Python
 _COMMENTS = 1000  # in such a text, each of which makes Pillow copy the rest of a block
+# Formats of whose headers Pillow reads each part by itself, and how they begin.
+_READ_IN_PIECES = {"JPEG": b"\xff\xd8", "PNG": b"\x89PNG", "GIF": b"GIF8"}
+_PIECES = 500_000  # of a header: about half a second; usual ones have less than a hundred
+_TILES = 200_000  # of an image, each decoded by itself: about a second
 _HEADER = 2**16  # bytes in which a PPM has to say its size
 _PPM_HEADER = rb"P\w+(?:(?:\s|#[^\r\n]*[\r\n])+[^\s#]+){%d}\s"
 # Bytes of each pixel that a decoder takes beside Pillow's own.
@@ -35,7 +40,8 @@ def decoded_bytes(image: Image.Image) -> int:
 def costly_header(file: BinaryIO, max_pixels: int) -> str | None:
     """Why opening `file`, and no more, costs too much, or None.
 
-    A PPM's header is read byte by byte, with its comments; for a WebP, memory is taken by the size that it names.
+    A PPM's header is read byte by byte, with its comments, as is what stands between the parts of a JPEG's; for a WebP,
+    memory is taken by the size that it names.
     """
     head = file.read(_HEADER)
     file.seek(0)
@@ -43,10 +49,33 @@ def costly_header(file: BinaryIO, max_pixels: int) -> str | None:
         numbers = 2 if head[1:2] in b"14" else 3
         if not re.match(_PPM_HEADER % numbers, head):
             return f"too slow to decode: a PPM with comments of more than {_HEADER // 1024} KiB before its size"
+    if head.startswith(tuple(_READ_IN_PIECES.values())) and _has_too_many_pieces(file):
+        return f"too slow to decode: its header has more than {_PIECES:,} pieces"
     width, height = _size_of_webp(head) if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else (0, 0)
     if width * height > max_pixels:
         return f"too many pixels: the header says {width} x {height}, the limit is {max_pixels:,}"
     return _too_much(_BESIDES["WEBP"], width * height, "WEBP")
+
+
+def _has_too_many_pieces(file):
+    counted = _Counted(file)
+    with suppress(Exception):  # whatever else is wrong with it is found when it is opened
+        Image.open(counted, formats=list(_READ_IN_PIECES))
+    file.seek(0)
+    return counted.left < 0
+
+
+class _Counted:
+    """A file that is read from so many times at most."""
+
+    def __init__(self, file: BinaryIO):
+        self.left, self.seek, self.tell, self._read = _PIECES, file.seek, file.tell, file.read
+
+    def read(self, size: int = -1) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError("too many pieces")
+        return self._read(size)
 
 
 def _size_of_webp(head):
@@ -76,7 +105,9 @@ def too_costly(image: Image.Image) -> str | None:
 def _too_slow(image):
     codec = image.tile[0].codec_name if image.tile else ""
     reason, what = None, f"{_BY_PYTHON.get(codec)}, "
-    if image.format in ("JPEG", "MPO"):
+    if len(image.tile) > _TILES:
+        reason = f"more than {_TILES:,} tiles"
+    elif image.format in ("JPEG", "MPO"):
         most = min(_SCANS, _SCANNED // (image.width * image.height))
         if _count(image.fp, b"\xff\xda") > most:
             reason = f"a JPEG of more than {most} scans"

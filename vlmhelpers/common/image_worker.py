@@ -69,7 +69,7 @@ def _answer(source, max_pixels):
 
 def _judged(error, decoded):
     """The exception, which a limit that was set here may have led to."""
-    remedy = "make it smaller, or save it again as JPEG or PNG"
+    remedy = "make it smaller, or save it again as PNG or baseline JPEG"
     limit = f"{BYTES // 10**6} MB beyond its pixels"
     out_of_memory = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
     if out_of_memory and has_free(BYTES + 2 * decoded):

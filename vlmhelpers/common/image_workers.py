@@ -16,13 +16,18 @@ from collections.abc import Collection, Iterator
 from concurrent.futures import Executor
 from contextlib import suppress
 
+from PIL import Image
+
 from vlmhelpers.common.image_costs import SECONDS
-from vlmhelpers.common.images import MAX_PIXELS, ImageFacts, UnusableImage, machine_error, read_through
+from vlmhelpers.common.images import MAX_PIXELS, ImageFacts, UnusableImage, machine_error, open_image, read_through
 
 _BATCH_BYTES = 2**20
 _IDLE = 10  # seconds after which workers that nobody needs end
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE")
-_TOO_SLOW = f"too slow to decode: it takes more than {SECONDS} s", "make it smaller, or save it again as JPEG"
+_TOO_SLOW = (
+    f"too slow to decode: it takes more than {SECONDS} s",
+    "make it smaller, or save it again as a baseline JPEG",
+)
 _COMMAND = ["-m", "vlmhelpers.common.image_worker"]
 # One thread each: more would take from one another, and reserve memory.
 _ALONE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -38,6 +43,12 @@ def inspect_apart(source: str | os.PathLike | bytes | dict, max_pixels: int = MA
     if isinstance(answer, Exception):
         raise answer
     return answer
+
+
+def open_apart(source: str | os.PathLike | bytes) -> Image.Image:
+    """As `images.open_image`, of an image that `inspect_apart` takes: for one that a user hands over, from anywhere."""
+    inspect_apart(source)
+    return open_image(source)
 
 
 def inspect_all(sources: Collection[dict], max_pixels: int, threads: Executor) -> Iterator[ImageFacts | UnusableImage]:
@@ -80,6 +91,12 @@ def _ask(sources, max_pixels):
     return answers
 
 
+def _folder():
+    """What tells the current folder from others, also where it was moved or removed."""
+    status = os.stat(os.curdir)
+    return status.st_dev, status.st_ino
+
+
 class _Workers:
     """The workers of this process that are idle, and how many there may be besides."""
 
@@ -91,9 +108,9 @@ class _Workers:
         with self.lock:
             while self.idle:
                 worker = self.idle.pop()
-                if worker.child.poll() is None:
+                if worker.child.poll() is None and worker.folder == _folder():
                     return worker
-                worker.release()
+                worker.end()
         return _Worker()
 
     def give_back(self, worker):
@@ -140,9 +157,10 @@ if hasattr(os, "register_at_fork"):
 
 
 class _Worker:
-    """A process that answers one question at a time."""
+    """A process that answers one question at a time, and takes paths from the folder in which it was started."""
 
     def __init__(self):
+        self.folder = _folder()
         environment = os.environ | _ALONE | {"PYTHONPATH": os.pathsep.join(sys.path)}
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         try:

@@ -47,14 +47,16 @@ _REMEDIES = {
     "too many pixels": "make it smaller",
     "too narrow": f"crop it: one side may be {MAX_ASPECT} times the other at most",
     "too large a file": "save the image alone, as PNG or JPEG",
-    "too slow to decode": "make it smaller, or save it again as PNG or JPEG",
+    "too slow to decode": "make it smaller, or save it again as PNG or baseline JPEG, without its metadata",
     "too much memory": "make it smaller, or save it again as PNG or JPEG",
+    "too much metadata": "save it again without its metadata, such as texts that a program keeps in it",
     "too dark to keep": "save it with 8 bits per color, scaled to the range that it uses",
     "truncated or damaged image": "copy or download the file again; it cannot be decoded to its end",
     "unusable colors or metadata": "save it again as PNG or JPEG",
 }
 # What the system says of a path where no image can be. All its other errors are the machine's.
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
+_LIMITS_OF_TEXTS = ("MAX_TEXT_CHUNK", "MAX_TEXT_MEMORY")  # what Pillow names where a PNG's texts are too long
 _OF_DECODERS = (None, errno.EINVAL, errno.EOVERFLOW)  # the latter for a place before or far beyond the file
 _MACHINE_REMEDIES = {
     errno.EMFILE: "raise the limit of open files (ulimit -n 4096), or use fewer workers",
@@ -144,6 +146,8 @@ def _unusable(error, path, data, pixels):
     if (isinstance(error, MemoryError) or "out of memory" in str(error)) and not has_free(32 * pixels + 2**26):
         raise machine_error(errno.ENOMEM, path) from error
     read_through(path if data is None else None)
+    if any(limit in str(error) for limit in _LIMITS_OF_TEXTS):
+        return UnusableImage("too much metadata: its texts take more than Pillow reads")
     return UnusableImage(f"truncated or damaged image: {str(error) or type(error).__name__}")
 
 
