@@ -7,7 +7,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from vlmhelpers.data.given import given_rows, given_texts, row_indices
-from vlmhelpers.data.schema import FEATURES, PAIR_FEATURES, make_pair, make_row
+from vlmhelpers.data.schema import FEATURES, PAIR_FEATURES, assistant, make_pair, make_row, user, with_train
 from vlmhelpers.data.splitting import split
 
 ROWS = [make_row(f"q{i}", "a", [Image.new("RGB", (8 + i, 6), "red")]) for i in range(3)]
@@ -38,6 +38,29 @@ def test_a_row_an_empty_list_and_rows_with_more_columns(dataset):
     assert len(given_rows([])) == len(given_rows([], "pairs")) == 0
     assert given_rows([row | {"color": "red"} for row in ROWS])["color"] == ["red"] * 3
     assert given_rows([{"messages": ROWS[0]["messages"][:1], "images": None}])[0]["images"] == []
+
+
+def test_rows_say_what_is_not_learned():
+    said = {"messages": [user("a"), assistant("b") | {"train": False}, user("c"), assistant("d")], "images": []}
+    rows = given_rows([make_row("q", "a"), said])
+    assert rows.features == with_train(FEATURES)
+    assert [message["train"] for message in rows[1]["messages"]] == [None, False, None, None]
+    assert given_rows([make_row("q", "a")]).features == FEATURES
+
+
+@pytest.mark.parametrize("form", ["one", "array", "arrays", "tuple"])
+def test_images_of_a_row_in_other_forms(form):
+    (image,) = ROWS[0]["images"]
+    forms = {"one": image, "array": np.array(image)[None], "arrays": [np.array(image)], "tuple": (image,)}
+    (row,) = given_rows([ROWS[0] | {"images": forms[form]}])
+    assert [found.size for found in row["images"]] == [image.size]
+    assert row["images"][0].getpixel((0, 0)) == image.getpixel((0, 0))
+
+
+def test_columns_of_mixed_values_which_nobody_reads_are_left_out():
+    first, second = (row | {"id": name, "color": "red"} for row, name in zip(ROWS, (1, "x"), strict=False))
+    rows = given_rows([first, second])
+    assert rows.column_names == ["messages", "images", "color"] and shape_of(rows) == shape_of([first, second])
 
 
 def test_a_transform_stays(dataset):

@@ -6,11 +6,12 @@ from numbers import Integral
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, Image, IterableDataset, List, concatenate_datasets
+from PIL import Image as PilImage
 
 from vlmhelpers.common.printable import one_line
 from vlmhelpers.data.rows import stream_plain_rows
 from vlmhelpers.data.rules import null_problems
-from vlmhelpers.data.schema import CONVERSATIONS, KINDS, kind_of
+from vlmhelpers.data.schema import CONVERSATIONS, FEATURES, KINDS, TRAIN, kind_of, with_train
 
 Rows = Dataset | Iterable[dict] | dict
 
@@ -92,21 +93,43 @@ def _from_rows(rows, kind):
         raise ValueError(f"a row is a {type(wrong[0]).__name__}: make rows with vlm.data.make_row")
     if not rows:
         return Dataset.from_dict(dict.fromkeys(KINDS[kind], []), features=KINDS[kind])
-    return _stored(rows, KINDS[kind_of(rows[0])])
+    found = kind_of(rows[0])
+    return _stored(rows, with_train(FEATURES) if found == "messages" and _some_has_train(rows) else KINDS[found])
+
+
+def _some_has_train(rows):
+    messages = (message for row in rows for message in row.get("messages") or [])
+    return any(isinstance(message, Mapping) and TRAIN in message for message in messages)
 
 
 def _stored(rows, features):
     """A Dataset in memory, with the further columns that rows have."""
-    of_kind = [{name: row.get(name) for name in features} | {"images": row.get("images") or []} for row in rows]
-    further = dict.fromkeys(name for row in rows for name in row if name not in features)
+    names = dict.fromkeys(name for row in rows for name in row if name not in features)
+    further = [column for name in names if (column := _column(name, [row.get(name) for row in rows]))]
     try:
+        of_kind = [{name: row.get(name) for name in features} | {"images": _images_of(row)} for row in rows]
         dataset = Dataset.from_list(of_kind, features=features)
-        others = Dataset.from_list([{name: row.get(name) for name in further} for row in rows])
-        return concatenate_datasets([dataset, others], axis=1) if further else dataset
+        return concatenate_datasets([dataset, *further], axis=1) if further else dataset
     except (pa.ArrowException, TypeError, ValueError, AttributeError, KeyError) as error:
         why = one_line(f"{error}")[:200]
         remedy = "make rows with vlm.data.make_row, or read them with vlm.data.read_dataset"
         raise ValueError(f"the rows are not as make_row makes them ({why}): {remedy}") from error
+
+
+def _column(name, values):
+    """A further column; None for values that no column holds together, as numbers and texts: nobody needs them."""
+    try:
+        return Dataset.from_dict({name: values})
+    except (pa.ArrowException, TypeError, ValueError, AttributeError, KeyError, OverflowError):
+        return None
+
+
+def _images_of(row):
+    """The images of a row as a list: one alone, or an array that begins with their number, as of numpy."""
+    images = row.get("images")
+    if images is None:
+        return []
+    return [images] if isinstance(images, PilImage.Image | str | bytes | Mapping) else list(images)
 
 
 def given_texts(texts: Iterable[str], rows: Sized, name: str = "answers") -> list[str]:
