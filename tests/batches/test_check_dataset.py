@@ -9,7 +9,7 @@ from tiny_families import build
 from transformers import AutoProcessor
 
 from vlmhelpers.batches import PreferenceCollator, RatedCollator, VisionCollator, check_dataset, show_mask
-from vlmhelpers.batches.validation import rules_of
+from vlmhelpers.batches.validation import _smaller, rules_of
 from vlmhelpers.data.schema import (
     FEATURES,
     PAIR_FEATURES,
@@ -67,6 +67,18 @@ def test_a_familys_name_makes_it_strict_by_what_that_declares():
 def test_an_unknown_family_is_an_error_that_names_those_there_are():
     with pytest.raises(ValueError, match=r"no family is called 'llama': pass a model's processor, or one of .*gemma-3"):
         check(dataset_of(SEEN), "llama")
+
+
+@pytest.mark.parametrize("of", [lambda processor: processor.tokenizer, lambda processor: (None, processor), bool])
+def test_what_is_no_processor_and_no_name_is_an_error(of, llama):
+    with pytest.raises(TypeError, match="model is a .*, and no processor: pass the processor that vlm.load_model"):
+        check(dataset_of(SEEN), of(llama))
+
+
+@pytest.mark.parametrize("size", [(102_600, 513), (513, 102_600), (1023, 1023), (9000, 6000), (1027, 2049)])
+def test_a_smaller_size_has_no_larger_ratio(size):
+    smaller = _smaller(*size)
+    assert min(smaller) < 512 and max(smaller) / min(smaller) <= max(size) / min(size)
 
 
 def test_without_a_model_the_report_says_which_families_do_not_take_which_rows():

@@ -45,8 +45,9 @@ def check_dataset(
     near_duplicates: nearly equal images are a warning within a split, a leak between splits. workers: how many images
         are decoded at a time; by default one per processor, 8 at most.
     Raises ValueError for an unknown family, and for a dataset with a transform or without the columns of a kind of
-    rows, TypeError for what is no dataset, and OSError where the machine keeps an image from being read. Memory grows
-    with what is found, not with rows or images, which take up to 600 bytes each in the folder for temporary files.
+    rows, TypeError for what is no dataset and for a model that is neither a processor nor a name, and OSError where the
+    machine keeps an image from being read. Memory grows with what is found, not with rows or images, which take up to
+    600 bytes each in the folder for temporary files.
     """
     report = validation.validate(
         dataset,
@@ -66,10 +67,13 @@ def check_dataset(
 def rules_of(model: ProcessorMixin | str) -> validation.Rules:
     """What finds the problems that a sound row has with a processor or a family, by it and the sizes of its images.
 
-    Raises ValueError for an unknown family.
+    Raises ValueError for an unknown family, TypeError for what is neither.
     """
-    if not isinstance(model, str):
+    if isinstance(model, ProcessorMixin):
         return _rules_of_processor(model)
+    if not isinstance(model, str):
+        remedy = "pass the processor that vlm.load_model returns beside the model, or the name of a family"
+        raise TypeError(f"model is a {type(model).__name__}, and no processor: {remedy}")
     if model not in FAMILIES:
         raise ValueError(f"no family is called {model!r}: pass a model's processor, or one of {', '.join(FAMILIES)}")
     return lambda row, _: problems_with(FAMILIES[model], row)
@@ -103,8 +107,9 @@ def _of_sizes(row, sizes):
 
 
 def _smaller(width, height):
+    """A size of about the same shape, of no larger ratio: processors refuse those from some ratio on."""
     while min(width, height) >= 2 * _SMALLEST:
-        width, height = width // 2, height // 2
+        width, height = ((side + (side < max(width, height))) // 2 for side in (width, height))  # the shorter one up
     return width, height
 
 
