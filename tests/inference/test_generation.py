@@ -322,6 +322,11 @@ def test_a_file_of_something_else_stays_as_it_is(content, qwen, words, tmp_path)
         ({"streamer": TextStreamer(None)}, "stream_answer shows an answer"),
         ({"max_length": 9}, "max_new_tokens counts"),
         ({"input_ids": [1]}, "the rows are what is answered"),
+        ({"attention_mask": None}, "the rows are what is answered"),
+        ({"pixel_values": None}, "the rows are what is answered"),
+        ({"image_grid_thw": None}, "the rows are what is answered"),
+        ({"prompt_lookup_num_tokens": 2}, "one row at a time: pass batch_size=1"),
+        ({"assistant_model": "model"}, "one row at a time: pass batch_size=1"),
         ({"max_new_tokens": 2.5}, "max_new_tokens=2.5: choose a whole number from 1 on"),
         ({"batch_size": True}, "batch_size=True: choose a whole number"),
     ],
@@ -330,6 +335,11 @@ def test_a_file_of_something_else_stays_as_it_is(content, qwen, words, tmp_path)
 def test_options_that_give_no_text_for_each_row_are_refused(options, message, qwen, words):
     with pytest.raises(ValueError, match=message):
         generate(*qwen, words, **{"max_new_tokens": 2, "progress": False} | options)
+
+
+def test_what_goes_with_one_row_at_a_time_gives_the_same_answers(qwen, words):
+    few, options = words.select(range(2)), {"max_new_tokens": 4, "progress": False}
+    assert generate(*qwen, few, batch_size=1, prompt_lookup_num_tokens=2, **options) == generate(*qwen, few, **options)
 
 
 def test_what_a_models_own_settings_return_does_not_count(qwen, words, monkeypatch):

@@ -39,11 +39,13 @@ _CALL = "call model.generate(**vlm.VisionCollator(processor).prompts(rows), ...)
 _OTHER_FORMS = {"return_dict_in_generate": _CALL} | {
     f"output_{name}": _CALL for name in ("scores", "logits", "attentions", "hidden_states")
 }
+_OF_ROWS = "the rows are what is answered"
 _NOT_TAKEN = {
     "generation_config": "give its settings by name, as **generation_config.to_diff_dict() does",
     "streamer": "stream_answer shows an answer while it comes, and progress takes a function",
     "max_length": "max_new_tokens counts those of the answer alone",
-} | dict.fromkeys(("inputs", "input_ids", "inputs_embeds", "attention_mask"), "the rows are what is answered")
+} | dict.fromkeys(("inputs", "inputs_embeds"), _OF_ROWS)
+_ALONE = ("assistant_model", "prompt_lookup_num_tokens")  # with which transformers answers one row at a time
 
 
 def generate(
@@ -71,7 +73,7 @@ def generate(
     does not suffice for one row.
     """
     batch_size, max_new_tokens = _whole("batch_size", batch_size), _whole("max_new_tokens", max_new_tokens)
-    check_options(options)
+    check_options(processor, options, batch_size)
     dataset = given_rows(dataset)
     settings, is_served = {"max_new_tokens": max_new_tokens} | options, isinstance(model, Served)
 
@@ -93,9 +95,13 @@ def _whole(name, value):
     return int(value)
 
 
-def check_options(options: Mapping[str, object]) -> None:
+def check_options(processor: ProcessorMixin, options: Mapping[str, object], batch_size: int = 1) -> None:
     """Raises ValueError, with a remedy, for options of `model.generate` that would not give one text for each row."""
     for name, value in options.items():
+        if name in processor.model_input_names:
+            raise ValueError(f"{name} is not for answers as texts: {_OF_ROWS}")
+        if name in _ALONE and value is not None and batch_size > 1:
+            raise ValueError(f"{name} goes with one row at a time: pass batch_size=1, too")
         if name in _NOT_TAKEN and value is not None:
             raise ValueError(f"{name} is not for answers as texts: {_NOT_TAKEN[name]}")
         if name in _OTHER_FORMS and value:
@@ -235,7 +241,7 @@ def stream_conversation(
     printed = write is None and not in_notebook()
     write = write or (_print_piece if printed else _grow_output())
     streamer = _Pieces(collator.template.decode, write)
-    check_options(options)
+    check_options(processor, options)
     options = _ONE_TEXT | ends_of(model, collator) | {"max_new_tokens": max_new_tokens, "streamer": streamer} | options
     settings = decoding(processor, options)
     with eval_mode(model), torch.inference_mode():
