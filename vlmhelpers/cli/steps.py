@@ -70,10 +70,10 @@ def push(**options: object) -> None:
 
 def chat(image: Iterable[str] = (), **options: object) -> None:
     """Answers the lines that come in until they end."""
-    from vlmhelpers.common.images import open_image
+    from vlmhelpers.common.image_workers import open_apart
 
     settings = make_settings(STEPS["chat"], options)
-    waiting = [open_image(path) for path in image]  # before the model, which takes its time
+    waiting = [open_apart(path) for path in image]  # before the model, which takes its time
     _prepare(settings.backend)
     tuned = commands.load_tuned(settings.model, settings.bits, settings.backend)
     if tuned.note:
@@ -100,7 +100,7 @@ def _lines() -> Iterator[str]:
 
 def _take(conversation, line, waiting):
     """Does what a line says, and returns the images that wait for the next question. Raises StopIteration to end."""
-    from vlmhelpers.common.images import open_image
+    from vlmhelpers.common.image_workers import open_apart
 
     word, _, rest = line.partition(" ")
     if word == "/quit":
@@ -112,7 +112,7 @@ def _take(conversation, line, waiting):
         conversation.answering = replace(conversation.answering, system=rest.strip() or None)
         return waiting
     if word == "/image":
-        return [*waiting, open_image(rest.strip())]
+        return [*waiting, open_apart(rest.strip())]
     if line:
         conversation.ask(line, waiting)
         return []

@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from vlmhelpers.commands.settings import Evaluating, Generating
 from vlmhelpers.commands.tuned import Tuned, read_settings
-from vlmhelpers.common.images import open_image
+from vlmhelpers.common.image_workers import inspect_apart
 from vlmhelpers.data.readers.recognition import read_rows, recognize
 from vlmhelpers.data.rows import stream_plain_rows
 from vlmhelpers.data.schema import FEATURES, message_text, user
@@ -46,7 +46,7 @@ def rows_to_answer(
 
 def _row(prompt, images):
     for path in images:
-        open_image(path)  # before a model is loaded, which takes its time
+        inspect_apart(path)  # before a model is loaded, which takes its time
     row = {"messages": [user(prompt, len(images))], "images": [os.path.abspath(path) for path in images]}
     return Dataset.from_list([row], features=FEATURES)
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from vlmhelpers.commands.settings import Answering
 from vlmhelpers.commands.tuned import Tuned
-from vlmhelpers.common.images import open_image
+from vlmhelpers.common.image_workers import open_apart
 from vlmhelpers.data.schema import assistant, text_part, user
 from vlmhelpers.inference.generation import stream_conversation
 
@@ -27,7 +27,7 @@ class Conversation:
 
         `write`: as of `stream_answer`. Where an error is raised, the chat stays as it was: UnusableImage, ValueError.
         """
-        images = [image if isinstance(image, Image.Image) else open_image(image) for image in images]
+        images = [image if isinstance(image, Image.Image) else open_apart(image) for image in images]
         turns, shown = [*self.turns, user(prompt, len(images))], [*self.images, *images]
         system = self.answering.system
         messages = [{"role": "system", "content": [text_part(system)]}, *turns] if system else turns

@@ -283,9 +283,9 @@ class Studio:
         `commands.Answering`. Raises ValueError while the run is going on, and FileNotFoundError without a model.
         """
         from vlmhelpers.commands import Answering
-        from vlmhelpers.common.images import open_image
+        from vlmhelpers.common.image_workers import open_apart
 
-        images = [image if isinstance(image, Image.Image) else open_image(image) for image in images]
+        images = [image if isinstance(image, Image.Image) else open_apart(image) for image in images]
         answering = _made(Answering, settings)
         self._load()
         return self._talk.ask(question, images, answering, base, write)

@@ -4,7 +4,8 @@ import ipywidgets as widgets
 from markupsafe import Markup
 from PIL import Image
 
-from vlmhelpers.common.images import UnusableImage, open_image, repair
+from vlmhelpers.common.image_workers import open_apart
+from vlmhelpers.common.images import UnusableImage, repair
 from vlmhelpers.studio.fields import Form
 from vlmhelpers.studio.tabs.tab import Tab
 
@@ -90,7 +91,7 @@ def uploaded(upload: widgets.FileUpload) -> list[Image.Image]:
     for number, file in enumerate(files, 1):
         name = file.get("name") or file.get("metadata", {}).get("name", f"file {number}")
         try:
-            images.append(repair(open_image(bytes(file["content"]))))
+            images.append(repair(open_apart(bytes(file["content"]))))
         except UnusableImage as error:
             raise ValueError(f"{name}: {error}") from None
     return images
