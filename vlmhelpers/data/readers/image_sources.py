@@ -39,6 +39,8 @@ def sources_in(row: SourceRow, name: str) -> list[Source]:
 
 def distinct(found: dict[str, list[Source]]) -> dict[str, list[Source]]:
     """The fields whose images are not those of an earlier one; names of files beside encoded images are theirs."""
+    if len(found) < 2:
+        return found
     kept = {}
     for name, sources in found.items():
         encoded = any(isinstance(source, dict) for some in kept.values() for source in some)

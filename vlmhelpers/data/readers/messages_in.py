@@ -17,6 +17,7 @@ _TOOLS = ("function_call", "function", "observation", "tool", "tool_call", "tool
 _SENDERS, _CONTENTS = ("from", "role"), ("value", "content", "parts")
 _ASKED, _ANSWERED = ("human", "user", "question", "query"), ("assistant", "gpt", "bot", "model", "answer", "response")
 _SHOWN = ("images", "image")  # fields of images beside a text
+_KNOWN = {*_SENDERS, *_CONTENTS, *WEIGHTS, *_SHOWN}  # what a message has
 _IMAGE_TYPES, _TEXT_TYPES = ("image", "image_url", "input_image", "img"), ("text", "input_text", "output_text")
 _IMAGE_KEYS = (
     *("image", "image_url", "path", "url", "base64", "source", "image_path", "value"),
@@ -31,11 +32,8 @@ def read_message(row: SourceRow, message: dict, remedy: str = "") -> list[dict]:
     """The turns of one message: a role and a content, or a question and its answer. Adds to the row what is wrong."""
     message = {name: value for name, value in message.items() if value is not None}  # Arrow fills in what others have
     sender = _sender(message)
-    asked, answered = (next((n for n in names if n in message), None) for names in (_ASKED, _ANSWERED))
-    if {"input", "output"} <= message.keys() and not (asked or answered):
-        asked, answered = "input", "output"
-    if sender is None and asked:
-        return _read_pair(row, message, asked, answered)
+    if sender is None and (pair := _pair_in(message)):
+        return _read_pair(row, message, *pair)
     role = sender.lower() if isinstance(sender, str) else None
     if role is None:
         row.reject(_NO_ROLE[0], remedy or _NO_ROLE[1])
@@ -44,9 +42,17 @@ def read_message(row: SourceRow, message: dict, remedy: str = "") -> list[dict]:
     elif role not in ROLES:
         row.reject(f"unknown role: {sender!r}", f"use one of {', '.join(ROLES)}")
     turn = {"role": ROLES.get(role, role and sender), "content": _content_of(row, message)}
-    _note_leftover(row, message, {*_SENDERS, *_CONTENTS, *WEIGHTS, *_SHOWN}, "messages")
+    _note_leftover(row, message, _KNOWN, "messages")
     _place_own_images(row, turn, message)
     return [turn | _learned(row, message, turn["role"])]
+
+
+def _pair_in(message):
+    """The names of a question and its answer, which may lack, in one object; None where it holds no question."""
+    asked, answered = (next((n for n in names if n in message), None) for names in (_ASKED, _ANSWERED))
+    if {"input", "output"} <= message.keys() and not (asked or answered):
+        asked, answered = "input", "output"
+    return (asked, answered) if asked else None
 
 
 def role_of(message: object) -> str | None:
@@ -82,6 +88,8 @@ def _read_pair(row, message, asked, answered):
 
 def _place_own_images(row, turn, message):
     """Gives a turn the images that stand in its own message."""
+    if message.keys().isdisjoint(_SHOWN):
+        return
     found = {name: sources_in(row.with_fields(message), name) for name in _SHOWN if name in message}
     found = distinct({name: sources for name, sources in found.items() if sources})
     own = next(iter(found.values()), [])
@@ -96,6 +104,8 @@ def _place_own_images(row, turn, message):
 
 def _learned(row, message, role):
     """{TRAIN: False} for an answer that is not to be learned, as its weight says."""
+    if message.keys().isdisjoint(WEIGHTS):
+        return {}
     for name in WEIGHTS:
         weight = message.get(name)
         is_whole = isinstance(weight, bool | int | float) and weight in (0, 1)
