@@ -105,6 +105,14 @@ def test_the_sentence_of_a_family_stands_beside_its_pattern(name):
     assert bool(pattern) == bool(sentence) and FAMILIES[name].takes_turns("ua")
 
 
+@pytest.mark.parametrize("null", [{"prompt": None}, {"chosen": None}, {"chosen": [None]}, {"prompt": [None]}], ids=str)
+def test_what_is_null_in_a_pair_is_a_row_to_leave_out(null, llama):
+    pair = make_pair("What?", "A bag.", "A cat.", [PICTURE]) | null
+    assert len(check(dataset_of(pair, features=PAIR_FEATURES), llama).rejected) == 1
+    with pytest.raises(ValueError, match="^row 1 of the batch, chosen: .* Remedy: "):
+        PreferenceCollator(llama)([pair])
+
+
 def test_images_of_a_shape_that_a_processor_refuses():
     processor = build("qwen3-vl")[1]
 

@@ -37,7 +37,7 @@ def _answers(collator, answers):
 
 def _conversation(row, index, name):
     number = row["row"] if row.get("row") is not None else f"{index + 1} of the batch"
-    messages = [*row["prompt"], *row[name]]
+    messages = [*(row["prompt"] or []), *(row[name] or [])]
     return {"messages": messages, "images": images_of(row, name), "row": f"{number}, {name}"}
 
 
