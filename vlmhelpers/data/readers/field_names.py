@@ -121,6 +121,8 @@ class FieldNames:
     def in_usual_case(self, fields: dict) -> dict[str, str]:
         """What a field such as `Image` is meant for, by its name: a usual one in lower case that no other field has."""
         other = {name: lower for name in fields if (lower := name.strip().lower()) != name}
+        if not other:
+            return {}
         given = self.given.values()
         is_free = {name: lower in _KNOWN and lower not in fields and name not in given for name, lower in other.items()}
         return {name: lower for name, lower in other.items() if is_free[name]}

@@ -51,7 +51,13 @@ def place_images(
     if bare or not sources:
         _judge_placeholders(row, turns, empty)
         return left
-    here, everywhere = (_count(some) for some in (_users(turns), turns))
+    return _place_listed(row, turns, left, tags, noted)
+
+
+def _place_listed(row, turns, sources, tags, noted):
+    left = list(sources)
+    everywhere = _count(turns)
+    here = everywhere and _count(_users(turns))
     if not everywhere and (tags := tags or _numbered(turns, sources)):
         return _place_by_tags(row, turns, tags)
     questions = [*_users(turns)]
@@ -72,7 +78,9 @@ def place_images(
 
 def _judge_placeholders(row, turns, empty):
     """What `<image>` in the texts means where no image is left for it: a double of an image part, or text."""
-    here, everywhere, shown = _count(_users(turns)), _count(turns), sum(1 for _ in _images(_users(turns)))
+    if not _count(turns):
+        return
+    here, shown = _count(_users(turns)), sum(1 for _ in _images(_users(turns)))
     if here and here == shown:
         row.notes.append(f"{IMAGE} left out of the texts: the parts say where the images stand")
         for turn in _users(turns):
@@ -81,7 +89,7 @@ def _judge_placeholders(row, turns, empty):
         row.notes.append(f"{IMAGE} taken as text: {here} in the user's texts, beside {shown} image parts")
     elif here and empty:
         row.reject(f"an image is missing: {empty} is empty, and a text has {IMAGE}", f"write its path, or no {IMAGE}")
-    elif everywhere:
+    else:
         why = "it is not the user's" if shown else "the row has no images"
         row.notes.append(f"{IMAGE} taken as text: {why}")
 
