@@ -35,7 +35,8 @@ def read_jsonl(
     question for all rows, in place of a field. `system` and `history` come first.
     An image stands in the message, in a part of a content, in the text as `<img>path</img>`, or in the row's list, of
     which each `<image>` in a text of the user is the next one; without any, they come before the user's first text. In
-    a row without images `<image>` is text, beside an image part it goes. An image is a path, a `file:` URL, or encoded: a data URI, base64.
+    a row without images `<image>` is text, beside an image part it goes. An image is a path, a `file:` URL, or
+    encoded: a data URI, base64.
     An answer of weight 0 (`weight`, `loss`, `loss_weight`, `train`) is not learned. A row of two answers to choose from
     has a problem, and so has one with a true or false `label`, see read_preferences and read_rated; and one with a
     field that matters and is not read, such as `videos` or `tools`. Other unused fields are named in the report.
