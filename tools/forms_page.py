@@ -59,8 +59,8 @@ FORMS = (
         "a question (`text`, `instruction`, `question`, `query`, `prompt`), an answer (`response`, `description`, "
         "`output`, `answer`, `caption`, ...); `system`, `history`; one `instruction` in place of questions",
         f"`image`, `images`, `image_path`, `file_name`, ...: {_PATHS}",
-        "`videos`, `audios`, `tools`, `objects`, boxes, `rejected`; an image, a video or a sound, by its ending too, in a "
-        "field that nobody named",
+        "`videos`, `audios`, `tools`, `objects`, boxes, `rejected`; an image, a video or a sound, by its ending too, "
+        "in a field that nobody named",
         ("own_fields.jsonl", "question_answer.csv", "captions.csv", "excel.csv", "lists.csv"),
     ),
     Form(

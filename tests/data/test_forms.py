@@ -581,3 +581,11 @@ def test_a_shard_with_fields_in_json(folder):
 def test_a_shard_with_classes(folder):
     members = {"1.png": (folder / RED).read_bytes(), "1.cls": b"3"}
     assert read_outlines(shard(folder, members), instruction="Which?") == ["user: [red] Which? | assistant: 3"]
+
+
+def test_the_rendered_text_of_alpaca_is_no_second_question(folder):
+    row = {"instruction": "Name a color.", "input": "", "output": "Red.", "text": "### Name a color.\n### Red."}
+    (folder / "alpaca.jsonl").write_text(json.dumps(row))
+    assert read_outlines(folder / "alpaca.jsonl") == ["user: Name a color. | assistant: Red."]
+    (folder / "other.jsonl").write_text(json.dumps(row | {"text": "Name another."}))
+    assert agree(read_outlines(folder / "other.jsonl")[0], "! several fields")

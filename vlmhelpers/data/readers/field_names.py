@@ -46,6 +46,12 @@ def refuse_several(row: SourceRow, argument: str, filled: list[str]) -> None:
         row.reject(f"several fields may be meant: {', '.join(filled)}", remedy)
 
 
+def _is_rendered(name, fields):
+    """Whether a field is Alpaca's `text`: its instruction and output, written out once more as a prompt."""
+    parts = [fields.get("instruction"), fields.get("output")]
+    return name == "text" and all(isinstance(part, str) and part and part in str(fields["text"]) for part in parts)
+
+
 @dataclass(frozen=True)
 class FieldNames:
     """What the caller names the fields of a question, its image and its answer; None: their usual names.
@@ -101,7 +107,7 @@ class FieldNames:
         """The name of the row's field: the one that is filled; of several one would be lost, which is a problem."""
         names = self.usual[argument]
         there = [name for name in names if name in row.fields]
-        filled = [name for name in there if not is_empty(row.fields[name])]
+        filled = [name for name in there if not is_empty(row.fields[name]) and not _is_rendered(name, row.fields)]
         if len(filled) > 1 and not _OF_MANY.issuperset(filled):
             refuse_several(row, argument, filled)
         return (filled or there or names)[0]
