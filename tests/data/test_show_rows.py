@@ -30,5 +30,7 @@ def test_rows_that_there_are_of_any_form(rows_of, picture):
     assert repr(show_rows(dataset, [-1, np.int64(0)])).startswith("2: q2")
     with pytest.raises(ValueError, match="there is no row 3"):
         show_rows(dataset, [0, 3])
-    with pytest.raises(ValueError, match="1 answers of 'tuned' for 3 rows"):
-        show_rows(dataset, [0], tuned=["a"])
+    assert "tuned: b" in repr(show_rows(dataset, [0], tuned=["b"]))  # an answer to each row that is shown
+    for few in (["a"], ["a"] * 4):
+        with pytest.raises(ValueError, match=f"{len(few)} answers of 'tuned' for 3 rows"):
+            show_rows(dataset, [1], tuned=few)

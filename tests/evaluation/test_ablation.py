@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from PIL import Image
 
 from vlmhelpers.batches.collator import VisionCollator
-from vlmhelpers.data.schema import FEATURES, answer_of, make_row
+from vlmhelpers.data.schema import FEATURES, PAIR_FEATURES, answer_of, make_pair, make_row
 from vlmhelpers.evaluation.ablation import (
     ablation_of_answers,
     blank_images,
@@ -178,3 +178,9 @@ def test_training_rows_whose_images_were_dropped_by_mistake_are_caught():
     # answers that are there already save a pass and change nothing
     again = image_ablation(model, processor, test, answers=found.answers["true"], **options)
     assert again.answers == found.answers and again.verdict == found.verdict
+
+
+def test_pairs_may_get_blank_images(picture):
+    pair = make_pair("Which?", "Red.", "Blue.", [picture])
+    (row,) = blank_images(Dataset.from_list([pair], features=PAIR_FEATURES))
+    assert row["images"][0].getextrema() == ((128, 128),) * 3

@@ -1,6 +1,6 @@
 """What is given to a function as rows and answers: a Dataset in any format, or a list; refused where it is neither."""
 
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from numbers import Integral
 
 import pyarrow as pa
@@ -144,6 +144,19 @@ def given_texts(texts: Iterable[str], rows: Sized, name: str = "answers") -> lis
         remedy = 'give "" where there is none'
         raise ValueError(f"{len(wrong)} {name} are no texts, such as that of row {wrong[0]} from 0, {value}: {remedy}")
     return texts
+
+
+def texts_of_rows(texts: Iterable[str], indices: Sequence[int], rows: Sized, name: str) -> dict[int, str]:
+    """The texts of some rows by their indices, of a list that has one for each row, or for the first of them.
+
+    Raises ValueError, as `given_texts`, where one of those is missing, or no text.
+    """
+    if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
+        given_texts(texts, rows, name)
+    texts = list(texts)
+    if any(index >= len(texts) for index in indices) or len(texts) > len(rows):
+        given_texts(texts, rows, name)
+    return dict(zip(indices, given_texts([texts[index] for index in indices], indices, name), strict=True))
 
 
 def row_indices(rows: Iterable[int] | slice | int, count: int) -> list[int]:

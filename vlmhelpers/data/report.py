@@ -15,7 +15,7 @@ from vlmhelpers.common.display import Html, html_table, thumbnail
 from vlmhelpers.common.files import atomic_file
 from vlmhelpers.common.images import UnusableImage, open_image, short_path
 from vlmhelpers.common.printable import one_line, printable
-from vlmhelpers.data.given import given_rows, given_texts, row_indices
+from vlmhelpers.data.given import given_rows, row_indices, texts_of_rows
 from vlmhelpers.data.notes import notes_on
 from vlmhelpers.data.rows import (
     ENCODED_ROWS_PER_BATCH,
@@ -40,13 +40,15 @@ _DIFFERENT = Markup('<span style="background:#d9534f33">{}</span>')
 def show_rows(dataset: Dataset, rows: Iterable[int], **answers: Sequence[str]) -> Html:
     """Rows (indices from 0) as a table of images, prompt, expected answer, and a column for each list in `answers`.
 
-    Pairs have the columns chosen and rejected, rated rows completion and label, prompts answer. Each list holds one
-    string per row of the dataset, which may also be a list of rows. A cell that differs from the expected answer, the
-    first one, is marked. Of a range or slice those rows are shown that there are; ValueError for any other index.
+    Pairs have the columns chosen and rejected, rated rows completion and label, prompts answer. Each list holds a
+    string for each row of the dataset (which may also be a list of rows), or for the first of them. A cell that differs
+    from the expected answer, the first one, is marked. Of a range or slice those rows are shown that there are;
+    ValueError for any other index.
     """
     dataset, lines, table, names = given_rows(dataset, None), [], [], []
-    answers = {name: given_texts(texts, dataset, f"answers of {name!r}") for name, texts in answers.items()}
-    for index in row_indices(rows, len(dataset)):
+    indices = row_indices(rows, len(dataset))
+    answers = {name: texts_of_rows(texts, indices, dataset, f"answers of {name!r}") for name, texts in answers.items()}
+    for index in indices:
         row = dataset[index]
         prompt, shown = last_question(next(iter(conversations(row).values()))), _answers(row)
         expected, *_ = shown.values()

@@ -43,7 +43,7 @@ def _replaced(dataset, make):
     def transform(batch):
         return batch | {k: [list(map(make, row)) for row in rows] for k, rows in batch.items() if k == "images"}
 
-    return given_rows(dataset).with_transform(transform)
+    return given_rows(dataset, None).with_transform(transform)
 
 
 def shuffled_images(dataset: Dataset, seed: int = 0) -> Dataset:

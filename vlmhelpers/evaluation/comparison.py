@@ -12,7 +12,7 @@ from markupsafe import Markup
 from vlmhelpers.common.display import html_table
 from vlmhelpers.common.images import repair
 from vlmhelpers.common.printable import one_line, printable
-from vlmhelpers.data.given import given_rows, given_texts, row_indices
+from vlmhelpers.data.given import given_rows, row_indices, texts_of_rows
 from vlmhelpers.evaluation.scoring import EXACT, Evaluation, check_evaluations, references_of
 from vlmhelpers.evaluation.statistics import Score, mcnemar_test, paired_mean, permutation_test
 
@@ -160,7 +160,7 @@ def plot_scores(
     if not rows:
         raise ValueError("no rows to draw: give the indices of some, such as range(3)")
     for name, given in answers.items():
-        given_texts([given[i] for i in rows if i < len(given)], rows, f"answers of {name!r}")
+        texts_of_rows(given, rows, dataset, f"answers of {name!r}")
     texts = {"expected": references_of(dataset)} | answers
     width = 140 // len(rows)  # characters of 7 points
     said = ["\n".join(_shortened(f"{name}: {given[i]}", width) for name, given in texts.items()) for i in rows]
