@@ -11,7 +11,7 @@ def records(records_of):
 
 
 def test_all_its_claims_are_met(records):
-    assert len(records["claims"]) == 12
+    assert len(records["claims"]) == 14
     assert set(records["claims"].values()) == {"met"}
 
 

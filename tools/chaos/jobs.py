@@ -159,6 +159,9 @@ def make_jobs(source: Path, url: str) -> list[Job]:
     def convert(reader, *arguments):
         return main([reader, "-o", "out.jsonl", *arguments])
 
+    def rows_of(reader, file):  # without links to its images: to cut one would cut what the job reads
+        return convert(reader, "-i", str(source / file), "--image-root", str(source))
+
     def products():
         options = "--cache-dir pictures --private-hosts 127.0.0.1 --response {title} --image-field imageurl".split()
         return convert("products", "-i", str(source / "products.csv"), *options)
@@ -219,8 +222,8 @@ def make_jobs(source: Path, url: str) -> list[Job]:
     older = partial(shutil.copytree, source / "older", "adapter")
     merged, to_files = script(partial(merge, "adapter", "merged")), script(partial(to_gguf, source / "merged", "gguf"))
     return [
-        Job("csv", lambda: convert("csv", "-i", str(source / "rows.csv")), rows, lambda: earlier("out.jsonl")),
-        Job("jsonl", lambda: convert("jsonl", "-i", str(source / "rows.jsonl")), rows, lambda: earlier("out.jsonl")),
+        Job("csv", partial(rows_of, "csv", "rows.csv"), rows, lambda: earlier("out.jsonl")),
+        Job("jsonl", partial(rows_of, "jsonl", "rows.jsonl"), rows, lambda: earlier("out.jsonl")),
         Job("products", products, rows, lambda: earlier("out.jsonl")),
         Job("download", download, kept),
         Job("pixels", pixels, kept),
