@@ -9,8 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, Features, Json, LargeList, List
 
+from vlmhelpers.common.printable import one_line
 from vlmhelpers.data.readers.source import DataError, SourceRow
 from vlmhelpers.data.rows import ENCODED_ROWS_PER_BATCH
+
+COPY = "Copy it again, or write it anew"
 
 
 def rows_of_dataset(dataset: Dataset) -> Iterator[SourceRow]:
@@ -22,7 +25,7 @@ def rows_of_dataset(dataset: Dataset) -> Iterator[SourceRow]:
 
 def rows_of_parquet(path: str | os.PathLike) -> Iterator[SourceRow]:
     """Yields the rows of a Parquet file. Raises ValueError, which names it, where it cannot be read."""
-    with explained(path, "Parquet"), pq.ParquetFile(path) as file:
+    with explained(f"{path} cannot be read as Parquet", COPY), pq.ParquetFile(path) as file:
         decode = row_decoder(_features(file.schema_arrow))
         for batch in file.iter_batches(ENCODED_ROWS_PER_BATCH):
             batch.validate(full=True)  # its texts are UTF-8
@@ -31,23 +34,28 @@ def rows_of_parquet(path: str | os.PathLike) -> Iterator[SourceRow]:
 
 def columns_of_parquet(path: str | os.PathLike) -> list[str]:
     """The names of a Parquet file's columns. Raises ValueError where it cannot be read, or has one name twice."""
-    with explained(path, "Parquet"), pq.ParquetFile(path) as file:
+    with explained(f"{path} cannot be read as Parquet", COPY), pq.ParquetFile(path) as file:
         names = file.schema_arrow.names
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"{path} has two columns named {twice[0]!r}. Rename or remove one of them.")
+    refuse_twice(path, names)
     return names
 
 
+def refuse_twice(path: str | os.PathLike, names: list[str]) -> None:
+    """Raises ValueError where two columns have one name."""
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{path} has two columns named {twice[0]!r}. Rename or remove one of them.")
+
+
 @contextmanager
-def explained(path: str | os.PathLike, form: str) -> Iterator[None]:
-    """Errors of Arrow's readers as ValueError that names the file; those of the disk as they are."""
+def explained(text: str, remedy: str) -> Iterator[None]:
+    """Errors of Arrow's readers as ValueError, which begins with `text`; those of the disk as they are."""
     try:
         yield
-    except (pa.ArrowException, ValueError, OverflowError, OSError) as error:
+    except (pa.ArrowException, ValueError, OverflowError, KeyError, OSError) as error:
         if getattr(error, "errno", None) or isinstance(error, DataError):
             raise
-        what = "; ".join(map(str, error.args)).splitlines()[0][:200].rstrip(".")
-        raise DataError(f"{path} cannot be read as {form}: {what}. Copy it again, or write it anew.") from None
+        why = one_line("; ".join(map(str, error.args)))[:200].rstrip(".")
+        raise DataError(f"{text}: {why}. {remedy}.") from None
 
 
 def _rows_of(batch, decode):

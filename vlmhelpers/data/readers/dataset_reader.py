@@ -40,19 +40,13 @@ def read_dataset(
     if kind not in ("messages", *_OF_KIND):
         raise ValueError(f"kind={kind!r}: choose one of messages, {', '.join(_OF_KIND)}")
     if kind == "messages":
-        return _read_messages(
-            opened, image_root, instruction, text_field, image_field, response_field, download, cache_dir, rules
-        )
+        first = {"first": CSV_NAMES} if opened.is_table else {}
+        names = FieldNames(text_field, image_field, response_field, instruction, **first)
+        return MessageRows(opened, names, image_root, download, cache_dir, **rules).read("read_dataset")
     if instruction is not None:
         raise ValueError(f"instruction: rows of {kind} have their own questions; leave it out")
     reader, answer_field = _OF_KIND[kind]
     return reader(opened, image_root, text_field, image_field, **{answer_field: response_field})
-
-
-def _read_messages(opened, image_root, instruction, text, image, response, download, cache_dir, rules):
-    first = {"first": CSV_NAMES} if opened.is_table else {}
-    names = FieldNames(text, image, response, instruction, **first)
-    return MessageRows(opened, names, image_root, download, cache_dir, **rules).read("read_dataset")
 
 
 def kind_in(source: Source, text_field: str | None = None) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict, Value, load_dataset, load_from_disk
 
-from vlmhelpers.data.readers.arrow_rows import columns_of_parquet, explained, rows_of_dataset, rows_of_parquet
+from vlmhelpers.data.readers.arrow_rows import COPY, columns_of_parquet, explained, rows_of_dataset, rows_of_parquet
 from vlmhelpers.data.readers.csv_table import read_table
 from vlmhelpers.data.readers.json_file import EXPECTED, read_objects
 from vlmhelpers.data.readers.shards import read_shard
@@ -174,7 +174,7 @@ def _of_parquet(path):
 
 
 def _of_arrow(path):
-    with explained(path, "a stream of Arrow, as datasets writes it"):
+    with explained(f"{path} cannot be read as a stream of Arrow, as datasets writes it", COPY):
         dataset = Dataset.from_file(str(path))
     return replace(_of_dataset(str(path), dataset), folder=Path(path).parent)
 

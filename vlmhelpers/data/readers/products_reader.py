@@ -4,18 +4,17 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Value, load_dataset
 from datasets.table import InMemoryTable
 
 from vlmhelpers.common.images import UnusableImage, check_file
 from vlmhelpers.data.download.downloader import cached_images, download_images, is_link
+from vlmhelpers.data.readers.arrow_rows import explained, refuse_twice
 from vlmhelpers.data.readers.csv_table import read_table
 from vlmhelpers.data.readers.number_columns import NumberColumn
 from vlmhelpers.data.readers.source import DataError, SourceRow, explain_missing, to_dataset
@@ -97,7 +96,7 @@ def open_table(source: str | os.PathLike | Dataset | DatasetDict | pd.DataFrame)
         (source,) = source.values()
     if isinstance(source, pd.DataFrame):
         remedy = "Give each column a name of its own and one plain type, such as text or numbers, or leave it out"
-        with _explained("the DataFrame cannot be read", remedy):
+        with explained("the DataFrame cannot be read", remedy):
             source = Dataset.from_pandas(source, preserve_index=False)
     if isinstance(source, Dataset):
         return _from_dataset("the table", source)
@@ -113,22 +112,11 @@ def open_table(source: str | os.PathLike | Dataset | DatasetDict | pd.DataFrame)
     raise DataError(f"{source} is no .csv or .parquet file, and no name of a dataset on the Hub (owner/name).")
 
 
-@contextmanager
-def _explained(text, remedy):
-    try:
-        yield
-    except (pa.ArrowException, ValueError, OverflowError, KeyError, OSError) as error:
-        if getattr(error, "errno", None):  # of the disk, not of the format
-            raise
-        raise DataError(f"{text}: {'; '.join(map(str, error.args)).rstrip('.')}. {remedy}.") from None
-
-
 def _read_parquet(path):
-    with _explained(f"{path} cannot be read as parquet", "Copy or download it again"), pq.ParquetFile(path) as file:
+    with explained(f"{path} cannot be read as parquet", "Copy or download it again"), pq.ParquetFile(path) as file:
         table = file.read()
         table.validate(full=True)  # its texts are UTF-8
-    if twice := sorted({name for name in table.column_names if table.column_names.count(name) > 1}):
-        raise DataError(f"{path} has two columns named {twice[0]!r}. Rename or remove one of them.")
+    refuse_twice(path, table.column_names)
     return Dataset(InMemoryTable(table))
 
 
