@@ -157,8 +157,8 @@ AWKWARD = [
 @pytest.mark.filterwarnings("error")
 def test_awkward_answers_are_no_formulas_and_leave_the_bars_their_room(rows_of, picture, count):
     dataset = rows_of([("?", text, [picture]) for text in AWKWARD[:count]])
-    answers = {f"$m_{k}$ " * 9: AWKWARD[k:] + AWKWARD[:k] for k in range(6)}
-    scored = {name: evaluate(given[:count], dataset) for name, given in answers.items()}
+    answers = {f"$m_{k}$ " * 9: (AWKWARD[k:] + AWKWARD[:k])[:count] for k in range(6)}
+    scored = {name: evaluate(given, dataset) for name, given in answers.items()}
     figure = plot_scores(scored, dataset, range(count), answers)
     assert figure._repr_png_().startswith(b"\x89PNG")
     boxes = {axes: axes.get_position().bounds for axes in figure.axes}
