@@ -9,7 +9,7 @@ from vlmhelpers.batches.chat_template import IGNORED
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.batches.conversation import plain_row
 from vlmhelpers.batches.preference import AnswerCollator
-from vlmhelpers.common.display import Html, thumbnail
+from vlmhelpers.common.display import NO_FORMULAS, Html, thumbnail
 from vlmhelpers.common.images import open_image
 
 MOST_THUMBNAILS = 3
@@ -23,8 +23,8 @@ _STYLES = {
 _EVERY_SECOND = "background:#8888882b"  # sets a token off from its neighbors
 _PAGE = Markup('<div style="display:flex;gap:12px"><div>{}</div><div>{}</div></div>')
 _SEQUENCE = Markup(
-    '{} tokens: {}<div style="font-family:monospace;line-height:1.8;white-space:pre-wrap;overflow-wrap:anywhere">{}'
-    "</div>"
+    f'{{}} tokens: {{}}<div class="{NO_FORMULAS}" style="font-family:monospace;line-height:1.8;white-space:pre-wrap;'
+    'overflow-wrap:anywhere">{}</div>'
 )
 
 

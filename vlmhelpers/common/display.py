@@ -15,6 +15,8 @@ from vlmhelpers.common.printable import one_line, printable
 _CELL = "text-align:left;vertical-align:top;max-width:18em;overflow-wrap:anywhere"
 # Half transparent gray is light on a light page and dark on a dark one.
 _BOX = "border:1px solid #888;border-left-width:5px;padding:.5em .8em;background:rgba(128,128,128,.15)"
+# JupyterLab's and Colab's MathJax leaves what is of these classes alone: two prices are no formula between dollars.
+NO_FORMULAS = "mathjax_ignore tex2jax_ignore"
 
 
 def in_notebook() -> bool:
@@ -30,7 +32,8 @@ def html_table(heads: Iterable[str], rows: Iterable[Sequence], style: str = _CEL
     """
     lines = ["".join(f"<th>{escape(head)}</th>" for head in heads)]
     lines += ["".join(f'<td style="{style}">{escape(value)}</td>' for value in row) for row in rows]
-    return printable(Markup("<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"))
+    lines = "".join(f"<tr>{line}</tr>" for line in lines)
+    return printable(Markup(f'<table class="{NO_FORMULAS}">{lines}</table>'))
 
 
 def thumbnail(image: Image.Image, side: int = 72) -> Markup:
