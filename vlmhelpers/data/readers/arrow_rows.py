@@ -32,12 +32,15 @@ def rows_of_parquet(path: str | os.PathLike) -> Iterator[SourceRow]:
             yield from _rows_of(batch, decode)
 
 
-def columns_of_parquet(path: str | os.PathLike) -> list[str]:
-    """The names of a Parquet file's columns. Raises ValueError where it cannot be read, or has one name twice."""
+def columns_of_parquet(path: str | os.PathLike) -> tuple[list[str], Features | dict]:
+    """The names of a Parquet file's columns, and the features that `datasets` wrote of all of them, else {}.
+
+    Raises ValueError where it cannot be read, or has one name twice.
+    """
     with explained(f"{path} cannot be read as Parquet", COPY), pq.ParquetFile(path) as file:
-        names = file.schema_arrow.names
+        names, features = file.schema_arrow.names, _features(file.schema_arrow)
     refuse_twice(path, names)
-    return names
+    return names, features if features.keys() == {*names} else {}
 
 
 def refuse_twice(path: str | os.PathLike, names: list[str]) -> None:

@@ -51,6 +51,8 @@ def read_dataset(
 
 def kind_in(source: Source, text_field: str | None = None) -> str:
     """The kind of the rows of a Source, by the first one that has fields, its question in `text_field`, if named."""
+    if source.made:
+        return source.made
     first = next((row.fields for row in source.ahead() if row.fields), {})
     reader = find_reader(first, text_field)
     return next((kind for kind, (found, _) in _OF_KIND.items() if found.__name__ == reader), "messages")

@@ -39,7 +39,7 @@ class MessageRows:
         columns = {} if not source.is_table else dict.fromkeys(source.columns)
         columns |= names.in_usual_case(columns)
         self._has_image_column = not {*columns, *columns.values()}.isdisjoint(names.usual["image_field"])
-        if download:
+        if download and not source.made:
             self._download(cache_dir, rules)
 
     def read(self, reader: str) -> Dataset:
@@ -50,9 +50,8 @@ class MessageRows:
         named = self._names.given.values() if wanted.keys() - self.renamed.keys() else ()
         wanted = {self.renamed.get(argument, argument): names for argument, names in wanted.items()}
         also = {*CONVERSATIONS, "chosen", "preferred_output", "annotations"}
-        return self._source.read(
-            self._build, wanted, also, reader, given=[*named, *self.given], usual_case=self._names.in_usual_case
-        )
+        given, usual_case = [*named, *self.given], self._names.in_usual_case
+        return self._source.read(self._build, self._roots.of, wanted, also, reader, given=given, usual_case=usual_case)
 
     def _build(self, row):
         messages, sources = read_turns(row, self._names)

@@ -11,13 +11,16 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, Value, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, Features, Value, load_dataset, load_from_disk
 
 from vlmhelpers.data.readers.arrow_rows import COPY, columns_of_parquet, explained, rows_of_dataset, rows_of_parquet
 from vlmhelpers.data.readers.csv_table import read_table
 from vlmhelpers.data.readers.json_file import EXPECTED, read_objects
+from vlmhelpers.data.readers.made_rows import made_again, made_kind
 from vlmhelpers.data.readers.shards import read_shard
 from vlmhelpers.data.readers.source import DataError, SourceRow, explain_missing, to_dataset
+from vlmhelpers.data.rows import ImageRoot, unused_fields
+from vlmhelpers.data.schema import KINDS
 
 ROWS_AHEAD = 1000  # of which the fields become columns
 _BYTES_AHEAD = 2**26  # of embedded images, after which no more rows are read ahead
@@ -34,7 +37,8 @@ class Source:
     """Where rows come from. `rows()` yields each row, as often as called.
 
     folder: that its image paths start from, None for no file. columns: None where the rows alone tell them. is_table:
-    its header is the same for all rows, and a cell may hold a list as JSON.
+    its header is the same for all rows, and a cell may hold a list as JSON. features: of its columns, where datasets
+    wrote them; unused: what the reader that made its rows has not used.
     """
 
     name: str
@@ -42,6 +46,13 @@ class Source:
     folder: Path | None = None
     columns: list[str] | None = None
     is_table: bool = False
+    features: Features | None = None
+    unused: Collection[str] = ()
+
+    @property
+    def made(self) -> str | None:
+        """The kind of its rows where a reader has made them, see made_kind."""
+        return made_kind(self.features)
 
     def ahead(self) -> list[SourceRow]:
         """The first rows, by which the source is recognized."""
@@ -50,6 +61,7 @@ class Source:
     def read(
         self,
         build: Callable[[SourceRow], dict],
+        root_of: Callable[[SourceRow], ImageRoot | None],
         wanted: dict[str, tuple[str, ...]],
         also: Collection[str],
         reader: str,
@@ -57,12 +69,15 @@ class Source:
         given: Collection[str] = (),
         usual_case: Callable[[dict], dict] = lambda fields: {},
     ) -> Dataset:
-        """The Dataset of the rows of this kind that `build` makes.
+        """The Dataset of the rows of this kind that `build` makes; rows that a reader has made stay as they are.
 
-        `wanted` maps arguments of `reader` (its name) to the names that their field may have, `usual_case` fields to
-        those of them that they are. Raises ValueError where the first rows, or the header, have no field for one of
-        them, nor one of `also`; for a field in `given` that no row has; and what the source raises.
+        root_of: where a row's image paths start from. `wanted` maps arguments of `reader` (its name) to the names that
+        their field may have, `usual_case` fields to those of them that they are. Raises ValueError where the first
+        rows, or the header, have no field for one of them, nor one of `also`; for a field in `given` that no row has;
+        and what the source raises.
         """
+        if self.made == kind:
+            return self._read_again(root_of, given)
         rows = self.rows()
         ahead = _take_ahead(rows)
         objects = [row.fields for row in ahead if row.text is None]
@@ -82,6 +97,16 @@ class Source:
             return build(row)
 
         return to_dataset(itertools.chain(ahead, rows), build_noted, columns, self.name, kind, given)
+
+    def _read_again(self, root_of, given):
+        if named := [name for name in given if name not in KINDS[self.made]]:
+            raise DataError(f"{self.name} holds rows that were read already. Leave out the field {named[0]!r}.")
+
+        def build(row):
+            row.unused.update(self.unused)
+            return made_again(row, self.made, root_of(row))
+
+        return to_dataset(self.rows(), build, self.features, self.name, self.made, again=True)
 
 
 def _check_first(name, ahead):
@@ -134,7 +159,8 @@ def open_source(source: object) -> Source:
             raise DataError(f"the source has the splits {splits}. Pass the one to read, such as source['train'].")
         (source,) = source.values()
     if isinstance(source, Dataset):
-        return _of_dataset("the dataset", source)
+        opened = _of_dataset("the dataset", source)
+        return replace(opened, folder=Path(os.path.abspath(os.sep))) if opened.made else opened  # its paths are whole
     if not isinstance(source, str | os.PathLike):
         raise TypeError(f"a {type(source).__name__} is no source of rows; pass a file, a folder or a Dataset")
     if os.path.isdir(source):
@@ -170,7 +196,8 @@ def open_csv(path: str | os.PathLike) -> Source:
 
 
 def _of_parquet(path):
-    return Source(str(path), lambda: rows_of_parquet(path), Path(path).parent, columns_of_parquet(path))
+    columns, features = columns_of_parquet(path)
+    return Source(str(path), lambda: rows_of_parquet(path), Path(path).parent, columns, features=features)
 
 
 def _of_arrow(path):
@@ -180,7 +207,9 @@ def _of_arrow(path):
 
 
 def _of_dataset(name, dataset):
-    return Source(name, lambda: rows_of_dataset(dataset), None, dataset.column_names)
+    unused = unused_fields(dataset) if made_kind(dataset.features) else ()
+    columns, features = dataset.column_names, dataset.features
+    return Source(name, lambda: rows_of_dataset(dataset), None, columns, features=features, unused=unused)
 
 
 def _of_shard(path):
@@ -235,4 +264,5 @@ def _of_files(name, files):
                 row.folder = source.folder
                 yield row
 
-    return Source(name, rows, folder, columns, sources[0].is_table)
+    features = sources[0].features if all(source.features == sources[0].features for source in sources) else None
+    return Source(name, rows, folder, columns, sources[0].is_table, features)

@@ -168,7 +168,8 @@ def _read(path, image_root, kind, given: dict[str, str | None], build: Callable)
         in_text = kind == "pairs" and "text" in source.columns and not any(given.values())  # RLHF-V's pairs
         if missing and not in_text:
             raise DataError(explain_missing(source.name, "column", missing, source.columns, reader))
-    return source.read(build_row, wanted, {*also, "text", "input"}, reader, kind, [*filter(None, given.values())])
+    also |= {"text", "input"}
+    return source.read(build_row, roots.of, wanted, also, reader, kind, [*filter(None, given.values())])
 
 
 def _without_weights(row, built):

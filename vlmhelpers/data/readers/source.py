@@ -15,7 +15,15 @@ from datasets import Dataset, Features, List
 from tqdm.auto import tqdm
 
 from vlmhelpers.common.printable import one_line, printable, shortened
-from vlmhelpers.data.rows import READER_FEATURES, ImageRoot, batches_of, note_unused, source_column, store_batches
+from vlmhelpers.data.rows import (
+    READER_FEATURES,
+    ImageRoot,
+    batches_of,
+    note_unused,
+    source_column,
+    store_batches,
+    taken_columns,
+)
 from vlmhelpers.data.rules import Problem, join_problems
 from vlmhelpers.data.schema import KINDS, REJECTED_IMAGES, TRAIN, with_train
 
@@ -55,14 +63,14 @@ def from_json(value: object) -> object:
 class SourceRow:
     """`fields` by their names; `problems` and `notes` grow while they are read; `text`: of a row without fields.
 
-    `used`: the fields that were read; `folder`: of its file, where a source has several. A row with a problem from the
-    start is broken: it gets no further ones.
+    `used`: the fields that were read; `folder`: of its file, where a source has several; `number`: in the source that
+    a reader has made it of. A row with a problem from the start is broken: it gets no further ones.
     """
 
     def __init__(self, fields: dict, problems: Iterable[Problem] = (), text: str | None = None):
         self.fields, self.notes, self.text = fields, [], text
         self.problems = [tuple(map(one_line, problem)) for problem in problems]
-        self.used, self.unused, self.folder = set(), set(), None
+        self.used, self.unused, self.folder, self.number = set(), set(), None, None
         self._broken = bool(self.problems)
 
     def with_fields(self, fields: dict) -> "SourceRow":
@@ -145,18 +153,21 @@ def to_dataset(
     source: str | os.PathLike,
     kind: str = "messages",
     given: Collection[str] = (),
+    again: bool = False,
 ) -> Dataset:
     """The Dataset of the rows of this kind that `build` makes, with the columns of all readers.
 
     columns: the source's fields with their features; what is no text in a column of strings becomes JSON. The text of
     a row without fields goes to the first. given: fields that the caller named: one that no row has is an error. What
-    no row's `build` has read is named in the Dataset's description, see rows.unused_fields.
+    no row's `build` has read is named in the Dataset's description, see rows.unused_fields. again: the source is of
+    this kind itself, and its columns of the schema are not kept twice.
 
     Raises ValueError, naming `source`, for no rows or two columns of one name.
     """
-    kept = {name: source_column(name, kind) for name in columns}
-    for name in columns:
-        if kept[name] != name and kept[name] in columns:
+    made = taken_columns(kind) if again else ()
+    kept = {name: source_column(name, kind) for name in columns if name not in made}
+    for name in kept:
+        if kept[name] != name and kept[name] in kept:
             reason = f"{name!r} would be kept as {kept[name]!r}, which is there"
             raise DataError(f"{source}: {reason}. Rename one of them.")
     finished = _FinishedRows(build, columns, kept, kind)
@@ -166,7 +177,7 @@ def to_dataset(
     if not first:
         raise DataError(f"{source} holds no rows.")
     features = finished.decide_features(first)
-    of_source = {kept[name]: feature for name, feature in columns.items()}
+    of_source = {new: columns[name] for name, new in kept.items()}
     dataset = store_batches(itertools.chain([first], batches), Features({**features, **READER_FEATURES, **of_source}))
     if missing := [name for name in given if name not in finished.met]:
         there = ", ".join(sorted(finished.met))
@@ -199,7 +210,7 @@ class _FinishedRows:
                 row.reject("nested too deeply", "leave the row out, or write it flat")
                 finished = {name: [] if isinstance(feature, List) else None for name, feature in self.features.items()}
             note = one_line("; ".join(filter(None, dict.fromkeys(row.notes))))
-            yield finished | {"row": number, "problem": join_problems(row.problems), "note": note}
+            yield finished | {"row": row.number or number, "problem": join_problems(row.problems), "note": note}
 
     def _finish(self, row):
         """The columns of the row's kind, and those of the source."""
@@ -208,7 +219,7 @@ class _FinishedRows:
         self.met.update(row.fields)
         self.unused.update(*([] if row.problems else [row.unused, row.leave()]))
         fields = row.fields if row.text is None else {next(iter(self.columns)): row.text}
-        return built | {self.kept[name]: _cell(fields.get(name), feature) for name, feature in self.columns.items()}
+        return built | {new: _cell(fields.get(name), self.columns[name]) for name, new in self.kept.items()}
 
     def _check_columns(self, row, built):
         if built.keys() - self.features.keys():

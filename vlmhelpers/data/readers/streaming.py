@@ -14,6 +14,7 @@ from vlmhelpers.common.printable import one_line
 from vlmhelpers.data.readers.arrow_rows import row_decoder
 from vlmhelpers.data.readers.conversations import read_turns
 from vlmhelpers.data.readers.field_names import FieldNames
+from vlmhelpers.data.readers.made_rows import made_kind, said_in
 from vlmhelpers.data.readers.opening import open_file
 from vlmhelpers.data.readers.source import DataError, SourceRow
 from vlmhelpers.data.rows import ImageRoot
@@ -55,7 +56,7 @@ def read_stream(
     if first is None:
         raise DataError(f"{source} holds no rows.")
     names = FieldNames(text_field, image_field, response_field, instruction)
-    check = _Check(image_root, names, row_decoder(rows.features or {}))
+    check = _Check(image_root, names, _decoder(rows.features))
     features = with_train(FEATURES)  # as the rows to come are not known
     features = Features({**features, "images": List(Image(decode=False)), "row": Value("int64")})
     options = {"batched": True, "batch_size": 1, "with_indices": True, "remove_columns": list(first)}
@@ -75,8 +76,16 @@ def _of_files(source):
 
 def _read(files):
     for file in files:
-        for number, row in enumerate(open_file(file).rows(), start=1):
-            yield dict(zip(_OF_FILES, (file, number, row.fields, row.problems), strict=True))
+        source = open_file(file)
+        for number, row in enumerate(source.rows(), start=1):
+            fields = said_in(row.fields, source.made) if source.made else row.fields
+            yield dict(zip(_OF_FILES, (file, number, fields, row.problems), strict=True))
+
+
+def _decoder(features):
+    """What makes of a stored row the fields that are meant."""
+    decode, made = row_decoder(features or {}), made_kind(features)
+    return (lambda row: said_in(row, made)) if made else decode
 
 
 class _Check:
