@@ -8,7 +8,6 @@ otherwise than the model has to write it, as those for thinking models do with e
 
 import logging
 import re
-from array import array
 from contextlib import suppress
 from functools import cached_property
 from itertools import compress, count
@@ -40,7 +39,6 @@ _LOST = {
     "system": "the chat template leaves the system turn out",
     "user": "the chat template does not write the text of content parts (is it for text alone?)",
 }
-_MOST_KNOWN = 10_000_000  # characters of prompts
 # SmolVLM's processor hands arguments on to a template that has none of that name, and transformers warns of each text.
 logging.getLogger("transformers.processing_utils").addFilter(lambda record: "`processor_kwargs`" not in record.msg)
 
@@ -74,22 +72,24 @@ class ChatTemplate:
         self._image = re.compile(image)
         self._begins = {tokenizer.bos_token_id} - {tokenizer.eos_token_id, None}
         self._added = {*tokenizer.added_tokens_decoder} - self._begins
-        # prompt -> its tokens, and characters of all: prompts repeat from row to row, and all do in every epoch
-        self._known, self._held = {}, 0
 
     def text(self, messages, prompt=False):
         """The conversation as text, one placeholder per image; `prompt` adds the header of the next answer."""
+        text = self._written(messages, prompt)
+        if role := _left_out(messages, text):
+            raise Refused(_LOST[role], self._remedy(messages))
+        return text
+
+    def _written(self, messages, prompt=False):
+        """As `text`, of turns that need not be looked for in it: they are compared with a text where they were."""
         system = any(message["role"] == "system" for message in messages)
         try:
-            text = self._render(messages, prompt, system and self._system_in_parts)
+            return self._render(messages, prompt, system and self._system_in_parts)
         except MemoryError:
             raise
         except Exception as error:  # a template is a program of others, which may also be one for plain strings
             reason = f"the chat template refuses the conversation: {error}".rstrip(".")
             raise Refused(reason, self._remedy(messages, prompt)) from error
-        if role := _left_out(messages, text):
-            raise Refused(_LOST[role], self._remedy(messages))
-        return text
 
     def _render(self, messages, prompt=False, system_in_parts=False):
         if system_in_parts:
@@ -175,7 +175,7 @@ class ChatTemplate:
         """
         marker = next(m for m in (_MARKER.replace("r\ue001", f"r{n}\ue001") for n in count()) if m not in text)
         marked = {"role": "assistant", "content": [text_part(marker)]}
-        head, found, tail = self.text([*messages[:turn], marked, *messages[turn + 1 :]]).partition(marker)
+        head, found, tail = self._written([*messages[:turn], marked, *messages[turn + 1 :]]).partition(marker)
         if not found:
             raise Refused(_LOST["user"], _TEMPLATE)
         if not text.endswith(tail):
@@ -188,10 +188,10 @@ class ChatTemplate:
 
         The prompt may begin otherwise (with a date): then its end must stand in `head`, the text up to the answer.
         """
-        prompt = self.text(messages[:turn], prompt=True)
+        prompt = self._written(messages[:turn], prompt=True)
         if text.startswith(prompt):
             return len(prompt)
-        header = prompt.removeprefix(self.text(messages[:turn]))
+        header = prompt.removeprefix(self._written(messages[:turn]))
         start = head.rfind(header) + len(header)
         found = header in head and text.startswith(head[:start])
         return start if found and not any(token in head[start:] for token in self.control_tokens) else None
@@ -229,9 +229,11 @@ class ChatTemplate:
             inside |= (start + shift <= first) & (first < stop + shift)
             for begin, end in spans:
                 learned |= (max(begin, start) + shift <= first) & (first < min(end, stop) + shift)
-        for begin, _ in spans:
-            self._check_prompt(read, begin + next(shift for start, _, shift in reversed(pieces) if start <= begin))
         ids = torch.tensor(read.ids)
+        steers = torch.isin(ids, torch.tensor([*self.control_ids]))
+        for begin, _ in spans:
+            shift = next(shift for start, _, shift in reversed(pieces) if start <= begin)
+            self._check_prompt(read.text, begin + shift, ids, first, steers)
         self.image_ids |= {*ids[~inside].tolist()} & self._added
         learned &= ~torch.isin(ids, torch.tensor([IGNORED, *self._begins]))
         if spans and not learned.any():
@@ -250,19 +252,18 @@ class ChatTemplate:
             pieces.insert(0, (start, stop, limit - start))
         return pieces
 
-    def _check_prompt(self, read, start):
-        """Of a prompt that ends at `start` in what the tokenizer read."""
-        prompt = read.text[:start]
-        if prompt not in self._known:
-            self._held += len(prompt)
-            if self._held > _MOST_KNOWN:
-                self._known, self._held = {}, len(prompt)
-            self._known[prompt] = array("l", self.tokenizer(prompt, add_special_tokens=False)["input_ids"])
-        tokens = zip(read.ids, read.starts, strict=True)
-        if self._known[prompt] != array("l", [token for token, first in tokens if first < start]):
+    def _check_prompt(self, text, end, ids, first, steers):
+        """Of a prompt that ends at `end` in what the tokenizer read.
+
+        What a tokenizer reads after a control token does not depend on what stands before: the last one is enough.
+        """
+        before = first < end
+        begin = next(iter((before & steers).nonzero()[-1:, 0].tolist()), 0)
+        prompt = text[first[begin] if begin else 0 : end]
+        if self.tokenizer(prompt, add_special_tokens=False)["input_ids"] != ids[begin:][before[begin:]].tolist():
             raise Refused(
                 f"the tokenizer joins the end of the prompt, {prompt[-20:]!r}, with the start of the answer, "
-                f"{read.text[start:][:20]!r}: the model would learn to answer a prompt that it never meets",
+                f"{text[end:][:20]!r}: the model would learn to answer a prompt that it never meets",
                 "begin the answer otherwise, or " + _TEMPLATE,
             )
 
