@@ -52,6 +52,12 @@ def test_a_key_stands_for_settings_that_there_are(name):
     assert {setting for key in PROGRAMS[name].keys for setting in key.settings} <= settings
 
 
+def test_a_key_of_theirs_in_a_file_of_ours_is_taken_for_no_setting_that_it_does_not_stand_for():
+    for key in (key for program in PROGRAMS.values() for key in program.keys if key.name not in RunConfig.described()):
+        sentence = RunConfig.problems({key.name: 1})[key.name]
+        assert any(f"'{name}'?" in sentence for name in key.settings) or sentence.endswith(": leave it out"), sentence
+
+
 def test_every_setting_has_a_key_in_one_program_or_none_is_to_be_expected():
     named = {setting for program in PROGRAMS.values() for key in program.keys for setting in key.settings}
     assert named == RunConfig.described().keys() - ELSEWHERE

@@ -61,13 +61,13 @@ def test_every_setting_of_a_run_is_a_hyperparameter(root):
 @pytest.mark.parametrize(
     "changes, name, sentence",
     [
-        ({"model": "x"}, "model", "there is no setting 'model'. Did you mean 'model_type'?"),
+        ({"model": "x"}, "model", "there is no setting 'model'. Did you mean 'base_model'?"),
         ({"lora_r": 8}, "lora_r", "lora_r belongs into hyperparameters, where all settings of a run are"),
         ({"model_type": "text"}, "model_type", "model_type is 'text': it should be 'vision-language'"),
         ({"name": ""}, "name", "name is '': it should have at least 1 character"),
         ({"name": 3}, "name", "name is 3: it should be a valid string"),
         ({"hyperparameters": []}, "hyperparameters", "hyperparameters is []: it should be a valid dictionary"),
-        ({"hyperparameters": {"lr": 1}}, "lr", "there is no setting 'lr'. Did you mean 'lora_r'?"),
+        ({"hyperparameters": {"lr": 1}}, "lr", "there is no setting 'lr'. Did you mean 'learning_rate'?"),
         (
             {"hyperparameters": {"num_epochs": -1}},
             "num_epochs",

@@ -60,7 +60,23 @@ def test_numbers_and_words_as_files_hold_them(tmp_path):
         ({"max_steps": 0}, "max_steps is 0"),
         ({"language": False}, "nothing would be trained"),
         ({"learning_rat": 1}, "there is no setting 'learning_rat'. Did you mean 'learning_rate'?"),
-        ({"base_model": "x"}, "there is no setting 'base_model'"),
+        ({"base_model": "x"}, "there is no setting 'base_model'. Did you mean 'model_id'?"),
+        *(
+            ({name: 1}, f"there is no setting '{name}'. Did you mean '{meant}'?")
+            for name, meant in [
+                ("lr", "learning_rate"),
+                ("num_train_epochs", "epochs"),
+                ("eval_dataset", "validation_rows"),
+                ("model_name_or_path", "model_id"),
+                ("cutoff_len", "max_length"),
+                ("load_in_4bit", "bits"),
+                ("gradient_acumulation_step", "gradient_accumulation_steps"),
+            ]
+        ),
+        *(
+            ({name: 1}, f"there is no setting '{name}': leave it out")
+            for name in "weight_decay target_modules system_prompt resume_from_checkpoint adam_beta1 ref_model".split()
+        ),
         ({"dataset": None}, "dataset is None: it should be a valid string"),
         ({"dataset": "a\0b"}, "it should be without the NUL character"),
         ({"seed": -1}, "seed is -1"),

@@ -7,13 +7,14 @@ import reprlib
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import fields
-from difflib import get_close_matches
 from functools import cache
 from types import UnionType
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
+from rapidfuzz import process
+from rapidfuzz.distance import OSA
 
 _NOTHING = ("", "none", "null")
 _LARGEST_NUMBER = 2**63
@@ -37,8 +38,11 @@ class Setting(NamedTuple):
 class Settings:
     """Settings of a subclass, whose fields each have a type, a default and a description.
 
-    A text such as "1e-4" or "none" is converted; ValueError for a value that a field does not take.
+    A text such as "1e-4" or "none" is converted; ValueError for a value that a field does not take. `other_names`: what
+    other programs call a setting -> its name here, or "" where there is none.
     """
+
+    other_names: ClassVar[dict[str, str]] = {}
 
     @field_validator("*", mode="before")
     @classmethod
@@ -108,12 +112,20 @@ def sentence_of(problem: dict, settings: type[Settings]) -> str:
     name, message = "".join(problem["loc"]), re.sub("^(Input|String)", "it", problem["msg"])
     message = message.removeprefix("Value error, ")
     if problem["type"] == "unexpected_keyword_argument":
-        known = [field.name for field in fields(settings)]
-        meant = get_close_matches(name[:50], known, n=1, cutoff=0.5)
-        return f"there is no setting {shown(name)}" + (f". Did you mean {meant[0]!r}?" if meant else ": leave it out")
+        meant = _meant(name, settings)
+        return f"there is no setting {shown(name)}" + (f". Did you mean {meant!r}?" if meant else ": leave it out")
     if problem["type"] == "missing":
         return f"{name} is missing: add a line for it"
     return f"{name} is {shown(problem['input'])}: {message}" if name else message
+
+
+def _meant(name, settings):
+    """The setting that another program calls so, or of which the name is a misspelling; what is less alike is not."""
+    if name in settings.other_names:
+        return settings.other_names[name]
+    known = [field.name for field in fields(settings)]
+    found = process.extractOne(name[:50], known, scorer=OSA.normalized_similarity, score_cutoff=0.75)
+    return found and found[0]
 
 
 def in_one_sentence(problems: Iterable[str]) -> str:

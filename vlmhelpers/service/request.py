@@ -1,6 +1,6 @@
 """What a client sends to start a job, and the settings of a run that it stands for."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -16,6 +16,8 @@ BESIDE = {"model_id": "base_model", "dataset": "dataset_path", "output_dir": "ou
 @dataclass(frozen=True, kw_only=True)
 class JobRequest(Settings):
     """The body of a request for a job."""
+
+    other_names: ClassVar[dict[str, str]] = {"model": "base_model", "dataset": "dataset_path"}
 
     name: str = Field(min_length=1, max_length=64, description="what the job is called; its id is made of it")
     base_model: str = Field(min_length=1, description="a hub id, a folder under the root, or a family")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -43,12 +43,45 @@ _SCHEDULES = (
     "cosine", "linear", "constant", "constant_with_warmup", "cosine_with_restarts", "polynomial", "inverse_sqrt"
 )  # fmt: skip
 _CHANGE_BASE = ("pissa", "olora")
+# What others call a setting: transformers, TRL, peft, LLaMA-Factory and ms-swift.
+_OTHER_NAMES = {
+    "": "adam_beta1 bias num_iterations revision use_bdlora use_qalora",  # a letter or two away from other settings
+    "beta": "pref_beta",
+    "batch_size": "per_device_train_batch_size train_batch_size micro_batch_size",
+    "bits": "load_in_4bit quantization_bit quant_bits",
+    "chat_template": "chat_template_path",
+    "dataset": "train_dataset train_file dataset_path dataset_name data_path",
+    "epochs": "num_train_epochs num_epochs n_epochs",
+    "gradient_accumulation_steps": "gradient_accumulation grad_accum grad_accumulation_steps accumulation_steps",
+    "init_lora_weights": "init_weights",
+    "label_smoothing": "dpo_label_smoothing label_smoothing_factor",
+    "learning_rate": "lr",
+    "loss": "loss_type pref_loss",
+    "lora_alpha": "alpha",
+    "lora_r": "r rank lora_rank",
+    "lr_scheduler_type": "lr_scheduler scheduler",
+    "max_completion_length": "max_new_tokens",
+    "max_grad_norm": "gradient_clipping clip_grad_norm",
+    "max_length": "cutoff_len max_seq_length max_seq_len model_max_length",
+    "max_pixels": "image_max_pixels",
+    "method": "stage rlhf_type trainer",
+    "model_id": "model model_name model_path base_model model_name_or_path",
+    "rewards": "reward_funcs",
+    "test_rows": "test_size test_dataset",
+    "validation_rows": "eval_dataset val_dataset validation_dataset val_size validation_split split_dataset_ratio",
+    "warmup_steps": "warmup_ratio warmup",
+    "weights": "finetuning_type tuner_type train_type",
+}
 _LARGEST_FILE = 100_000  # bytes; all settings of a run take two thousand
 
 
 @dataclass(frozen=True)
 class RunConfig(Settings):
     """The settings of one training run; a text such as "1e-4" or "none" is converted, others raise ValueError."""
+
+    other_names: ClassVar[dict[str, str]] = {
+        other: name for name, others in _OTHER_NAMES.items() for other in others.split()
+    }
 
     model_id: str = Field(min_length=1, description="a hub id, a folder, or a family, which stands for its tiny base")
     dataset: str = Field(min_length=1, description="a file of the rows that the method takes")
