@@ -25,7 +25,7 @@ from vlmhelpers.data.readers import jsonl_reader as jsonl
 from vlmhelpers.data.readers.csv_reader import read_csv
 from vlmhelpers.data.readers.jsonl_reader import read_alpaca, read_jsonl
 from vlmhelpers.families import tiny_model
-from vlmhelpers.training.background import TrainingRun
+from vlmhelpers.training.background import TrainingRun, wait_for
 from vlmhelpers.training.config import RunConfig
 
 TEXT = "Gr\u00f6\u00dfe \u540d\u524d \U0001f642"
@@ -875,6 +875,18 @@ def test_runs_are_gone_on_with_one_after_the_other(run, monkeypatch):
     assert run("resume", "a", "b", "c", "--accept-changes")[0] == 0
     after = [("a", []), ("b", ["a"]), ("c", ["a", "b"])]
     assert begun == [(name, {"accept_changes": True, "after": others}) for name, others in after]
+
+
+def test_a_folder_that_is_no_run_is_left_as_it_is(run, tmp_path):
+    (tmp_path / "folder").mkdir()
+    for name in ("folder", "gone", ""):
+        code, printed, errors = run("resume", name)
+        assert (code, printed, len(errors)) == (2, "", 1)
+    for command in (["stop", ""], ["stop", "", "--now"], ["resume", "folder", ""]):
+        assert run(*command)[0] == 2
+    with pytest.raises(ValueError, match="an empty name is no run"):
+        wait_for([""], tmp_path / "stop")
+    assert [*tmp_path.rglob("*")] == [tmp_path / "folder"]
 
 
 def test_the_panel_is_served_as_a_page(run, monkeypatch):

@@ -210,7 +210,7 @@ def run(tmp_path, script):
         ("$RUN status gone 2>&-", 2, ""),
         ("$RUN status gone 2>/dev/full", 2, ""),
         ("PYTHONIOENCODING=ascii $RUN status $'gone\\u00e9'", 2, r"vlmhelpers: gone\xe9 is not there"),
-        ("ulimit -f 0; trap '' XFSZ; $RUN sample -o s.jsonl", 2, "vlmhelpers: "),
+        ("ulimit -f 0; trap '' XFSZ; $RUN sample -o s.jsonl", 2, "vlmhelpers: the disk took no more of images/"),
     ],
 )
 def test_streams_that_are_closed_or_full(tmp_path, script, code, error):

@@ -110,16 +110,17 @@ def atomic_file(path: str | os.PathLike, mode: str = "w", durable: bool = True, 
     """A file to write to, opened as by `open`, which replaces `path` in one step when the block ends. Makes folders.
 
     On any error it is removed, and `path` stays. `durable=False`, for caches that notice what a power cut has damaged,
-    neither waits for the disk nor looks for what ended processes have left. Raises OSError, before anything is written,
-    where a folder, a pipe or a device has the name.
+    neither waits for the disk nor looks for what ended processes have left. Raises OSError where a folder, a pipe or a
+    device has the name, before anything is written, and as `name_full_disk` does.
     """
     path = Path(path)
     _refuse_what_is_no_file(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if durable:
-        remove_abandoned(path.parent, path.name)
     temporary = path.with_name(temporary_name(path.name))
-    try:
+    with name_full_disk(path), ExitStack() as held:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if durable:
+            remove_abandoned(path.parent, path.name)
+        held.callback(temporary.unlink, missing_ok=True)
         with open(temporary, mode, **open_options) as file:
             yield file
             if durable:
@@ -128,8 +129,6 @@ def atomic_file(path: str | os.PathLike, mode: str = "w", durable: bool = True, 
         os.replace(temporary, path)
         if durable:
             sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _refuse_what_is_no_file(path):
@@ -152,8 +151,9 @@ def atomic_folder(folder: str | os.PathLike, replace: bool = False) -> Iterator[
     if not replace and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is not empty: choose another folder, or remove what is there")
     temporary = folder.with_name(temporary_name(folder.name))
-    temporary.mkdir(parents=True)
-    try:
+    with name_full_disk(folder), ExitStack() as held:
+        held.callback(shutil.rmtree, temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
         yield temporary
         for path in [*temporary.rglob("*"), temporary]:
             sync(path)
@@ -162,8 +162,6 @@ def atomic_folder(folder: str | os.PathLike, replace: bool = False) -> Iterator[
             if not replace:
                 raise FileExistsError(f"{folder} was made by another process in the meantime")
             done = _replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _rename(temporary, folder):
@@ -206,19 +204,28 @@ def sync(path: str | os.PathLike) -> None:
         os.close(descriptor)
 
 
+class _FullDisk(OSError):
+    """A sentence that names the file: what was written around it has nothing to add."""
+
+
 @contextmanager
 def name_full_disk(path: str | os.PathLike) -> Iterator[None]:
     """Says that the disk took no more of `path`, in an OSError, in place of the many errors that libraries have."""
     try:
         yield
+    except _FullDisk:
+        raise
     except Exception as error:
         number = getattr(error, "errno", None)
         if number not in _DISK and not any(text in str(error) for text in _FAILED_WRITE):
             raise
         there = next(folder for folder in Path(path).absolute().parents if folder.is_dir())
         free = shutil.disk_usage(there).free / 2**30
-        text = f"the disk took no more of {path}, {free:.2f} GiB are free: {error}. Make room there, and start again"
-        raise OSError(number or errno.ENOSPC, text) from error
+        remedy = "Choose another place" if number == errno.EROFS else "Make room there, and start again"
+        text = f"the disk took no more of {path}, {free:.2f} GiB are free: {error}. {remedy}"
+        full = _FullDisk(text)
+        full.errno = number or errno.ENOSPC
+        raise full from error
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel, ProcessorMixin
 
 from vlmhelpers.common.digests import changed_settings, digest, tensors_digest
-from vlmhelpers.common.files import atomic_file
+from vlmhelpers.common.files import atomic_file, name_full_disk
 from vlmhelpers.common.images import image_identity
 from vlmhelpers.data.rows import stream_plain_rows
 from vlmhelpers.data.schema import last_question
@@ -51,7 +51,7 @@ class AnswerLog:
 
     def append(self, answers: dict[int, Answer]) -> None:
         """Writes answers, by the row's index, to the disk."""
-        with open(self.path, "ab") as file:
+        with name_full_disk(self.path), open(self.path, "ab") as file:
             for i, answer in answers.items():
                 key, prompt = self.rows[i]
                 values = {"row": i, "prompt": prompt, "answer": answer.text, "cut": answer.cut, "key": key}

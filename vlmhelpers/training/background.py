@@ -38,10 +38,13 @@ _OF_KERNELS = ("MPLBACKEND", "JPY_PARENT_PID")  # of the environment: a run belo
 class TrainingRun:
     """A run, known by its folder alone: any process can find it, watch it and stop it.
 
-    It is started by `start`, or by `train` in any other way. The folder is the `output_dir` of its settings.
+    It is started by `start`, or by `train` in any other way. The folder is the `output_dir` of its settings; ValueError
+    for an empty name, which is no folder and would mean the working directory.
     """
 
     def __init__(self, folder: str | os.PathLike):
+        if not os.fspath(folder):
+            raise ValueError("an empty name is no run: name the output_dir of one")
         self.folder = Path(folder)
         self._child = None  # an ended one stays a zombie until its parent asks
         self._entries, self._read, self._reading = [], 0, threading.Lock()
@@ -60,15 +63,19 @@ class TrainingRun:
         running. What it prints goes to log.txt. Raises BlockingIOError where it is running, FileNotFoundError without
         settings, and ValueError, unless `accept_changes`, where it was begun with other settings.
         """
+        file = self.folder / CONFIG
+        if config is None and not file.is_file():
+            raise FileNotFoundError(f"{file} is not there: start the run with its settings")
+        after = [str(TrainingRun(folder).folder.absolute()) for folder in after]
         self.folder.mkdir(parents=True, exist_ok=True)
         with one_process(self.folder / PROCESS, "start"):
             if self.is_running:
                 pid = read_process(self.folder)["pid"]
                 raise BlockingIOError(f"{self.folder}: process {pid} trains there. Stop it, or choose another folder")
-            self._choose(config, accept_changes)
+            if config is not None:
+                self._choose(config, accept_changes)
             (self.folder / STOP).unlink(missing_ok=True)
-            others = [str(Path(folder).absolute()) for folder in [*after, *self._waited_for(config)]]
-            others = [*dict.fromkeys(others)]
+            others = [*dict.fromkeys([*after, *self._waited_for(config)])]
             command = [sys.executable, "-m", "vlmhelpers", "train", str(self.folder / CONFIG)]
             command += ["--accept-changes"] * accept_changes
             command += ["--at-once", str(at_once), "--after", *others] if others else []
@@ -91,12 +98,7 @@ class TrainingRun:
         return [folder for folder in found if TrainingRun(folder).is_running]
 
     def _choose(self, config, accept_changes):
-        file = self.folder / CONFIG
-        if config is None:
-            if not file.is_file():
-                raise FileNotFoundError(f"{file} is not there: start the run with its settings")
-            return
-        config = replace(config, output_dir=str(self.folder)).with_absolute_paths()
+        file, config = self.folder / CONFIG, replace(config, output_dir=str(self.folder)).with_absolute_paths()
         begun = any(self.folder.glob("checkpoint-*")) or (self.folder / RESULTS).is_file()
         if file.is_file() and begun and not accept_changes:
             changed = changed_settings(RunConfig.read(file).deciding, config.deciding)
@@ -247,6 +249,7 @@ def wait_for(folders: Iterable[str | os.PathLike], stop: Path, at_once: int = 1)
     """
     if at_once < 1:
         raise ValueError(f"at_once is {at_once}: at least one run trains")
+    folders = [TrainingRun(folder).folder for folder in folders]
     waited = [(folder, process) for folder in folders if (process := read_process(folder)) and _is_older(process)]
     while sum(_goes_on(folder, process) for folder, process in waited) >= at_once:
         if stop.exists():
