@@ -7,13 +7,14 @@ problem that names the field.
 from collections.abc import Iterable
 from contextlib import suppress
 
-from vlmhelpers.data.readers.field_names import CONVERSATIONS, FieldNames, is_conversation
-from vlmhelpers.data.readers.image_sources import Source, distinct, seems_image, source_of, sources_in
+from vlmhelpers.data.readers.field_names import CONVERSATIONS, OF_FOLDERS, FieldNames, is_conversation
+from vlmhelpers.data.readers.image_sources import Source, distinct, source_of, sources_in
 from vlmhelpers.data.readers.label_studio import is_task, read_task
 from vlmhelpers.data.readers.messages_in import ROLES, WEIGHTS, read_content, read_message
 from vlmhelpers.data.readers.placement import NEXT, place_images, place_tagged, schema_messages
 from vlmhelpers.data.readers.source import SourceRow, from_json, is_empty
 from vlmhelpers.data.readers.unread_fields import refuse_unread
+from vlmhelpers.data.readers.value_kinds import seems_image
 from vlmhelpers.data.schema import TRAIN, assistant, text_part, user
 
 _SYSTEMS = ("system", "system_prompt", "systemInstruction", "system_instruction")
@@ -218,9 +219,9 @@ def _listed_images(row, names):
     found = distinct(found)
     if len(found) > 1:
         row.reject(f"images in both {' and '.join(found)}", "keep one of the two fields")
-    further = [] if found else names.of_further_images(row)
-    listed = next(iter(found.values()), [source for name in further for source in sources_in(row, name)])
-    return listed, tags
+    further = [] if found.keys() - {*OF_FOLDERS} else names.of_further_images(row)
+    listed = [source for name in further for source in sources_in(row, name)]
+    return [*next(iter(found.values()), []), *listed], tags
 
 
 def _by_index(row, turns, listed):

@@ -25,7 +25,8 @@ _KNOWN = {name for names in ALTERNATIVES.values() for name in names} | {"system"
 CSV_NAMES = ("instruction", "image_path", "description")
 _OF_CAPTIONS = ("text", "txt", "label", "cls")  # answers, too, where one question is asked of all rows
 _OF_MANY = {"multiple_choice_answer", "answers"}  # what most of those asked said, and what each of them did
-_OF_TRIALS = ("_file_name", "_file_names")  # endings of further fields of images, in an imagefolder
+OF_FOLDERS = ("file_name", "file_names")  # an imagefolder's fields of images
+OF_TRIALS = ("_file_name", "_file_names")  # and endings of further ones
 
 
 def is_conversation(fields: dict, name: str) -> bool:
@@ -122,7 +123,7 @@ class FieldNames:
 
     def of_further_images(self, row: SourceRow) -> list[str]:
         """Fields of one image each, such as `before_file_name`."""
-        return [name for name in row.fields if name.endswith(_OF_TRIALS) and name not in ALTERNATIVES["image_field"]]
+        return [name for name in row.fields if name.endswith(OF_TRIALS) and name not in ALTERNATIVES["image_field"]]
 
     def in_usual_case(self, fields: dict) -> dict[str, str]:
         """What a field such as `Image` is meant for, by its name: a usual one in lower case that no other field has."""

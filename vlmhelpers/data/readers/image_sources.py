@@ -13,6 +13,8 @@ from datasets import Image
 from PIL.Image import Image as PilImage
 
 from vlmhelpers.data.readers.source import SourceRow, from_json, is_empty
+from vlmhelpers.data.readers.unread_fields import leave_unread
+from vlmhelpers.data.readers.value_kinds import BASE64
 
 Source = str | dict | None
 
@@ -20,13 +22,10 @@ _KEYS = (  # of an object that holds an image or says where it is, such as {"url
     *("bytes", "path", "url", "image_url", "image", "base64", "data", "value", "source"),
     *("fileUri", "file_uri", "file_name", "image_path"),
 )
-_IMAGE_FILES = frozenset("jpg jpeg jfif png webp gif bmp tif tiff avif heic heif jp2 ppm svg".split())
-_MEDIA_FILES = frozenset("mp4 m4v mov avi mkv webm mpg mpeg wmv flv mp3 wav flac ogg opus m4a aac".split())
+_ABOUT = ("type", "format", "mime_type", "mimeType", "media_type", "detail")  # says how the image is encoded, or shown
 _DATA_URI = re.compile(r"data:([^;,]{0,100})((?:;[^;,]{0,100})*),", re.IGNORECASE)
-_BASE64 = re.compile(
-    r"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk0)[A-Za-z0-9+/\s]{80,}={0,2}\s*"
-)  # of JPEG, PNG, GIF, WebP, BMP
 _LABEL_STUDIO = re.compile(r"/data/(?:(local-files/\?d=)|(?=upload/))")  # from its root of files, or of media
+_BYTES = bytes | bytearray
 _PATH = "write the image's path as a text"
 
 
@@ -61,19 +60,20 @@ def source_of(row: SourceRow, value: object, where: str) -> Source:
     if not isinstance(value, str):
         row.reject(f"no image path in {where}: {str(value)[:40]}", _PATH)
         return None
-    if (header := _DATA_URI.match(value)) or _BASE64.fullmatch(value):
+    if (header := _DATA_URI.match(value)) or BASE64.fullmatch(value):
         return _decoded(row, value, header, where)
     return _local(value)
 
 
 def _source_in_object(row, value, where):
     held = {key: value[key] for key in _KEYS if not is_empty(value.get(key))}
-    if isinstance(held.get("bytes"), bytes | bytearray):
-        path = value.get("path")
-        return {"path": path if isinstance(path, str) else None, "bytes": bytes(held["bytes"])}
-    if len(held) != 1 and held.keys() != {"bytes", "path"}:
+    if len(held) != 1 and not (held.keys() == {"bytes", "path"} or isinstance(held.get("bytes"), _BYTES)):
         row.reject(f"no image path in {where}: {str(value)[:40]}", f"{_PATH}, or as one of {', '.join(_KEYS)}")
         return None
+    leave_unread(row, value, {*_KEYS, *_ABOUT}, where)
+    if isinstance(held.get("bytes"), _BYTES):
+        path = value.get("path")
+        return {"path": path if isinstance(path, str) else None, "bytes": bytes(held["bytes"])}
     key, inner = next(iter(held.items()))
     if key in ("base64", "data", "bytes") and isinstance(inner, str) and not _DATA_URI.match(inner):
         return _decoded(row, inner, None, where)
@@ -103,32 +103,3 @@ def _local(value):
         return value
     path = unquote(value[local.end() :])
     return re.sub("^/(?=[A-Za-z]:)", "", path) if os.name == "nt" else path
-
-
-def seems_image(value: object) -> bool:
-    """Whether a value of a field is an image, or names one: bytes, a data URI, a path or link of an image's ending."""
-    if isinstance(value, list):
-        return bool(value) and seems_image(value[0])
-    if isinstance(value, dict):
-        return bool({"bytes", "path", "url", "image_url"} & value.keys()) and any(map(seems_image, value.values()))
-    if isinstance(value, str):
-        is_file = _ending(value) in _IMAGE_FILES
-        return is_file or value.startswith("data:image/") or bool(_BASE64.fullmatch(value[:5000]))
-    return isinstance(value, bytes | bytearray | PilImage)
-
-
-def seems_media(value: object) -> bool:
-    """The same of a video or a sound: a data URI, a path or link of its ending, or a list of these."""
-    if isinstance(value, list):
-        return bool(value) and seems_media(value[0])
-    if not isinstance(value, str):
-        return False
-    return _ending(value) in _MEDIA_FILES or value.startswith(("data:video/", "data:audio/"))
-
-
-def _ending(text):
-    """The ending of a path, or of a link before its query, in lower case; "" of a text that is neither."""
-    if "." not in text or len(text) > 2000 or "\n" in text:
-        return ""
-    path = re.split("[?#]", text, maxsplit=1)[0] if "://" in text else text
-    return path.rpartition(".")[2].lower()

@@ -3,10 +3,10 @@
 It becomes one turn, see `placement`, or several, where one object holds a question and its answer.
 """
 
-from vlmhelpers.data.readers.image_sources import distinct, seems_image, seems_media, source_of, sources_in
+from vlmhelpers.data.readers.image_sources import distinct, source_of, sources_in
 from vlmhelpers.data.readers.placement import NEXT, place_images
-from vlmhelpers.data.readers.source import SourceRow, from_json, is_empty, shorten
-from vlmhelpers.data.readers.unread_fields import CALLS, MEDIA, problem_of
+from vlmhelpers.data.readers.source import SourceRow, is_empty, shorten
+from vlmhelpers.data.readers.unread_fields import CALLS, MEDIA, leave_unread, problem_of
 from vlmhelpers.data.schema import TRAIN, text_part
 
 ROLES = dict.fromkeys(["human", "user"], "user")  # as written -> in the schema
@@ -42,7 +42,7 @@ def read_message(row: SourceRow, message: dict, remedy: str = "") -> list[dict]:
     elif role not in ROLES:
         row.reject(f"unknown role: {sender!r}", f"use one of {', '.join(ROLES)}")
     turn = {"role": ROLES.get(role, role and sender), "content": _content_of(row, message)}
-    _note_leftover(row, message, _KNOWN, "messages")
+    leave_unread(row, message, _KNOWN, "messages")
     _place_own_images(row, turn, message)
     return [turn | _learned(row, message, turn["role"])]
 
@@ -78,7 +78,7 @@ def _read_pair(row, message, asked, answered):
     system = [{"role": "system", "content": read_content(row, message["system"])}] if message.get("system") else []
     question = {"role": "user", "content": read_content(row, message[asked])}
     _place_own_images(row, question, message)
-    _note_leftover(row, message, {"system", asked, answered, *WEIGHTS, *_SHOWN}, "turns")
+    leave_unread(row, message, {"system", asked, answered, *WEIGHTS, *_SHOWN}, "turns")
     if answered is None:
         row.reject(f"no answer beside {asked!r}", f"write it, as one of {', '.join(_ANSWERED)}")
         return [*system, question]
@@ -119,19 +119,6 @@ def _learned(row, message, role):
     return {}
 
 
-def _note_leftover(row, holder, known, where):
-    """Makes a problem of what says something and is not read, and keeps the names of the rest."""
-    for key, value in holder.items():
-        if key in known or is_empty(from_json(value)):
-            continue
-        if problem := problem_of(key) or (seems_media(value) and MEDIA):
-            row.reject(f"{key}: {problem[0]}", problem[1])
-        elif seems_image(value):
-            row.reject(f"an image in {where}, under {key!r}, is not read", "name it image there")
-        else:
-            row.unused.add(f"{key} (in {where})")
-
-
 def read_content(row: SourceRow, content: object) -> list[dict]:
     """The parts of a content: a text, one part or a list of parts. Adds to the row what is wrong."""
     if isinstance(content, str | int | float) and not isinstance(content, bool):
@@ -152,7 +139,7 @@ def _read_part(row, part):
         return [{"type": "image", "source": _part_source(row, part)}, *beside]
     if kind in _TEXT_TYPES:
         text = part.get("text", part.get("value"))
-        _note_leftover(row, part, {"type", "text", "value", "index"}, "parts")
+        leave_unread(row, part, {"type", "text", "value", "index"}, "parts")
         return [{"type": "text", "text": None if text is None else row.as_text(text, "a text part")}]
     if kind and (problem := problem_of(kind)):
         row.reject(f"{kind}: {problem[0]}", problem[1])
@@ -176,7 +163,7 @@ def _part_source(row, part):
     own = held[0] if held else None
     if any(other != own for other in held):
         row.reject("an image part that names two images", "write each as a part of its own")
-    _note_leftover(row, part, {"type", "text", "index", *_MEDIA_TYPES, *_IMAGE_KEYS}, "parts")
+    leave_unread(row, part, {"type", "text", "index", *_MEDIA_TYPES, *_IMAGE_KEYS}, "parts")
     media = own if isinstance(own, dict) else part
     kind = str(next((media[key] for key in _MEDIA_TYPES if media.get(key)), "image"))
     if not kind.startswith("image"):

@@ -50,6 +50,14 @@ def is_empty(value: object) -> bool:
     return value is None or (isinstance(value, str | list | dict | bytes) and not value)
 
 
+def says_nothing(value: object) -> bool:
+    """Whether nothing stands anywhere in a value, as in {"bbox": [], "label": [None]}, or in a cell a word for that."""
+    value = from_json(value)
+    if isinstance(value, list | dict):
+        return all(map(says_nothing, value.values() if isinstance(value, dict) else value))
+    return is_empty(value) or (isinstance(value, str) and value.strip().lower() in ("", "nan", "none", "null"))
+
+
 def from_json(value: object) -> object:
     """The list or object that a text holds as JSON; any other value as it is."""
     if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
@@ -86,7 +94,7 @@ class SourceRow:
 
     def leave(self) -> dict:
         """The fields that say something and were not read."""
-        return {name: value for name, value in self.fields.items() if name not in self.used and not is_empty(value)}
+        return {name: value for name, value in self.fields.items() if name not in self.used and not says_nothing(value)}
 
     def reject(self, reason: str, remedy: str) -> None:
         """Adds a problem, unless the row is broken."""
