@@ -170,7 +170,7 @@ def test_the_rejected_side_may_show_other_images(write, folder):
     ]
     report = check_dataset(dataset, progress=False)
     assert [record["row"] for record in report.rejected] == [2]
-    assert "the same answer" in report.rejected[0]["reason"]  # rejected_messages come first
+    assert "rejected_messages, rejected_response" in report.rejected[0]["reason"]
     own = [{"role": "user", "content": [{"type": "image", "image": name}]} for name in ("bag.png", "cat.png")]
     sides = {"chosen": [own[0], said("A.")], "rejected": [own[1], said("B.")]}
     assert "name them in rejected_images" in read_preferences(write(sides))["problem"][0]

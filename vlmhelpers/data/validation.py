@@ -14,7 +14,7 @@ from vlmhelpers.common.printable import printable
 from vlmhelpers.data.checked_images import CheckedImages, temporary_database
 from vlmhelpers.data.duplicates import DuplicateFinder
 from vlmhelpers.data.quality import Quality
-from vlmhelpers.data.readers.messages_in import WEIGHTS
+from vlmhelpers.data.readers.learned import is_weight
 from vlmhelpers.data.readers.unread_fields import problem_in_row, problem_of
 from vlmhelpers.data.report import Finding, Report
 from vlmhelpers.data.rows import ENCODED_ROWS_PER_BATCH, further_columns
@@ -121,7 +121,7 @@ def _refuse_unread(split, rows):
 def _unread_keys(column):
     message = getattr(column, "feature", None)
     message = message if isinstance(message, dict) else {}
-    matter = [key for key in message if key in WEIGHTS or problem_of(key)]
+    matter = [key for key in message if is_weight(key) or problem_of(key)]
     return [key for key in matter if (key, message[key]) != (TRAIN, Value("bool"))]
 
 

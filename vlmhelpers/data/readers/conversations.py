@@ -5,21 +5,20 @@ problem that names the field.
 """
 
 from collections.abc import Iterable
-from contextlib import suppress
 
 from vlmhelpers.data.readers.field_names import CONVERSATIONS, OF_FOLDERS, FieldNames, is_conversation
 from vlmhelpers.data.readers.image_sources import Source, distinct, source_of, sources_in
 from vlmhelpers.data.readers.label_studio import is_task, read_task
-from vlmhelpers.data.readers.messages_in import ROLES, WEIGHTS, read_content, read_message
+from vlmhelpers.data.readers.learned import refuse_preference, refuse_weight
+from vlmhelpers.data.readers.messages_in import ROLES, read_content, read_message
 from vlmhelpers.data.readers.placement import NEXT, place_images, place_tagged, schema_messages
-from vlmhelpers.data.readers.source import SourceRow, from_json, is_empty
+from vlmhelpers.data.readers.source import SourceRow, from_json, is_empty, says_nothing
 from vlmhelpers.data.readers.unread_fields import refuse_unread
-from vlmhelpers.data.readers.value_kinds import seems_image
+from vlmhelpers.data.readers.value_kinds import plain, seems_image
 from vlmhelpers.data.schema import TRAIN, assistant, text_part, user
 
-_SYSTEMS = ("system", "system_prompt", "systemInstruction", "system_instruction")
-_OF_PREFERENCES = ("chosen", "rejected", "rejected_response", "rejected_messages", "non_preferred_output")
-_SWITCHES = {"true": 1, "false": 0}  # of a row's weight
+_SYSTEMS = ("system", "systemprompt", "systemmessage", "systeminstruction")  # names, see plain
+_HISTORIES = ("history", "chathistory", "conversationhistory")
 
 
 def read_turns(row: SourceRow, names: FieldNames) -> tuple[list[dict], list[Source]]:
@@ -63,8 +62,7 @@ def _read_form(row, form):
         return None
     turns = [turn for message in messages for turn in read_message(row, message, CONVERSATIONS[form])]
     refuse_preference(row, turns and turns[-1]["role"] == "assistant")
-    earlier = [] if is_empty(row.fields.get("history")) else read_history(row)
-    return _with_system(row, turns, earlier)
+    return _with_system(row, turns, read_history(row))
 
 
 def _read_fields(row, names):
@@ -115,52 +113,42 @@ def _read_field(row, names, name, role, remedy):
     return [{"role": role, "content": [text_part(row.get_text(name, remedy))]}]
 
 
-def refuse_preference(row: SourceRow, answer: object, answer_name: str = "") -> bool:
-    """Whether the row holds a rejected answer, or one with a verdict, which is a problem: neither is to be learned.
-
-    Beside `chosen` and `rejected` there may be an `answer` of its own, in the field `answer_name`.
-    """
-    found = {name for name in _OF_PREFERENCES if row.fields.get(name) not in (None, "")}
-    verdicts = {name for name in ("label", "kto_tag") if str(row.fields.get(name)).lower() in ("true", "false")}
-    verdict = next(iter(verdicts - {answer_name}), None)
-    alone = {"rejected_response", "rejected_messages", "non_preferred_output"} & found
-    if alone or (not answer and {"chosen", "rejected"} <= found):
-        remedy = "read it with vlmhelpers.data.read_preferences, and with to_rows where the chosen answers are to learn"
-        row.reject(f"preference row: {' and '.join(sorted(found))}, two answers to choose from", remedy)
-    elif verdict:
-        remedy = "read it with vlmhelpers.data.read_rated, and with to_rows where the good answers are to learn"
-        reason = f"rated row: {verdict} is {row.fields[verdict]}"
-        row.reject(reason, f"{remedy}; rename the field where it is no verdict")
-    else:
-        return False
-    row.used |= {*found, verdict}
-    return True
-
-
 def read_history(row: SourceRow) -> list[dict]:
-    """The messages in a row's `history`, as Alpaca files have it: a list of [question, answer] pairs."""
-    history = from_json(row.take("history"))
-    if is_empty(history):
+    """The turns in a row's `history`: [question, answer] pairs, as Alpaca files have them, or messages."""
+    name = _filled(row, _HISTORIES)
+    history = from_json(row.take(name)) if name else []
+    if not isinstance(history, list) or not all(_is_pair(one) or isinstance(one, dict) for one in history):
+        row.reject(f"{name} is no list of pairs", "write it as [[question, answer], ...], or remove it")
         return []
-    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
-        row.reject("history is no list of pairs", "write it as [[question, answer], ...], or remove it")
-        return []
-    turns = []
-    for pair in history:
-        question, answer = (row.as_text(text, "a text in history").strip() for text in pair)
-        if not (question and answer):
-            row.reject("empty text in history", "write both the question and its answer, or remove the pair")
-        turns += [user(question), assistant(answer)]
-    return turns
+    turns = (_turns_of_pair(row, *one) if _is_pair(one) else read_message(row, one) for one in history)
+    return [turn for several in turns for turn in several]
+
+
+def _is_pair(value):
+    return isinstance(value, list) and len(value) == 2
+
+
+def _turns_of_pair(row, *texts):
+    question, answer = (row.as_text(text, "a text in history").strip() for text in texts)
+    if not (question and answer):
+        row.reject("empty text in history", "write both the question and its answer, or remove the pair")
+    return user(question), assistant(answer)
+
+
+def _filled(row, names):
+    """The field that is filled, of those of one meaning; a second one that says something else is a problem."""
+    filled = [name for name, value in row.fields.items() if plain(name) in names and not says_nothing(from_json(value))]
+    if any(row.fields[name] != row.fields[filled[0]] for name in filled):
+        row.reject(f"two fields of one meaning: {' and '.join(filled)}", "keep one of them")
+    row.used.update(filled)
+    return next(iter(filled), None)
 
 
 def _with_system(row, turns, earlier=()):
     """The turns after `earlier` ones, the text of a field such as `system` first."""
-    filled = [name for name in _SYSTEMS if not is_empty(row.fields.get(name))]
-    texts = {name: _system_text(row, name) for name in filled or ["system"]}
-    first = [{"role": "system", "content": [text_part(text)]} for text in dict.fromkeys(texts.values()) if text]
-    if len(first) > 1:
-        row.reject(f"two system texts: {' and '.join(filled)}", "keep one of them")
+    name = _filled(row, _SYSTEMS)
+    text = _system_text(row, name) if name else ""
+    first = [{"role": "system", "content": [text_part(text)]}] if text else []
     if first and turns and turns[0]["role"] == "system":
         row.reject("two system texts: a field and the first turn", "keep one of them")
     start = bool(earlier and turns and turns[0]["role"] == "system")  # it stays before them
@@ -239,28 +227,11 @@ def _up_to_what_is_learned(row, turns):
     """The turns to the last answer that is to be learned; a row without one has a problem."""
     answers = [number for number, turn in enumerate(turns) if turn["role"] == "assistant"]
     learned = [number for number in answers if turns[number].get(TRAIN) is not False]
-    weight = _row_weight(row)
-    if answers and (weight or not learned):
-        what = f"{weight} of the row is {row.fields[weight]}" if weight else "no answer of the row is to be learned"
-        row.reject(f"nothing to learn: {what}", "leave the row out")
+    if refuse_weight(row):
+        return turns
+    if answers and not learned:
+        row.reject("nothing to learn: no answer of the row is to be learned", "leave the row out")
     elif answers and learned[-1] != answers[-1]:
         row.notes.append("turns after the last answer to learn left out")
         return turns[: learned[-1] + 1]
     return turns
-
-
-def _row_weight(row):
-    """The field by which the whole row is not learned. One between 0 and 1 is a problem, `loss_weight` of more, too."""
-    for name in WEIGHTS:
-        if name not in row.fields:
-            continue
-        written = str(row.fields[name]).lower()
-        with suppress(ValueError):
-            number = float(_SWITCHES.get(written, written))
-            if number == 0:
-                row.used.add(name)
-                return name
-            if 0 < number < 1 or (name == "loss_weight" and number != 1):
-                remedy = "write 1 or 0: a row is learned or not; rename the field where it is no weight of the loss"
-                row.reject(f"{name} of the row is {written}", remedy)
-    return None

@@ -11,8 +11,9 @@ from vlmhelpers.data.readers.field_names import FieldNames
 from vlmhelpers.data.readers.message_rows import MessageRows
 from vlmhelpers.data.readers.opening import open_json
 from vlmhelpers.data.readers.source import DataError
-from vlmhelpers.data.rows import ImageRoot, stream_plain_rows
-from vlmhelpers.data.schema import FEATURES, TRAIN
+from vlmhelpers.data.rows import READER_FEATURES, ImageRoot, stream_plain_rows
+from vlmhelpers.data.rules import row_problems
+from vlmhelpers.data.schema import FEATURES, TRAIN, kind_of
 
 
 def read_jsonl(
@@ -76,23 +77,30 @@ def write_jsonl(dataset: Dataset, path: str | os.PathLike, image_root: str | os.
     """Writes the messages of a Dataset to a JSONL file that read_jsonl and other tools read; an atomic write in UTF-8.
 
     A row with images also gets `images`: their paths as seen from image_root, by default the folder of `path`,
-    with slashes. Raises ValueError, with the row and a remedy, for an image without a path or outside image_root.
+    with slashes. Raises ValueError for rows of another kind, and, with the row and a remedy, for one with a problem,
+    which would be read back as a sound one, and for an image without a path or outside image_root.
     """
+    if (kind := kind_of(dataset.column_names)) != "messages":
+        raise DataError(f"write_jsonl writes messages, and these rows are {kind}. to_rows(dataset) takes good answers.")
     with atomic_file(path, encoding="utf-8", newline="\n") as file:
         root = ImageRoot(Path(path).parent if image_root is None else image_root)
-        for number, row in enumerate(stream_plain_rows(dataset, [*FEATURES, "row"], "writing"), start=1):
+        for number, row in enumerate(stream_plain_rows(dataset, [*FEATURES, *READER_FEATURES], "writing"), start=1):
             value = _to_write(row, root, f"{path}, row {row.get('row') or number}")
             file.write(json.dumps(value, ensure_ascii=False) + "\n")
 
 
 def _to_write(row, root, name):
+    if problems := row_problems(row):
+        reason, remedy = problems[0]
+        left = "Leave out the rows with problems: write check_dataset(dataset).dataset."
+        raise DataError(f"{name}: {reason}. Remedy: {remedy}. {left}")
     messages = []
     for message in row["messages"]:
         content = [{key: value for key, value in part.items() if value is not None} for part in message["content"]]
         weight = {"weight": 0} if message.get(TRAIN) is False else {}
         messages.append({"role": message["role"], "content": content} | weight)
     paths = []
-    for image in row["images"] or []:
+    for image in row.get("images") or []:
         if not image or not image["path"]:
             raise DataError(f"{name}: an image without a path cannot be written to JSONL. Save it as a file first.")
         paths.append(root.relative(image["path"]))

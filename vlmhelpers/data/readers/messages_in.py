@@ -4,20 +4,20 @@ It becomes one turn, see `placement`, or several, where one object holds a quest
 """
 
 from vlmhelpers.data.readers.image_sources import distinct, source_of, sources_in
+from vlmhelpers.data.readers.learned import is_weight, refuse_preference, weigh_turn
 from vlmhelpers.data.readers.placement import NEXT, place_images
-from vlmhelpers.data.readers.source import SourceRow, is_empty, shorten
+from vlmhelpers.data.readers.source import SourceRow, is_empty
 from vlmhelpers.data.readers.unread_fields import CALLS, MEDIA, leave_unread, problem_of
-from vlmhelpers.data.schema import TRAIN, text_part
+from vlmhelpers.data.schema import text_part
 
 ROLES = dict.fromkeys(["human", "user"], "user")  # as written -> in the schema
 ROLES |= dict.fromkeys(["gpt", "assistant", "model", "bard", "chatbot", "bot"], "assistant")
 ROLES |= dict.fromkeys(["system", "developer"], "system")
-WEIGHTS = ("weight", "loss", "loss_weight", "train", "training")  # 0 or false: an answer that is not learned
 _TOOLS = ("function_call", "function", "observation", "tool", "tool_call", "tool_response")
 _SENDERS, _CONTENTS = ("from", "role"), ("value", "content", "parts")
 _ASKED, _ANSWERED = ("human", "user", "question", "query"), ("assistant", "gpt", "bot", "model", "answer", "response")
 _SHOWN = ("images", "image")  # fields of images beside a text
-_KNOWN = {*_SENDERS, *_CONTENTS, *WEIGHTS, *_SHOWN}  # what a message has
+_KNOWN = {*_SENDERS, *_CONTENTS, *_SHOWN}  # what a message has
 _IMAGE_TYPES, _TEXT_TYPES = ("image", "image_url", "input_image", "img"), ("text", "input_text", "output_text")
 _IMAGE_KEYS = (
     *("image", "image_url", "path", "url", "base64", "source", "image_path", "value"),
@@ -41,10 +41,11 @@ def read_message(row: SourceRow, message: dict, remedy: str = "") -> list[dict]:
         row.reject(f"a tool's turn: {sender!r}", CALLS[1])
     elif role not in ROLES:
         row.reject(f"unknown role: {sender!r}", f"use one of {', '.join(ROLES)}")
-    turn = {"role": ROLES.get(role, role and sender), "content": _content_of(row, message)}
-    leave_unread(row, message, _KNOWN, "messages")
+    held = next((name for name in _CONTENTS if name in message), None)
+    turn = {"role": ROLES.get(role, role and sender), "content": _content_of(row, message, held)}
+    _leave(row, message, _KNOWN, "messages")
     _place_own_images(row, turn, message)
-    return [turn | _learned(row, message, turn["role"])]
+    return [turn | weigh_turn(row, message, message.get(held), turn["role"])]
 
 
 def _pair_in(message):
@@ -65,8 +66,7 @@ def _sender(message):
     return next((message[name] for name in _SENDERS if not is_empty(message.get(name))), None)
 
 
-def _content_of(row, message):
-    name = next((name for name in _CONTENTS if name in message), None)
+def _content_of(row, message, name):
     if others := [key for key in _CONTENTS if key != name and not is_empty(message.get(key))]:
         row.reject(f"two contents of one message: {name} and {others[0]}", "keep one of them")
     if name is None and any(problem_of(key) and not is_empty(value) for key, value in message.items()):
@@ -78,12 +78,12 @@ def _read_pair(row, message, asked, answered):
     system = [{"role": "system", "content": read_content(row, message["system"])}] if message.get("system") else []
     question = {"role": "user", "content": read_content(row, message[asked])}
     _place_own_images(row, question, message)
-    leave_unread(row, message, {"system", asked, answered, *WEIGHTS, *_SHOWN}, "turns")
+    _leave(row, message, {"system", asked, answered, *_SHOWN}, "turns")
     if answered is None:
         row.reject(f"no answer beside {asked!r}", f"write it, as one of {', '.join(_ANSWERED)}")
         return [*system, question]
     answer = {"role": "assistant", "content": read_content(row, message[answered])}
-    return [*system, question, answer | _learned(row, message, "assistant")]
+    return [*system, question, answer | weigh_turn(row, message, message[answered], "assistant")]
 
 
 def _place_own_images(row, turn, message):
@@ -102,21 +102,10 @@ def _place_own_images(row, turn, message):
         turn["content"] += [{"type": "image", "source": source} for source in left]  # too many: counted later
 
 
-def _learned(row, message, role):
-    """{TRAIN: False} for an answer that is not to be learned, as its weight says."""
-    if message.keys().isdisjoint(WEIGHTS):
-        return {}
-    for name in WEIGHTS:
-        weight = message.get(name)
-        is_whole = isinstance(weight, bool | int | float) and weight in (0, 1)
-        if not is_empty(weight) and not is_whole:
-            reason = f"{name} of a message is {shorten(str(weight), 60)}"
-            row.reject(reason, "write 1 or 0: an answer is learned or not")
-        elif is_whole and weight and role == "user":
-            row.reject(f"{name} of a user's turn is {weight}: only answers are learned", "write 0 there, or remove it")
-        elif is_whole and not weight and role == "assistant":
-            return {TRAIN: False}
-    return {}
+def _leave(row, holder, known, where):
+    """What is not read of a message or a part, where a verdict is a problem, too."""
+    refuse_preference(row, holder=holder)
+    leave_unread(row, holder, {*known, *filter(is_weight, holder)}, where)
 
 
 def read_content(row: SourceRow, content: object) -> list[dict]:
@@ -139,7 +128,7 @@ def _read_part(row, part):
         return [{"type": "image", "source": _part_source(row, part)}, *beside]
     if kind in _TEXT_TYPES:
         text = part.get("text", part.get("value"))
-        leave_unread(row, part, {"type", "text", "value", "index"}, "parts")
+        _leave(row, part, {"type", "text", "value", "index"}, "parts")
         return [{"type": "text", "text": None if text is None else row.as_text(text, "a text part")}]
     if kind and (problem := problem_of(kind)):
         row.reject(f"{kind}: {problem[0]}", problem[1])
@@ -163,7 +152,7 @@ def _part_source(row, part):
     own = held[0] if held else None
     if any(other != own for other in held):
         row.reject("an image part that names two images", "write each as a part of its own")
-    leave_unread(row, part, {"type", "text", "index", *_MEDIA_TYPES, *_IMAGE_KEYS}, "parts")
+    _leave(row, part, {"type", "text", "index", *_MEDIA_TYPES, *_IMAGE_KEYS}, "parts")
     media = own if isinstance(own, dict) else part
     kind = str(next((media[key] for key in _MEDIA_TYPES if media.get(key)), "image"))
     if not kind.startswith("image"):

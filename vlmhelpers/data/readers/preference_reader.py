@@ -12,10 +12,11 @@ from datasets import Dataset
 from vlmhelpers.data.readers.conversations import read_conversation, read_history, texts_below
 from vlmhelpers.data.readers.field_names import BELOW, refuse_several
 from vlmhelpers.data.readers.image_sources import sources_in
+from vlmhelpers.data.readers.learned import refuse_weight, rejected_in, truth_of, verdict_in
 from vlmhelpers.data.readers.message_rows import Roots
 from vlmhelpers.data.readers.messages_in import role_of
 from vlmhelpers.data.readers.opening import Source, open_source
-from vlmhelpers.data.readers.placement import IMAGE
+from vlmhelpers.data.readers.placement import IMAGE, NEXT
 from vlmhelpers.data.readers.source import DataError, SourceRow, explain_missing, from_json
 from vlmhelpers.data.readers.unread_fields import refuse_unread
 from vlmhelpers.data.schema import TRAIN, message_text, text_part
@@ -35,7 +36,6 @@ _READERS = {  # kind -> its reader, and the argument whose field a CSV has to ha
     "prompts": ("read_prompts", "text_field"),
 }
 _LEARNED = {"response", "output", "description"}  # answers to learn, in other readers' fields
-_LABELS = dict.fromkeys(["true", "1", "1.0", "yes"], True) | dict.fromkeys(["false", "0", "0.0", "no"], False)
 _LEFT_OUT = "the messages' last answer is left out, as another field has one"
 _MESSAGES = 'write a text, or messages: [{"role": "assistant", "content": ...}]'
 
@@ -130,11 +130,9 @@ def find_reader(fields: dict, text_field: str | None = None) -> str | None:
     fields = {name: value for name, value in _parsed(fields, (), False).items() if value is not None}
     conversation = fields.get("messages") or fields.get("conversations")
     answered = isinstance(conversation, list) and conversation and role_of(conversation[-1]) == "assistant"
-    others = {"rejected_messages", "rejected_response", "non_preferred_output"}
-    if {"chosen", "rejected"} <= fields.keys() or others & fields.keys():
+    if {"chosen", "rejected"} <= fields.keys() or {*_NAMES["rejected_field"]} & {*rejected_in(fields)}:
         return "read_preferences"
-    verdicts = [str(fields[name]).lower() for name in _NAMES["label_field"] if name in fields]
-    if verdicts and ("completion" in fields or {"true", "false"} & set(verdicts)):
+    if verdict_in(fields) in _NAMES["label_field"]:
         return "read_rated"
     compared = {"solution", "ground_truth", *(["answer"] if "prompt" in fields else [])} & fields.keys()
     asked = {text_field} if text_field else {*_NAMES["text_field"]}
@@ -150,13 +148,13 @@ def _read(path, image_root, kind, given: dict[str, str | None], build: Callable)
 
     def build_row(row):
         fields = row.with_fields(_parsed(row.fields, names["image_field"], source.is_table))
-        for argument in ("text_field", "completion_field"):
-            texts = [name for name in names.get(argument, ()) if isinstance(fields.fields.get(name), str)]
-            refuse_several(fields, argument, [name for name in texts if fields.fields[name]])
+        _refuse_several(fields, names)
+        refuse_weight(fields)
         built = build(_Fields(fields, names), roots.of(row))
         same = [fields.fields.get(name) for name in fields.used]
         fields.used.update(name for name, value in fields.leave().items() if value in same)  # a copy says nothing new
         refuse_unread(fields, built["prompt"])
+        _name_held(row, fields)
         return _without_weights(row, built)
 
     also = {name for argument, of_argument in names.items() if argument != "image_field" for name in of_argument}
@@ -170,6 +168,26 @@ def _read(path, image_root, kind, given: dict[str, str | None], build: Callable)
             raise DataError(explain_missing(source.name, "column", missing, source.columns, reader))
     also |= {"text", "input"}
     return source.read(build_row, roots.of, wanted, also, reader, kind, [*filter(None, given.values())])
+
+
+def _refuse_several(row, names):
+    """Makes a problem of several fields for one thing that say something else, as two rejected answers."""
+    for argument in names.keys() - {"image_field", "label_field", "answer_field"}:
+        last = _last_said if argument != "text_field" else lambda prompt: prompt
+        said = {name: last(row.fields.get(name)) for name in names[argument]}
+        said = {name: text for name, text in said.items() if isinstance(text, str) and text}
+        refuse_several(row.with_fields(said), argument, [*said])
+
+
+def _last_said(value):
+    """A text, or that of the last of the messages of an answer."""
+    last = value[-1] if isinstance(value, list) and value else value
+    return last.get("content", last.get("value")) if isinstance(last, dict) else last
+
+
+def _again(part):
+    """A part that was read, to be read once more."""
+    return {"type": "image"} if part.get("source") is NEXT else part
 
 
 def _without_weights(row, built):
@@ -224,7 +242,7 @@ class _Fields:
         content, images = "\n\n".join(filter(None, texts)), sources_in(self.row, shown)
         if IMAGE not in content:
             content = [*({"type": "image"} for _ in images), text_part(content)]
-        earlier = [turn | {"content": message_text(turn)} for turn in read_history(self.row)]
+        earlier = [turn | {"content": [*map(_again, turn["content"])]} for turn in read_history(self.row)]
         return [*earlier, {"role": "user", "content": content}]
 
     def _turns(self, name, role):
@@ -244,7 +262,7 @@ class _Fields:
     def read_label(self) -> bool | None:
         """The label; None, which is a problem, where it is neither true nor false."""
         name = self.name("label_field")
-        label = _LABELS.get(str(self.row.take(name)).strip().lower())
+        label = truth_of(self.row.take(name))
         if label is None:
             self.row.reject(f"no label: {name} is {str(self.row.fields.get(name))[:40]!r}", "write true or false")
         return label
@@ -258,15 +276,26 @@ def _shared(chosen, rejected):
 
 def _parsed(fields, image_names, is_csv):
     """The fields, with those of a pair that is JSON in `text`; of a CSV, also lists and messages that are JSON."""
-    asked = fields.get("input")
-    if isinstance(asked, dict) and "preferred_output" in fields:  # OpenAI's
-        return {name: value for name, value in fields.items() if name != "input"} | asked
-    pair = from_json(fields.get("text"))
-    if isinstance(pair, dict) and {"chosen", "rejected"} <= pair.keys():
-        fields = {name: value for name, value in fields.items() if name != "text"} | pair
+    holder, held = _held(fields)
+    fields = {name: value for name, value in fields.items() if name != holder} | held
     values = {name: from_json(value) for name, value in fields.items()} if is_csv else {}
     lists = ("history", "rejected_images", *image_names)
     return fields | {name: value for name, value in values.items() if _is_messages(value) or name in lists}
+
+
+def _held(fields):
+    """The field that holds others, and these: OpenAI's `input`, or RLHF-V's pair that is JSON in `text`."""
+    asked, pair = fields.get("input"), from_json(fields.get("text"))
+    if isinstance(asked, dict) and "preferred_output" in fields:
+        return "input", asked
+    return ("text", pair) if isinstance(pair, dict) and {"chosen", "rejected"} <= pair.keys() else (None, {})
+
+
+def _name_held(row, fields):
+    """Names what was not read of the fields that another one holds, which itself was."""
+    holder, held = _held(row.fields)
+    row.used.add(holder)
+    row.unused.update(f"{name} (in {holder})" for name in fields.leave() if name in held)
 
 
 def _is_messages(value):

@@ -22,7 +22,7 @@ from vlmhelpers.data.rules import merge_problems, row_problems
 from vlmhelpers.data.schema import FEATURES, with_train
 from vlmhelpers.data.spreadsheets import REASON, REMEDY, SOURCE_ROW, text_cell
 
-_SHOWN = 20  # rows left out that are named while the stream is read
+_SHOWN = 20  # rows left out, and fields not used, that are named while the stream is read
 _SHARDS = (".jsonl", ".json", ".parquet", ".tar")
 _OF_FILES = ("shard", "row", "fields", "problems")
 
@@ -47,8 +47,9 @@ def read_stream(
     The columns are `messages`, `images`, still encoded, and `row`, the number in the shard. A row that
     rules.row_problems finds unusable, or whose image cannot be decoded, is left out: the attribute `left_out` of what
     is returned holds all that were met, {(shard, row): (reason, remedy)}, and the first are printed. So is one for
-    which its `check.more_rules`, if set, finds problems, as `check_dataset`'s. Repeated rows are not looked for. Raises
-    ValueError for no rows, no shards or others.
+    which its `check.more_rules`, if set, finds problems, as `check_dataset`'s. `unused` holds the fields that were met
+    and not read, which are printed, too. Repeated rows are not looked for. Raises ValueError for no rows, no shards or
+    others.
     """
     rows = source if isinstance(source, IterableDataset) else _of_files(source)
     rows = rows.decode(False) if rows.features else rows
@@ -61,7 +62,7 @@ def read_stream(
     features = Features({**features, "images": List(Image(decode=False)), "row": Value("int64")})
     options = {"batched": True, "batch_size": 1, "with_indices": True, "remove_columns": list(first)}
     stream = rows.map(check, features=features, **options)
-    stream.check, stream.left_out = check, check.left_out
+    stream.check, stream.left_out, stream.unused = check, check.left_out, check.unused
     return stream
 
 
@@ -92,7 +93,8 @@ class _Check:
     """Makes a row of the schema of a stream's row, or of an unsound one an entry in `left_out`."""
 
     def __init__(self, image_root, names, decode):
-        self.image_root, self.names, self.decode, self.left_out, self.more_rules = image_root, names, decode, {}, None
+        self.image_root, self.names, self.decode = image_root, names, decode
+        self.left_out, self.unused, self.more_rules = {}, set(), None
 
     def __call__(self, columns: dict[str, list], indices: list[int]) -> dict[str, list]:
         """Columns of the one row as a list each, and its place in the stream, which counts where no shard is known."""
@@ -109,12 +111,18 @@ class _Check:
         if problems := problems or (self.more_rules(built, sizes) if self.more_rules else []):
             self._leave_out((shard, number), merge_problems(problems))
             return {name: [] for name in (*built, "row")}
+        self._note_unused({*row.unused, *row.leave()} - self.unused)
         return {name: [value] for name, value in (built | {"row": number}).items()}
 
     def _root(self, shard):
         if self.image_root is None and not shard:
             raise DataError("the stream has paths of images: pass image_root, the folder that they start from")
         return ImageRoot(self.image_root or Path(shard).parent)
+
+    def _note_unused(self, names):
+        if names and len(self.unused) < _SHOWN:
+            print(one_line(f"fields that are not used: {', '.join(sorted(names))}"))
+        self.unused |= names
 
     def _leave_out(self, name, problem):
         if name not in self.left_out and len(self.left_out) < _SHOWN:
