@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Json, List, Value
-from row_outlines import draw_images, read_outlines
+from row_outlines import agree, draw_images, read_outlines
 
 from vlmhelpers.data import read_dataset, read_stream
 from vlmhelpers.data.readers.source import DataError
@@ -87,6 +87,56 @@ def test_pictures_of_a_shard_stand_by_their_numbers(folder):
 def test_pictures_of_a_shard_in_no_known_order_are_a_problem(folder):
     path = shard(folder / "a.tar", ("1.png", "red.png"), ("1.seg.png", "blue.png"), ("1.json", ROW))
     assert reasons(read_dataset(path)) == ["several pictures, in no order that is known: png, seg.png"]
+
+
+def said(*parts, answer="Red."):
+    return {"messages": [{"role": "user", "content": [*parts]}, {"role": "assistant", "content": answer}]}
+
+
+ASKED = {"type": "text", "text": "What?"}
+NAMED = [{"type": "image", "image": "1.png"}, ASKED, {"type": "image_url", "image_url": {"url": "seg.png"}}]
+
+
+@pytest.mark.parametrize(
+    ("row", "right"),
+    [
+        (said(*NAMED), "user: [red] What? [blue] | assistant: Red."),
+        (said(NAMED[0], ASKED), "! pictures does not name: seg.png"),
+        (said(ASKED, {"type": "image", "value": "seg.png"}), "! pictures does not name: png"),
+        (said({"type": "image", "image": "1.seg.png"}, {"type": "image", "path": "0.png"}, ASKED), "! png"),
+        (ROW | {"images": ["1.png", "1.seg.png"]}, "user: [red] [blue] What? | assistant: Red."),
+        (ROW | {"images": ["1.png", "1.seg.png", "1.c.png"]}, "! 3 images 2 pictures beside it: png, seg.png"),
+        (ROW | {"image": "1.png"}, "! 1 images 2 pictures"),
+        (said(ASKED, answer="seg.png"), "! no order"),
+    ],
+)
+def test_pictures_of_a_shard_stand_where_a_row_names_them(folder, row, right):
+    path = shard(folder / "a.tar", ("1.png", "red.png"), ("1.seg.png", "blue.png"), ("1.json", row))
+    (found,) = read_outlines(path)
+    assert agree(found, right), found
+
+
+def test_a_picture_that_a_shard_has_not_is_a_problem(folder):
+    path = shard(folder / "a.tar", ("1.png", "red.png"), ("1.json", ROW | {"images": ["1.png", "b.png"]}))
+    assert agree(read_outlines(path)[0], "! 2 images 1 pictures")
+
+
+@pytest.mark.parametrize(
+    ("member", "content", "right"),
+    [
+        ("1.mp4", b"\xff\xfe", "! member .mp4: only images are read"),
+        ("1.left.wav", b"RIFF", "! member .left.wav: only images are read"),
+        ("1.npy", b"\x93NUMPY", "! member .npy that is no UTF-8 text"),
+        ("1.heic", b"\0\0\0 ftypheic", "! image"),
+        ("1.txt", b"\xff", "! member .txt"),
+    ],
+)
+def test_a_member_that_is_no_text_and_no_picture_is_named(folder, member, content, right):
+    path = shard(folder / "a.tar", (member, content), ("1.json", ROW))
+    assert agree(read_outlines(path)[0], right)
+    if member != "1.heic":
+        with pytest.raises(DataError, match=f"row 1: a member .{member.removeprefix('1.')}"):
+            read_dataset(shard(folder / "b.tar", (member, content)))
 
 
 def test_members_of_one_row_stand_together(folder):

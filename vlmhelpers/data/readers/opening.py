@@ -80,7 +80,7 @@ class Source:
             return self._read_again(root_of, given)
         rows = self.rows()
         ahead = _take_ahead(rows)
-        objects = [row.fields for row in ahead if row.text is None]
+        objects = [row.fields for row in ahead if row.text is None and (row.fields or not row.problems)]
         if not objects and self.columns is None:
             _check_first(self.name, ahead)
         names = self.columns if self.columns is not None else dict.fromkeys(n for fields in objects for n in fields)
@@ -124,7 +124,7 @@ def _explain(source, missing, objects, reader, taken):
             raise DataError(f"{held}. {EXPECTED} Save that list as a file.")
     text = explain_missing(source, "field", missing, objects[0] if objects else (), reader, taken)
     captions = reader in ("read_jsonl", "read_csv", "read_dataset") and len(missing) == 1
-    more = " Where every row is asked the same, pass instruction='...' in place of a text_field." if captions else ""
+    more = " Where every row is asked the same, pass instruction='...'." if captions else ""
     raise DataError(text + more)
 
 
@@ -179,19 +179,28 @@ def _is_hub_id(text):
 
 def open_file(path: str | os.PathLike) -> Source:
     """The Source in one file, by its ending."""
+    _refuse_pipe(path)
     opener = {".csv": open_csv, ".tsv": open_csv, ".parquet": _of_parquet, ".arrow": _of_arrow}
     opener |= dict.fromkeys([".tar", ".tgz"], _of_shard)
     ending = ".tgz" if str(path).lower().endswith(".tar.gz") else Path(path).suffix.lower()
     return opener.get(ending, open_json)(path)
 
 
+def _refuse_pipe(path):
+    """Raises ValueError for what can be read but once, and in no other order."""
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise DataError(f"{path} is a pipe or a device. Save its rows as a file, and read that.")
+
+
 def open_json(path: str | os.PathLike) -> Source:
     """The Source in a JSON or JSONL file."""
+    _refuse_pipe(path)
     return Source(str(path), lambda: read_objects(path), Path(path).parent)
 
 
 def open_csv(path: str | os.PathLike) -> Source:
     """The Source in a CSV, see read_table."""
+    _refuse_pipe(path)
     return Source(str(path), lambda: read_table(path)[1], Path(path).parent, read_table(path)[0], is_table=True)
 
 

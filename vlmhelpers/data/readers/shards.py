@@ -9,10 +9,15 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 
+from vlmhelpers.data.readers.field_names import CONVERSATIONS
 from vlmhelpers.data.readers.source import DataError, SourceRow
+from vlmhelpers.data.readers.unread_fields import MEDIA
+from vlmhelpers.data.readers.value_kinds import is_image_file, seems_media
+from vlmhelpers.data.schema import CONVERSATIONS as COLUMNS
 
-_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm")
 _CHUNK = 2**20
+_SHOWN = ("image", "images", "image_url", "image_path", "path", "url", "source", "fileUri", "file_uri")  # in a message
+_CONVERSATIONS = {*CONVERSATIONS, *COLUMNS}
 _APART = "members of one name that do not stand together", "write all of a row's members one after another"
 _ORDER = "number them (0.jpg, 1.jpg), or list them as images in the row's .json"
 
@@ -20,9 +25,9 @@ _ORDER = "number them (0.jpg, 1.jpg), or list them as images in the row's .json"
 def read_shard(path: str | os.PathLike) -> Iterator[SourceRow]:
     """Yields the rows of a shard, which may be compressed: neighbors whose names are the same up to the first dot.
 
-    Pictures are the field "image"; several in the order of their numbers, or of the field "images" of the row's
-    `.json`, which holds the other fields. Every other member is a text, named by its ending. Raises ValueError for
-    what is no tar archive, or breaks off.
+    Pictures stand where a message of the row's `.json` names them, else they are the field "image"; several in the
+    order of their numbers, or of the `.json`'s field "images". It holds the other fields. Every other member is a text,
+    named by its ending. Raises ValueError for what is no tar archive, or breaks off.
     """
     seen = set()
     try:
@@ -55,37 +60,80 @@ def _split(name):
 
 def _row_of(stem, members):
     """The row of (ending, content) pairs."""
-    pictures = {ending: content for ending, content in members if f".{ending}".endswith(_IMAGES)}
+    pictures = {ending: content for ending, content in members if is_image_file(f".{ending}")}
     others = [member for member in members if member[0] not in pictures]
     if twice := [ending for ending, count in Counter(ending for ending, _ in members).items() if count > 1]:
         return SourceRow({}, [(f"two members of the ending .{twice[0]}", "keep one of them")])
+    texts, problems = _texts_of(others)
     try:
-        texts = {ending: content.decode() for ending, content in others}
         fields = json.loads(texts.pop("json", "{}"))
-    except UnicodeDecodeError as error:
-        return SourceRow({}, [(f"a member that is no UTF-8 text: {error.reason}", "leave it out, or save it as text")])
     except (ValueError, RecursionError) as error:
         return SourceRow({}, [(f"not JSON: {error}", "write one whole object into the row's .json")])
     if not isinstance(fields, dict):
         return SourceRow({}, [("no object in the row's .json", 'write {"name": value, ...}')])
-    return _with_pictures(texts | fields, pictures, os.path.basename(stem))
+    fields, more = _with_pictures(texts | fields, pictures, os.path.basename(stem))
+    return SourceRow(fields, problems + more)
+
+
+def _texts_of(members):
+    """The texts of members by their endings, and what is wrong with those that are none."""
+    texts, problems = {}, []
+    for ending, content in members:
+        try:
+            if seems_media(f".{ending}"):
+                problems.append((f"a member .{ending}: {MEDIA[0]}", MEDIA[1]))
+            else:
+                texts[ending] = content.decode()
+        except UnicodeDecodeError as error:
+            reason = f"a member .{ending} that is no UTF-8 text: {error.reason}"
+            problems.append((reason, "leave it out, or save it as text"))
+    return texts, problems
 
 
 def _with_pictures(fields, pictures, stem):
-    """The row of fields and pictures, in the order that its fields or the pictures' numbers give."""
+    """The fields with the pictures, each where it is named, else in `image`; and what is wrong with them."""
+    if not pictures:
+        return fields, []
+    named = set()
+    fields = {n: _filled(v, "", pictures, stem, named) if isinstance(v, list) else v for n, v in fields.items()}
+    if named:
+        left = ", ".join(pictures.keys() - named)
+        return fields, [(f"pictures that the row's .json does not name: {left}", "name each of them, or none")] * bool(
+            left
+        )
     listed = next((fields[name] for name in ("images", "image") if fields.get(name)), [])
     names = [_ending_of(name, stem) for name in (listed if isinstance(listed, list) else [listed])]
-    numbers = {ending: re.match(r"\d+", ending) for ending in pictures}
-    if pictures and sorted(map(str, names)) == sorted(pictures):
-        order = names
-    elif len(pictures) > 1 and not all(numbers.values()):
-        return SourceRow(fields, [(f"several pictures, in no order that is known: {', '.join(pictures)}", _ORDER)])
-    else:
-        order = sorted(pictures, key=lambda ending: int(numbers[ending][0])) if len(pictures) > 1 else [*pictures]
-    if not pictures:
-        return SourceRow(fields)
+    if names and len(names) != len(pictures):
+        counts = f"{len(names)} images in the row's .json, {len(pictures)} pictures beside it: {', '.join(pictures)}"
+        return fields, [(counts, "list each picture once, and add those that are missing")]
+    order = _order_of(pictures, names)
+    if order is None:
+        return fields, [(f"several pictures, in no order that is known: {', '.join(pictures)}", _ORDER)]
     fields = {name: value for name, value in fields.items() if name not in ("image", "images")}
-    return SourceRow(fields | {"image": [pictures[ending] for ending in order]})
+    return fields | {"image": [pictures[ending] for ending in order]}, []
+
+
+def _order_of(pictures, names):
+    """The endings of pictures as they are listed, or by their numbers; None where neither tells."""
+    if sorted(names) == sorted(pictures):
+        return names
+    numbers = {ending: re.match(r"\d+", ending) for ending in pictures}
+    if len(pictures) > 1 and not all(numbers.values()):
+        return None
+    return sorted(pictures, key=lambda ending: int(numbers[ending][0])) if len(pictures) > 1 else [*pictures]
+
+
+def _filled(value, key, pictures, stem, named):
+    """A message, or what is in it, with pictures in the place of their names; `named` collects those."""
+    if isinstance(value, list):
+        return [_filled(one, key, pictures, stem, named) for one in value]
+    if isinstance(value, dict):
+        shown = {"value": "image"} if str(value.get("type")).lower() in ("image", "image_url") else {}
+        return {name: _filled(one, shown.get(name, name), pictures, stem, named) for name, one in value.items()}
+    if key not in _SHOWN or not isinstance(value, str) or (ending := _ending_of(value, stem)) not in pictures:
+        return value
+    named.add(ending)
+    return pictures[ending]
 
 
 def _ending_of(name, stem):

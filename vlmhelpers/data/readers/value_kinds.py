@@ -1,5 +1,6 @@
 """What a value of a field is, whatever its name: an image, a video or a sound, boxes."""
 
+import functools
 import re
 
 from PIL.Image import Image as PilImage
@@ -25,6 +26,7 @@ _NUMBER, _NUMBERS = re.compile(r"\d+(?:\.\d+)?"), re.compile(r"[\s\d.,;:()<>\[\]
 _LONGEST = 2000  # characters of a text that may be a path, or numbers
 
 
+@functools.lru_cache(4096)
 def plain(name: str) -> str:
     """A name as its letters and digits, so that `Tool Calls`, `tool_calls` and `toolCalls` are one."""
     return re.sub(r"[\s_-]", "", name.lower())
@@ -47,6 +49,11 @@ def numbers_in(value: object) -> int:
     return int(isinstance(value, int | float) and not isinstance(value, bool))
 
 
+def is_image_file(name: str) -> bool:
+    """Whether the ending of a path or link is an image's."""
+    return _ending(name) in _IMAGE_FILES
+
+
 def seems_image(value: object) -> bool:
     """Whether a value of a field is an image, or names one: bytes, a data URI, a path or link of an image's ending."""
     if isinstance(value, list):
@@ -54,8 +61,7 @@ def seems_image(value: object) -> bool:
     if isinstance(value, dict):
         return bool(_OF_FILES & value.keys()) and any(map(seems_image, value.values())) and not seems_media(value)
     if isinstance(value, str):
-        is_file = _ending(value) in _IMAGE_FILES
-        return is_file or value.startswith("data:image/") or bool(BASE64.fullmatch(value[:5000]))
+        return is_image_file(value) or value.startswith("data:image/") or bool(BASE64.fullmatch(value[:5000]))
     return isinstance(value, bytes | bytearray | PilImage)
 
 
