@@ -45,18 +45,20 @@ def recognize(path: str | os.PathLike, text_field: str | None = None) -> Form:
     ahead = [row.fields for row in open_source(path).ahead() if row.fields]
     first, names = next(iter(ahead), {}), list(dict.fromkeys(itertools.chain.from_iterable(ahead)))
     found = find_reader(first, text_field)
-    reader = _BY_NAME[found] if found else _of_answers(Path(path), first, names)
+    reader = _BY_NAME[found] if found else _of_answers(Path(path), first, names, text_field)
     return Form(reader.__name__, _READERS[reader][0], names)
 
 
-def _of_answers(path, first, names):
+def _of_answers(path, first, names, text_field):
     suffix = path.suffix.lower()
-    if suffix == ".parquet" and {"imageurl", "title"} <= first.keys():
+    asked = {*itertools.chain(*(FieldNames().usual[argument] for argument in ("text_field", "image_field")))}
+    is_products = {"imageurl", "title"} <= first.keys() and text_field is None and asked.isdisjoint(names)
+    if is_products and suffix in (".csv", ".parquet") and path.is_file():
         return read_products
+    if suffix in OTHER_FILES or not path.is_file():
+        return read_dataset
     if suffix == ".csv":
         return read_csv
-    if suffix in OTHER_FILES or path.is_dir():
-        return read_dataset
     is_alpaca = {"instruction", "output"} <= first.keys() and set(names).isdisjoint(_NOT_ALPACA)
     return read_alpaca if is_alpaca else read_jsonl
 
