@@ -12,6 +12,7 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from functools import partial
 
 from vlmhelpers.cli import data, moving, runs, steps
+from vlmhelpers.cli.advice import with_options
 from vlmhelpers.cli.parser import make_parser
 from vlmhelpers.common.errors import CannotRun
 from vlmhelpers.common.printable import NotWritten, PrintableStream, one_line, shortened
@@ -103,4 +104,7 @@ def _run(arguments):
     command = options.pop("command")
     found = next((getattr(module, command) for module in (runs, steps, moving) if command in module.__all__), None)
     run = found or {"check": data.check, "sample": data.sample}.get(command) or partial(data.convert, command)
-    return int(run(**options) or 0)
+    try:
+        return int(run(**options) or 0)
+    except ValueError as error:
+        raise ValueError(with_options(command, str(error))) from error

@@ -1,24 +1,12 @@
 """The commands about data: converters, validation, the sample."""
 
-import ast
 import os
-import re
-import shlex
 import sys
-from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
 
 import vlmhelpers as vlm
-from vlmhelpers.cli.parser import options_of
-
-_TEXT = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""  # as repr writes it
-_ARGUMENT = re.compile(rf"(?<![\w-])(\w+_field|instruction|image_root)=({_TEXT})")
-_CALL = re.compile(rf"read_\w+\(\.\.\., ((?:(?:, )?\w+=(?:{_TEXT}))+)\)")
-_IN_CHECK = {  # what readers call the fields that `check` calls otherwise
-    **dict.fromkeys(["output_field", "chosen_field", "completion_field", "answer_field"], "response_field"),
-    "instruction_field": "text_field",
-}
+from vlmhelpers.cli.advice import with_options
 
 
 def convert(reader: str, input: str, output: str, rejected: str | None = None, **arguments: object) -> int | None:
@@ -29,10 +17,10 @@ def convert(reader: str, input: str, output: str, rejected: str | None = None, *
     from vlmhelpers.data.report import rejected_lines
 
     _refuse_same(input, output, rejected)
-    report = _report(_read(reader, getattr(vlm, f"read_{reader}"), input, **arguments))
+    report = _report(getattr(vlm, f"read_{reader}")(input, **arguments))
     if report.rejected and not rejected:
         lines = rejected_lines(report.rejected, input)
-        print(*(_with_options(reader, line) for line in lines), sep="\n", file=sys.stderr)
+        print(*(with_options(reader, line) for line in lines), sep="\n", file=sys.stderr)
         print("Nothing was written. Correct these rows, or leave them out with --rejected FILE.", file=sys.stderr)
         return 1
     if rejected:
@@ -44,34 +32,6 @@ def convert(reader: str, input: str, output: str, rejected: str | None = None, *
     root = arguments.get("image_root")
     where = _write_from(root, report.dataset, output) if root else _write_with_images(report.dataset, output)
     print(f"{len(report.dataset)} rows -> {output}{where}")
-
-
-def _read(command, reader, file, **arguments):
-    """What a reader reads; its errors advise options of the command in place of a call."""
-    try:
-        return reader(file, **arguments)
-    except ValueError as error:
-        raise ValueError(_with_options(command, str(error))) from None
-
-
-def _with_options(command, text):
-    """A text with the options of a command, as a shell takes them, in place of the arguments of a reader."""
-    options = options_of(command)
-
-    def option(found):
-        name = _IN_CHECK.get(found[1], found[1]) if command == "check" else found[1]
-        flag = f"--{name.replace('_', '-')}"
-        with suppress(SyntaxError, ValueError, KeyError):  # a text of others that looks like one, or no option
-            value = ast.literal_eval(found[2])
-            shown = options[flag] if value == "..." else shlex.quote(value)
-            return f"{flag}{'=' if value.startswith('-') else ' '}{shown}"
-        return found[0]
-
-    def call(found):
-        parts = [_ARGUMENT.sub(option, one[0]) for one in _ARGUMENT.finditer(found[1])]
-        return " ".join(parts) if all(part.startswith("--") for part in parts) else found[0]
-
-    return _ARGUMENT.sub(option, _CALL.sub(call, text))
 
 
 def _refuse_same(*files):
@@ -131,11 +91,11 @@ def check(file: str, model: str | None = None, rejected: str | None = None, **ar
 
     vlm.quiet()
     _refuse_same(file, rejected)
-    dataset = _read("check", vlm.data.read_dataset if "instruction" in arguments else read_rows, file, **arguments)
+    dataset = (vlm.data.read_dataset if "instruction" in arguments else read_rows)(file, **arguments)
     report = vlm.check_dataset(dataset, model if model in vlm.families.FAMILIES else _processor(model))
     if (kind := vlm.data.kind_of(dataset.column_names)) != "messages":
         print(f"kind of rows: {kind}")
-    print(_with_options("check", str(report)))
+    print(with_options("check", str(report)))
     if rejected:
         report.save_rejected(rejected)
     return bool(report.rejected)

@@ -110,7 +110,7 @@ STEPS = {  # command -> its settings; those without a default, but for -o --outp
     "export": Exporting,
     "push": Pushing,
 }
-_OF_RUNS = ("preflight", "train", "start")  # commands whose help lists the settings of a run
+OF_RUNS = ("preflight", "train", "start")  # commands whose help lists the settings of a run
 _LAUNCH = "on several GPUs: accelerate launch --num_processes 2 -m vlmhelpers"
 _ON_SEVERAL = {"generate": f"{_LAUNCH} generate MODEL DATASET", "evaluate": f"{_LAUNCH} evaluate MODEL"}
 _GROUPS = {  # the first setting of each group in `RunConfig` -> what the group is about
@@ -138,7 +138,7 @@ def make_parser() -> argparse.ArgumentParser:
     texts = {"formatter_class": argparse.RawDescriptionHelpFormatter, "argument_default": argparse.SUPPRESS}
     for name, text in _COMMANDS.items():
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", **texts)
-        command.epilog = _settings_of_runs() if name in _OF_RUNS else _ON_SEVERAL.get(name)
+        command.epilog = _settings_of_runs() if name in OF_RUNS else _ON_SEVERAL.get(name)
         taken = list(filter(None, _TAKES.get(name, "").split(", ")))
         if name in STEPS:
             _add_settings(command, STEPS[name], taken)

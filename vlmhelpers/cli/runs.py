@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import vlmhelpers as vlm
+from vlmhelpers.cli.advice import with_options
 from vlmhelpers.cli.parser import make_settings
 from vlmhelpers.training.background import TrainingRun, wait_for
 from vlmhelpers.training.progress import STOP, Stopped, reported, say
@@ -63,7 +64,7 @@ def status(runs: list[str]) -> None:
     folders = [run for run in runs if not os.path.isfile(run)]
     if missing := [folder for folder in folders if not os.path.isdir(folder)]:
         raise FileNotFoundError(f"{missing[0]} is not there: name the output_dir of a run")
-    print(*map(TrainingRun, folders), sep="\n")
+    print(with_options("train", "\n".join(str(TrainingRun(folder)) for folder in folders)))
 
 
 def stop(runs: list[str], now: bool = False) -> None:
