@@ -17,6 +17,7 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from row_outlines import agree, draw_images, outlines, read_outlines
 
 from vlmhelpers.data import read_dataset
+from vlmhelpers.data.rows import unused_fields
 
 FORMS = Path(__file__).parent / "forms"
 
@@ -314,6 +315,36 @@ def test_the_results_of_a_task_are_joined_or_named(folder, results, right):
     (folder / "tasks.json").write_text(json.dumps([task]))
     (found,) = read_outlines(folder / "tasks.json", instruction="Describe.")
     assert agree(found, right), found
+
+
+CHAT = [{"role": "user", "content": "What?"}]
+
+
+@pytest.mark.parametrize(
+    ("messages", "results", "right"),
+    [
+        (CHAT, [caption("A dog.")], "user: [red] What? | assistant: A dog."),
+        (json.dumps(CHAT), [caption("A dog.")], "user: [red] What? | assistant: A dog."),
+        ([{"from": "human", "value": "What?"}], [caption("A dog.")], "user: [red] What? | assistant: A dog."),
+        (CHAT, [caption("Hm.", "note"), caption("A dog.", "answer")], "user: [red] What? | assistant: A dog."),
+        (CHAT, [caption("Hm.", "note"), caption("A dog.", "said")], "! several answers note, said"),
+        ([*CHAT, {"role": "assistant", "content": "A cat."}], [caption("A dog.")], "! messages in data caption"),
+        ([*CHAT, {"role": "assistant", "content": "A cat."}], [], "user: [red] What? | assistant: A cat."),
+        ([], [caption("A dog.")], "! messages in data caption"),
+    ],
+)
+def test_a_conversation_in_a_task_is_answered_by_its_annotation(folder, messages, results, right):
+    task = {"data": {"image": "red.png", "messages": messages}, "annotations": [{"result": results}]}
+    (folder / "tasks.json").write_text(json.dumps([task]))
+    (found,) = read_outlines(folder / "tasks.json")
+    assert agree(found, right), found
+
+
+def test_what_a_task_has_beside_its_question_and_answer_is_listed(folder):
+    results = [caption("A dog."), caption("Blurred.", "comment")]
+    data = {"image": "red.png", "hint": "It barks.", "nothing": None}
+    (folder / "tasks.json").write_text(json.dumps([{"id": 1, "data": data, "annotations": [{"result": results}]}]))
+    assert unused_fields(read_dataset(folder / "tasks.json", instruction="Describe.")) == ["comment", "hint", "id"]
 
 
 @pytest.mark.parametrize("name", REFUSED)

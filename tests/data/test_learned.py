@@ -4,12 +4,10 @@ import csv
 import json
 
 import pytest
-from datasets import Dataset
 from row_outlines import agree, draw_images, outlines, read_outlines
 
 from vlmhelpers.batches.validation import check_dataset
 from vlmhelpers.data import read_dataset, read_jsonl, read_preferences, read_stream, to_rows, write_jsonl
-from vlmhelpers.data.schema import FEATURES, make_row
 
 M = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
 KEPT, PAIR, SIDES = (
@@ -212,25 +210,3 @@ def test_a_stream_names_what_it_does_not_use_once(tmp_path, capsys):
     stream = read_stream(write(tmp_path, M | {"id": 1}, M | {"id": 2, "origin": "x"}, turns(answer={"name": "y"})))
     assert len(list(stream)) == 3 and stream.unused == {"id", "origin", "name (in messages)"}
     assert capsys.readouterr().out.count("id") == 1
-
-
-@pytest.mark.parametrize(
-    ("more", "right"),
-    [
-        ({"label": [None, False]}, "label"),
-        ({"kto_tag": [None, 0]}, "kto_tag"),
-        ({"weight": [1, 0]}, "weight"),
-        ({"rejected": [None, "b"]}, "rejected"),
-        ({"label": [0, 1], "weight": [70.5, 1], "rejected_by": ["x", "y"]}, None),
-        ({"chosen": ["c", "c"], "rejected": ["b", "b"]}, None),
-    ],
-)
-def test_a_dataset_that_no_reader_has_made_is_refused_where_an_answer_is_not_to_be_learned(more, right):
-    dataset = Dataset.from_list([make_row("q", "a")] * 2, features=FEATURES)
-    for name, values in more.items():
-        dataset = dataset.add_column(name, values)
-    if right is None:
-        assert check_dataset(dataset, progress=False).unused == sorted(more)
-    else:
-        with pytest.raises(ValueError, match=f"row 2: .*{right}.*leave such rows out"):
-            check_dataset(dataset, progress=False)

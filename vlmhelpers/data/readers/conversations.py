@@ -30,8 +30,10 @@ def read_turns(row: SourceRow, names: FieldNames) -> tuple[list[dict], list[Sour
     """
     meant = names.in_usual_case(row.fields)
     seen = row.with_fields({meant.get(name, name): value for name, value in row.fields.items()}) if meant else row
-    seen = read_task(seen) if is_task(seen.fields) else seen
+    task = is_task(seen.fields)
+    seen = read_task(seen) if task else seen
     found = _read_row(seen, names)
+    row.unused.update(seen.leave() if task else ())  # of its data and controls
     row.used.update(name for name, usual in meant.items() if usual in row.used)
     return found
 
