@@ -109,3 +109,22 @@ def test_in_a_message(folder, more, right):
 )
 def test_in_a_table(folder, cells, right):
     check(folder, f"text,response,{cells[0]}\nq,a,{cells[1]}\n", right, "csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("<audio>x.wav</audio>q", "! <audio>x.wav</audio> in a text"),
+        ("<video>my clip.mp4</video>q", "! <video>my clip.mp4</video> in a text"),
+        ("<video>https://x.example/1</video>q", "! <video>https://x.example/1</video> in a text"),
+        ("<video>How long is it?</video>q", "<video> taken as text: only images are read"),
+        ("<video><audio>\n<|video_1|>q", "<video> <audio> <|video_1|> taken as text: only images are read"),
+        ("<videos>q", ""),
+    ],
+)
+def test_tags_of_other_media_in_a_text(folder, text, right):
+    for row in ({"text": text, "response": "<video>"}, {"prompt": text, "chosen": "a", "rejected": "b"}):
+        (folder / "rows.jsonl").write_text(json.dumps(row))
+        dataset = read_dataset(folder / "rows.jsonl")
+        (found,) = outlines(dataset)
+        assert agree(found, right) if right.startswith("!") else dataset[0]["note"] == right, found

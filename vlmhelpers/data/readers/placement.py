@@ -9,18 +9,32 @@ from collections.abc import Iterator
 
 from vlmhelpers.data.readers.image_sources import Source, source_of
 from vlmhelpers.data.readers.source import SourceRow
+from vlmhelpers.data.readers.unread_fields import MEDIA
+from vlmhelpers.data.readers.value_kinds import seems_media
 from vlmhelpers.data.schema import image_part, text_part
 
 IMAGE = "<image>"
 NEXT = object()
 _NUMBERED = re.compile(r"<\|?image[ _]?(\d{1,3})\|?>")  # <image_00>, <|image_1|>, <image1>
 _TAGGED = re.compile(r"<img>([^<>\n]{1,2000})</img>")  # a path or link, as Qwen-VL's data have it
+_MEDIA_TAGGED = re.compile(r"<(audio|video)>([^<>\n]{1,2000})</\1>")  # the same of Qwen-Audio's
+_MEDIA_TAGS = re.compile(r"<\|?(?:video|audio)(?:[ _]?\d{1,3})?\|?>")
 
 
 def place_tagged(row: SourceRow, turns: list[dict]) -> None:
-    """Makes an image part of each `<img>path</img>` in the user's texts."""
+    """Makes an image part of each `<img>path</img>` in the user's texts; the same of a sound or video is a problem."""
     for turn in _users(turns):
+        for part in turn["content"]:
+            _refuse_media(row, (part["type"] == "text" and part["text"]) or "")
         turn["content"] = [piece for part in turn["content"] for piece in _split_tagged(row, part)]
+
+
+def _refuse_media(row, text):
+    for tag, inner in _MEDIA_TAGGED.findall(text):
+        if seems_media(inner) or not re.search(r"\s", inner.strip()):
+            row.reject(f"<{tag}>{inner[:60]}</{tag}> in a text: {MEDIA[0]}", MEDIA[1])
+    if tags := dict.fromkeys(_MEDIA_TAGS.findall(text)):
+        row.notes.append(f"{' '.join(tags)} taken as text: {MEDIA[0]}")
 
 
 def _split_tagged(row, part):
