@@ -59,8 +59,8 @@ FORMS = (
         "a question (`text`, `instruction`, `question`, `query`, `prompt`), an answer (`response`, `description`, "
         "`output`, `answer`, `caption`, ...); `system`, `history`; one `instruction` in place of questions",
         f"`image`, `images`, `image_path`, `file_name`, ...: {_PATHS}",
-        "`videos`, `audios`, `tools`, `objects`, boxes, `rejected`; an image, a video or a sound, by its ending too, "
-        "in a field that nobody named",
+        "`videos`, `audios`, `tools`, `objects`, boxes, `rejected`, `label` of a verdict; an image, a video or a "
+        "sound, by its ending too, in a field that nobody named",
         ("own_fields.jsonl", "question_answer.csv", "captions.csv", "excel.csv", "lists.csv"),
     ),
     Form(
@@ -168,9 +168,9 @@ FORMS = (
     ),
     Form(
         "axolotl",
-        "`messages` with `train`, `training` or `weight`",
+        "`messages` with `train`, `training` or `weight`, also of all parts of an answer",
         "parts, `images`",
-        "`train_detail`, `segments`",
+        "`train_detail`, `segments`, `train` of some parts of an answer",
         ("axolotl.jsonl",),
         "https://docs.axolotl.ai/docs/dataset-formats/conversation.html",
     ),

@@ -4,10 +4,12 @@ import csv
 import json
 
 import pytest
+from datasets import Dataset
 from row_outlines import agree, draw_images, outlines, read_outlines
 
 from vlmhelpers.batches.validation import check_dataset
 from vlmhelpers.data import read_dataset, read_jsonl, read_preferences, read_stream, to_rows, write_jsonl
+from vlmhelpers.data.schema import FEATURES, make_row
 
 M = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
 KEPT, PAIR, SIDES = (
@@ -78,6 +80,8 @@ ROWS = {  # row -> what is right where it stands alone, and after a plain one
     ),
     "rejected of nothing": (FIELDS | {"rejected": "", "rejected_response": None, "kto_tag": None}, [KEPT]),
     "an answer of its own": (M | {"rejected_by": "x", "rejected_score": 1}, [KEPT]),
+    "response_rejected": (M | {"response_rejected": "b"}, ["! response_rejected"]),
+    "a verdict on a pair": (ASKED | SIDES | {"kto_tag": 0}, ["! kto_tag", "! preference row"]),
     # weights of rows
     "a weight of a pair": (ASKED | SIDES | {"weight": 0}, ["! weight", "! preference row"]),
     "a weight of a rated row": (ASKED | {"completion": "a", "label": True, "train": False}, ["! train", "! rated row"]),
@@ -101,6 +105,8 @@ ROWS = {  # row -> what is right where it stands alone, and after a plain one
     "Weight": (M | {"Weight": 0}, ["! Weight"]),
     "lossWeight": (M | {"lossWeight": 0.5}, ["! lossWeight"]),
     "train of no": (M | {"train": "no"}, ["! train"]),
+    "loss_mask": (M | {"loss_mask": [0, 1]}, ["! loss_mask"]),
+    "loss_mask of a turn": (turns(answer={"loss_mask": 0}), ["! learned"]),
     "train of yes": (M | {"train": "yes"}, [KEPT]),
     # weights of turns and parts
     "train of no of a turn": (turns(answer={"train": "no"}), ["! train"]),
@@ -117,6 +123,10 @@ ROWS = {  # row -> what is right where it stands alone, and after a plain one
     "two system texts": (FIELDS | {"systemPrompt": "s", "system": "t"}, ["! systemPrompt system"]),
     "chat_history": (FIELDS | {"chat_history": [["h", "i"]]}, ["user: h | assistant: i | " + KEPT]),
     "chat_history of messages": (M | {"chatHistory": M["messages"]}, [f"{KEPT} | {KEPT}"]),
+    "dialog_history": (
+        FIELDS | {"dialog_history": [{"user": "h", "assistant": "i"}]},
+        ["user: h | assistant: i | " + KEPT],
+    ),
     "chat_history of a text": (FIELDS | {"chat_history": "h"}, ["! chat_history"]),
     "history of a pair": (
         ASKED | SIDES | {"history": M["messages"]},
@@ -190,6 +200,16 @@ def test_rows_of_another_kind_are_not_written_and_the_remedy_works(tmp_path, kin
     assert read_outlines(tmp_path / "out.jsonl") == [KEPT]
 
 
+def test_an_image_of_the_history_of_a_pair_stays_there(tmp_path):
+    folder = draw_images(tmp_path)
+    pair = ASKED | SIDES | {"images": ["red.png"], "history": [["<image>h", "i"]]}
+    shown = {"role": "user", "content": [{"type": "image", "image": "red.png"}, {"type": "text", "text": "h"}]}
+    of_messages = ASKED | SIDES | {"history": [shown, {"role": "assistant", "content": "i"}]}
+    right = f"user: [red] h | assistant: i | {PAIR}"
+    for row in (pair, of_messages):
+        assert read_outlines(write(folder, row)) == [right]
+
+
 def test_the_remedy_of_a_row_names_its_field(tmp_path):
     path = write(tmp_path, {"prompt": "q", "response": "a", "Rejected": "b"})
     assert "read_preferences(..., rejected_field='Rejected')" in read_jsonl(path)["problem"][0]
@@ -210,3 +230,25 @@ def test_a_stream_names_what_it_does_not_use_once(tmp_path, capsys):
     stream = read_stream(write(tmp_path, M | {"id": 1}, M | {"id": 2, "origin": "x"}, turns(answer={"name": "y"})))
     assert len(list(stream)) == 3 and stream.unused == {"id", "origin", "name (in messages)"}
     assert capsys.readouterr().out.count("id") == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "right"),
+    [
+        ({"label": [None, False]}, "label"),
+        ({"kto_tag": [None, 0]}, "kto_tag"),
+        ({"weight": [1, 0]}, "weight"),
+        ({"rejected": [None, "b"]}, "rejected"),
+        ({"label": [0, 1], "weight": [70.5, 1], "rejected_by": ["x", "y"]}, None),
+        ({"chosen": ["c", "c"], "rejected": ["b", "b"]}, None),
+    ],
+)
+def test_a_dataset_that_no_reader_has_made_is_refused_where_an_answer_is_not_to_be_learned(more, right):
+    dataset = Dataset.from_list([make_row("q", "a")] * 2, features=FEATURES)
+    for name, values in more.items():
+        dataset = dataset.add_column(name, values)
+    if right is None:
+        assert check_dataset(dataset, progress=False).unused == sorted(more)
+    else:
+        with pytest.raises(ValueError, match=f"row 2: .*{right}.*leave such rows out"):
+            check_dataset(dataset, progress=False)

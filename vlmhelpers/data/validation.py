@@ -14,10 +14,11 @@ from vlmhelpers.common.printable import printable
 from vlmhelpers.data.checked_images import CheckedImages, temporary_database
 from vlmhelpers.data.duplicates import DuplicateFinder
 from vlmhelpers.data.quality import Quality
-from vlmhelpers.data.readers.learned import is_weight
+from vlmhelpers.data.readers.learned import is_about_learning, is_weight, refuse_preference, refuse_weight
+from vlmhelpers.data.readers.source import SourceRow
 from vlmhelpers.data.readers.unread_fields import problem_in_row, problem_of
 from vlmhelpers.data.report import Finding, Report
-from vlmhelpers.data.rows import ENCODED_ROWS_PER_BATCH, further_columns
+from vlmhelpers.data.rows import ENCODED_ROWS_PER_BATCH, further_columns, stream_plain_rows
 from vlmhelpers.data.rules import Problem, is_of_reader, merge_problems, row_number, row_problems
 from vlmhelpers.data.schema import (
     CONVERSATIONS,
@@ -111,11 +112,22 @@ def _refuse_unread(split, rows):
             ways = f"dataset.remove_columns({name!r}), or a reader of vlm.data, which rejects the rows that have it"
             remedy = f"{problem[1]}: {ways}"
             raise ValueError(printable(f"dataset {split!r}: the column {name}: {problem[0]}; {remedy}"))
+    _refuse_unlearned(split, rows)
     for name in CONVERSATIONS:
         for key in _unread_keys(rows.features.get(name)):
             if _says_something(pc.struct_field(pc.list_flatten(rows.data.column(name)), key)):
                 remedy = f"{_READERS[kind_of(rows.column_names)]}(dataset) reads it, or rejects the rows that have it"
                 raise ValueError(printable(f"dataset {split!r}: {key} of {name} is not read as it is; {remedy}"))
+
+
+def _refuse_unlearned(split, rows):
+    """A row of which a column says that its answer is not to be learned, which its reader would have rejected."""
+    names = [name for name in further_columns(rows) if is_about_learning(name)]
+    for index, fields in enumerate(stream_plain_rows(rows, names, "checking") if names else ()):
+        row = SourceRow(fields)
+        if refuse_weight(row) or refuse_preference(row, answer=True):
+            remedy = "leave such rows out, or remove the column where it says something else"
+            raise ValueError(printable(f"dataset {split!r}, row {index + 1}: {row.problems[0][0]}; {remedy}"))
 
 
 def _unread_keys(column):

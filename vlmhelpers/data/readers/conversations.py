@@ -17,8 +17,8 @@ from vlmhelpers.data.readers.unread_fields import refuse_unread
 from vlmhelpers.data.readers.value_kinds import plain, seems_image
 from vlmhelpers.data.schema import TRAIN, assistant, text_part, user
 
-_SYSTEMS = ("system", "systemprompt", "systemmessage", "systeminstruction")  # names, see plain
-_HISTORIES = ("history", "chathistory", "conversationhistory")
+_SYSTEMS = ("system", "systemprompt", "sysprompt", "systemmessage", "systeminstruction")  # names, see plain
+_HISTORIES = ("history", *(f"{name}history" for name in ("chat", "conversation", "dialog", "dialogue", "message")))
 
 
 def read_turns(row: SourceRow, names: FieldNames) -> tuple[list[dict], list[Source]]:

@@ -3,18 +3,21 @@
 All are known by their names, however these are written (`kto_tag`, `KTO_tag`, `ktoTag`), in a row, a message or a part.
 """
 
-import functools
 import re
 from contextlib import suppress
 
-from vlmhelpers.data.readers import value_kinds
 from vlmhelpers.data.readers.source import SourceRow, from_json, is_empty, says_nothing, shorten
+from vlmhelpers.data.readers.value_kinds import plain
 from vlmhelpers.data.schema import TRAIN
 
-_WEIGHTS = ("weight", "loss", "lossweight", "train", "training")  # 0 or false: an answer that is not learned
-_TRUTHS = dict.fromkeys(["true", "1", "1.0", "yes"], True) | dict.fromkeys(["false", "0", "0.0", "no"], False)
-_REJECTED = re.compile(r"(rejected|nonpreferred|dispreferred)(response|messages?|answer|output|completion|text)?s?\d*")
-plain = functools.lru_cache(4096)(value_kinds.plain)
+_WEIGHTS = (  # names, see plain; 0 or false: an answer that is not learned
+    *("weight", "weights", "sampleweight", "loss", "lossweight", "lossmask"),
+    *("train", "training", "trainable", "learn"),
+)
+_TRUTHS = dict.fromkeys(["true", "1", "1.0", "yes", "on"], True)
+_TRUTHS |= dict.fromkeys(["false", "0", "0.0", "no", "off"], False)
+_ANSWERS = "(response|message|conversation|answer|output|completion|text)?s?"
+_REJECTED = re.compile(rf"{_ANSWERS}(rejected|nonpreferred|dispreferred){_ANSWERS}\d*")
 _READ = "and with to_rows where the {} answers are to learn"
 
 
@@ -28,14 +31,19 @@ def is_weight(name: str) -> bool:
     return plain(name) in _WEIGHTS
 
 
+def is_about_learning(name: str) -> bool:
+    """Whether a field of this name may say that an answer is not to be learned."""
+    short = plain(name)
+    return is_weight(name) or short in ("label", "ktotag", "chosen") or bool(_REJECTED.fullmatch(short))
+
+
 def weigh_turn(row: SourceRow, message: dict, content: object, role: str | None) -> dict:
     """{TRAIN: False} for an answer that is not to be learned by the weights of its message, or of all its parts."""
     parts = [part for part in (content if isinstance(content, list) else [content]) if isinstance(part, dict)]
     of_parts = [_weigh(row, part, role) for part in parts]
     if any(of_parts) and not all(of_parts):
-        row.reject(
-            "an answer of which a part is not to be learned", "weigh the whole turn: an answer is learned or not"
-        )
+        remedy = "write the weight of the whole turn: an answer is learned or not"
+        row.reject("an answer of which a part is not to be learned", remedy)
     return _weigh(row, message, role) or next(iter(of_parts), {})
 
 
@@ -60,7 +68,7 @@ def refuse_weight(row: SourceRow) -> bool:
     That is 0, a number between 0 and 1, a list that has one of these, and a `loss_weight` of more.
     """
     for name, value in row.fields.items():
-        if not is_weight(name) or is_empty(value := from_json(value)):
+        if not is_weight(name) or says_nothing(value := from_json(value)):
             continue
         weights = [_number(one) for one in (value if isinstance(value, list) else [value])]
         if None in weights or {*weights} == {1} or not _is_of_loss(name, weights):
@@ -116,19 +124,25 @@ def refuse_preference(row: SourceRow, answer: object = None, answer_name: str = 
     Beside `chosen` and `rejected` there may be an `answer` of its own, in the field `answer_name`.
     """
     fields = row.fields if holder is None else holder
-    found, verdict = ([name for name in rejected_in(fields) if name != answer_name], verdict_in(fields))
+    found = [name for name in rejected_in(fields) if name != answer_name]
     chosen = [name for name in fields if plain(name) == "chosen" and not is_empty(fields[name])]
     if found == ["rejected"] and answer and chosen:
         found = []
     if found:
         remedy = f"read it with {_call('read_preferences', 'rejected_field', found[0])}, {_READ.format('chosen')}"
         row.reject(f"preference row: {' and '.join([*chosen, *found])}, two answers to choose from", remedy)
-    elif verdict and verdict != answer_name:
-        remedy = f"read it with {_call('read_rated', 'label_field', verdict)}, {_READ.format('good')}"
-        row.reject(f"rated row: {verdict} is {fields[verdict]}", f"{remedy}; rename the field where it is no verdict")
-    else:
+        row.used |= {*chosen, *found}
+    return bool(found) or refuse_verdict(row, answer_name, fields)
+
+
+def refuse_verdict(row: SourceRow, answer_name: str = "", holder: dict | None = None) -> bool:
+    """Whether the row, or `holder` in it, has a verdict other than its answer, which is a problem."""
+    fields = row.fields if holder is None else holder
+    if (verdict := verdict_in(fields)) in (None, answer_name):
         return False
-    row.used |= {*chosen, *found, verdict}
+    remedy = f"read it with {_call('read_rated', 'label_field', verdict)}, {_READ.format('good')}"
+    row.reject(f"rated row: {verdict} is {fields[verdict]}", f"{remedy}; rename the field where it is no verdict")
+    row.used.add(verdict)
     return True
 
 
