@@ -8,7 +8,7 @@ import json
 import pytest
 from row_outlines import agree, draw_images, outlines
 
-from vlmhelpers.data import read_dataset
+from vlmhelpers.data import read_csv, read_dataset
 from vlmhelpers.data.rows import unused_fields
 
 KEPT = "user: q | assistant: a"
@@ -128,3 +128,22 @@ def test_tags_of_other_media_in_a_text(folder, text, right):
         dataset = read_dataset(folder / "rows.jsonl")
         (found,) = outlines(dataset)
         assert agree(found, right) if right.startswith("!") else dataset[0]["note"] == right, found
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "right"),
+    [
+        ("prompt,chosen,rejected", "q,a,b", "user: [red] q // assistant: a // assistant: b"),
+        ("question,answer,label", "q,a,False", "user: [red] q // assistant: a // false"),
+        ("prompt,solution", "q,a", "user: [red] q // a"),
+    ],
+)
+def test_an_imagefolder_of_the_other_kinds(folder, header, row, right):
+    (folder / "metadata.csv").write_text(f"file_name,{header}\nred.png,{row}\n")
+    assert outlines(read_dataset(folder / "metadata.csv")) == [right]
+
+
+def test_a_verdict_in_a_table_is_the_one_problem_of_its_row(folder):
+    (folder / "rows.csv").write_text("question,answer,image,label\nq,a,red.png,False\n")
+    (found,) = outlines(read_csv(folder / "rows.csv"))
+    assert found.startswith("! rated row") and ";" not in found

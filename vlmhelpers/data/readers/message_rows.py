@@ -56,7 +56,7 @@ class MessageRows:
     def _build(self, row):
         messages, sources = read_turns(row, self._names)
         images = row.get_images(sources, self._roots.of(row))
-        if self._has_image_column and not images and row.used.isdisjoint(CONVERSATIONS):
+        if self._has_image_column and messages and not images and row.used.isdisjoint(CONVERSATIONS):
             row.reject("empty image path", "write the image's path, or leave the row out")
         return {"messages": messages, "images": images}
 
