@@ -12,7 +12,7 @@ from datasets import Dataset
 from vlmhelpers.data.readers.conversations import read_conversation, read_history, texts_below
 from vlmhelpers.data.readers.field_names import ALTERNATIVES, BELOW, refuse_several
 from vlmhelpers.data.readers.image_sources import sources_in
-from vlmhelpers.data.readers.learned import refuse_weight, rejected_in, truth_of, verdict_in
+from vlmhelpers.data.readers.learned import refuse_verdict, refuse_weight, rejected_in, truth_of, verdict_in
 from vlmhelpers.data.readers.message_rows import Roots
 from vlmhelpers.data.readers.messages_in import role_of
 from vlmhelpers.data.readers.opening import Source, open_source
@@ -150,6 +150,8 @@ def _read(path, image_root, kind, given: dict[str, str | None], build: Callable)
         fields = row.with_fields(_parsed(row.fields, names["image_field"], source.is_table))
         _refuse_several(fields, names)
         refuse_weight(fields)
+        if kind != "rated":
+            refuse_verdict(fields)
         built = build(_Fields(fields, names), roots.of(row))
         same = [fields.fields.get(name) for name in fields.used]
         fields.used.update(name for name, value in fields.leave().items() if value in same)  # a copy says nothing new
@@ -240,9 +242,9 @@ class _Fields:
         below = BELOW if len(self._names["text_field"]) > 1 or name == "instruction" else ()
         texts = [self.row.get_text(name, "write the question"), *texts_below(self.row, below)]
         content, images = "\n\n".join(filter(None, texts)), sources_in(self.row, shown)
-        if IMAGE not in content:
-            content = [*({"type": "image"} for _ in images), text_part(content)]
         earlier = [turn | {"content": [*map(_again, turn["content"])]} for turn in read_history(self.row)]
+        if not any(IMAGE in text for text in (content, *map(message_text, earlier))):
+            content = [*({"type": "image"} for _ in images), text_part(content)]
         return [*earlier, {"role": "user", "content": content}]
 
     def _turns(self, name, role):
