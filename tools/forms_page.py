@@ -162,7 +162,7 @@ FORMS = (
         "Qwen-VL, InternVL",
         "`conversations`; boxes in texts stay as they are written",
         "`<img>path</img>` in the text; `image`, `<image>`",
-        "`video`",
+        "`video`, `<audio>path</audio>`, `<video>path</video>`",
         ("qwen_vl.json", "internvl.jsonl"),
         "https://github.com/QwenLM/Qwen-VL#data-preparation",
     ),
@@ -176,7 +176,8 @@ FORMS = (
     ),
     Form(
         "Label Studio",
-        "`data` and the texts and choices of `annotations`; JSON_MIN and CSV, too",
+        "`data` and the texts and choices of `annotations`, which answer a conversation in `data`; "
+        "JSON_MIN and CSV, too",
         "a field of `data`; `/data/upload/` and `/data/local-files/` from `image_root`",
         "regions such as `rectanglelabels`, no annotation, several that differ",
         ("label_studio.json", "label_studio_min.json", "label_studio.csv"),
@@ -185,7 +186,7 @@ FORMS = (
     Form(
         "imagefolder",
         "a folder with `metadata.csv`, `.jsonl` or `.parquet`",
-        "`file_name`, `file_names`, `*_file_name`, from the metadata's folder",
+        "`file_name`, `file_names`, then each `*_file_name`, from the metadata's folder",
         "a folder without metadata",
         (),
         "https://huggingface.co/docs/datasets/image_dataset#imagefolder",
@@ -193,8 +194,10 @@ FORMS = (
     Form(
         "WebDataset shards",
         "`.tar` and `.tar.gz`: a `.json` of any form above, other members as texts by their ending",
-        "`.jpg`, `.png`, `.webp`, ... of one name, by their numbers or as `images` of the `.json` lists them",
-        "pictures in no known order, members of a row that stand apart, two of one ending, some that are no text",
+        "`.jpg`, `.png`, `.webp`, ... of one name, by their numbers, as `images` of the `.json` lists them, "
+        "or where its messages name them",
+        "pictures in no known order, or not all named or not there; members of a row that stand apart, two of one "
+        "ending, sounds, videos and others that are no text",
         (),
         "https://huggingface.co/docs/hub/datasets-webdataset",
     ),
