@@ -3,6 +3,7 @@
 All are known by their names, however these are written (`kto_tag`, `KTO_tag`, `ktoTag`), in a row, a message or a part.
 """
 
+import functools
 import re
 from contextlib import suppress
 
@@ -16,6 +17,7 @@ _WEIGHTS = (  # names, see plain; 0 or false: an answer that is not learned
 )
 _TRUTHS = dict.fromkeys(["true", "1", "1.0", "yes", "on"], True)
 _TRUTHS |= dict.fromkeys(["false", "0", "0.0", "no", "off"], False)
+_OF_VERDICTS = ("label", "ktotag", "completion")
 _ANSWERS = "(response|message|conversation|answer|output|completion|text)?s?"
 _REJECTED = re.compile(rf"{_ANSWERS}(rejected|nonpreferred|dispreferred){_ANSWERS}\d*")
 _READ = "and with to_rows where the {} answers are to learn"
@@ -26,6 +28,7 @@ def truth_of(value: object) -> bool | None:
     return _TRUTHS.get(str(value).strip().lower())
 
 
+@functools.lru_cache(4096)
 def is_weight(name: str) -> bool:
     """Whether a field of this name says how much an answer counts in the loss."""
     return plain(name) in _WEIGHTS
@@ -34,7 +37,7 @@ def is_weight(name: str) -> bool:
 def is_about_learning(name: str) -> bool:
     """Whether a field of this name may say that an answer is not to be learned."""
     short = plain(name)
-    return is_weight(name) or short in ("label", "ktotag", "chosen") or bool(_REJECTED.fullmatch(short))
+    return is_weight(name) or short in ("label", "ktotag", "chosen") or _is_rejected(name)
 
 
 def weigh_turn(row: SourceRow, message: dict, content: object, role: str | None) -> dict:
@@ -49,8 +52,8 @@ def weigh_turn(row: SourceRow, message: dict, content: object, role: str | None)
 
 def _weigh(row, holder, role):
     found = {}
-    for name, weight in holder.items():
-        if not is_weight(name) or is_empty(weight):
+    for name in filter(is_weight, holder):
+        if is_empty(weight := holder[name]):
             continue
         if not isinstance(weight, bool | int | float) or weight not in (0, 1):
             reason = f"{name} of a message is {shorten(str(weight), 60)}"
@@ -67,8 +70,8 @@ def refuse_weight(row: SourceRow) -> bool:
 
     That is 0, a number between 0 and 1, a list that has one of these, and a `loss_weight` of more.
     """
-    for name, value in row.fields.items():
-        if not is_weight(name) or says_nothing(value := from_json(value)):
+    for name in filter(is_weight, row.fields):
+        if says_nothing(value := from_json(row.fields[name])):
             continue
         weights = [_number(one) for one in (value if isinstance(value, list) else [value])]
         if None in weights or {*weights} == {1} or not _is_of_loss(name, weights):
@@ -102,7 +105,7 @@ def verdict_in(fields: dict) -> str | None:
 
     Another `label` is one of a class.
     """
-    names = {plain(name): name for name, value in fields.items() if not says_nothing(value)}
+    names = {plain(name): name for name in fields if plain(name) in _OF_VERDICTS and not says_nothing(fields[name])}
     label = str(fields.get(names.get("label"))).strip().lower()
     if label in ("true", "false") or ("completion" in names and label in _TRUTHS):
         return names["label"]
@@ -111,7 +114,12 @@ def verdict_in(fields: dict) -> str | None:
 
 def rejected_in(fields: dict) -> list[str]:
     """The fields of answers that are not to be learned. `rejected` of false is none."""
-    return [name for name, value in fields.items() if _REJECTED.fullmatch(plain(name)) and _is_answer(value)]
+    return [name for name, value in fields.items() if _is_rejected(name) and _is_answer(value)]
+
+
+@functools.lru_cache(4096)
+def _is_rejected(name):
+    return bool(_REJECTED.fullmatch(plain(name)))
 
 
 def _is_answer(value):

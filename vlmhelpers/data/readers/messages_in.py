@@ -104,8 +104,9 @@ def _place_own_images(row, turn, message):
 
 def _leave(row, holder, known, where):
     """What is not read of a message or a part, where a verdict is a problem, too."""
-    refuse_preference(row, holder=holder)
-    leave_unread(row, holder, {*known, *filter(is_weight, holder)}, where)
+    if left := {name: value for name, value in holder.items() if name not in known and not is_weight(name)}:
+        refuse_preference(row, holder=left)
+        leave_unread(row, left, (), where)
 
 
 def read_content(row: SourceRow, content: object) -> list[dict]:
