@@ -31,6 +31,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NOT_TEXT = dict.fromkeys([b"\xff\xfe", b"\xfe\xff"], "UTF-16 text")
 _NOT_TEXT |= {b"PK\x03\x04": "an Excel workbook or a zip archive", b"\x1f\x8b": "a gzip archive"}
 _NOT_TEXT |= {b"PAR1": "a Parquet file, which read_dataset reads"}
+TOO_DEEP = "nested too deeply", "leave the row out, or write it flat"
 _LONGEST = 1000  # characters of an error's list of names
 _NO_TEXT = re.compile("image|img|pic|photo|file|path|url|(^|_)id$|index|source|split")  # names of no question or answer
 _KINDS = {bool: "true or false", list: "a list", dict: "an object", bytes: "bytes"}
@@ -215,7 +216,7 @@ class _FinishedRows:
             try:
                 finished = self._finish(row)
             except RecursionError:
-                row.reject("nested too deeply", "leave the row out, or write it flat")
+                row.reject(*TOO_DEEP)
                 finished = {name: [] if isinstance(feature, List) else None for name, feature in self.features.items()}
             note = one_line("; ".join(filter(None, dict.fromkeys(row.notes))))
             yield finished | {"row": row.number or number, "problem": join_problems(row.problems), "note": note}

@@ -16,7 +16,7 @@ from vlmhelpers.data.readers.conversations import read_turns
 from vlmhelpers.data.readers.field_names import FieldNames
 from vlmhelpers.data.readers.made_rows import made_kind, said_in
 from vlmhelpers.data.readers.opening import open_file
-from vlmhelpers.data.readers.source import DataError, SourceRow
+from vlmhelpers.data.readers.source import TOO_DEEP, DataError, SourceRow
 from vlmhelpers.data.rows import ImageRoot
 from vlmhelpers.data.rules import merge_problems, row_problems
 from vlmhelpers.data.schema import FEATURES, with_train
@@ -102,7 +102,7 @@ class _Check:
         if tuple(fields) == _OF_FILES:
             shard, number, fields, problems = fields.values()
         row = SourceRow(self.decode(fields), problems)
-        messages, sources = read_turns(row, self.names)
+        messages, sources = self._read(row)
         root = self._root(shard) if any(isinstance(source, str) for source in sources) else None
         found = row.get_images(sources, root)
         built = {"messages": messages, "images": found}
@@ -113,6 +113,13 @@ class _Check:
             return {name: [] for name in (*built, "row")}
         self._note_unused({*row.unused, *row.leave()} - self.unused)
         return {name: [value] for name, value in (built | {"row": number}).items()}
+
+    def _read(self, row):
+        try:
+            return read_turns(row, self.names)
+        except RecursionError:
+            row.reject(*TOO_DEEP)
+            return [], []
 
     def _root(self, shard):
         if self.image_root is None and not shard:
