@@ -199,7 +199,5 @@ def test_a_row_that_is_nested_too_deeply_is_a_problem_of_its_own(folder):
     for value in (deep, "[" * 700 + "1" + "]" * 700):
         row = f'{{"text": "What?", "response": "Red.", "beside": {value}}}'
         (folder / "a.jsonl").write_text(f"{json.dumps(ROW)}\n{row}\n")
-            f'{json.dumps(ROW)}\n{{"text": "What?", "response": "Red.", "beside": {value}}}\n'
-        )
         stream = read_stream(folder / "a.jsonl")
         assert len([*stream]) == 1 and [problem[0] for problem in stream.left_out.values()] == ["nested too deeply"]
