@@ -2,7 +2,7 @@
 
 import pytest
 
-from vlmhelpers.common.numbers import CONVENTIONS, find_numbers, parse_number, readings, shared_conventions
+from vlmhelpers.common.numbers import CONVENTIONS, find_numbers, is_price, parse_number, readings, shared_conventions
 from vlmhelpers.evaluation import first_number
 
 
@@ -58,7 +58,17 @@ def test_a_text_that_is_one_number(text, number):
         ("a phone for 1 128 kr", [1128.0]),
         ("1,2,3", [1.0, 2.0, 3.0]),
         ("1.5,2.5", [1.5, 2.5]),
-        ("12,- €", [12.0]),
+        ("1 ,2 ,3", [1.0, 2.0, 3.0]),
+        ("items ,50 pieces", [50.0]),
+        ("1,-2", [1.0, -2.0]),
+        ("5.-7.", [5.0, 7.0]),
+        ("5,- to 7,-", [5.0, 7.0]),
+        ("Rs. 1,299/-", [1299.0]),
+        ("1.299 €/m²", [1299.0]),
+        ("1.299 kg, 1 299 kg", [1.299, 1.0, 299.0]),
+        ("iPhone XR 12 128", [12.0, 128.0]),
+        ("1 299 pounds, 1 299 F", [1.0, 299.0, 1.0, 299.0]),  # weights and units
+        ("1.299.00", []),  # a version
         ("2026-11-30", []),
         ("30.11.2026 12:30", []),
         ("11/30/26: 5 €", [5.0]),
@@ -85,6 +95,17 @@ def test_what_can_be_read_in_two_ways_goes_by_a_convention():
     assert not shared_conventions(["12.50", "12,50"])
 
 
-@pytest.mark.parametrize("text", ["$5", "5 €", "nan", "inf", "1_0", "1/2", "2026-11-30", "5 6", "x", ""])
+def test_prices_of_three_digits_after_a_point_go_by_the_others():
+    assert shared_conventions(["1.299 €", "7"])[0] == "1.234,5" and shared_conventions(["1,299 €", "7"])[0] == "1,234.5"
+    assert "1.234,5" not in shared_conventions(["$3.499", "$3.49"])
+    assert not shared_conventions(["1.299 €", "$1,299"])  # each by its own
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "1_0", "1/2", "2026-11-30", "5 6", "$5 €5", "5 kg", "x", ""])
 def test_readings_are_of_one_number_alone(text):
-    assert readings(text) == {}
+    assert readings(text) == {} and not is_price(text)
+
+
+@pytest.mark.parametrize("text", ["$5", "5 €", "5,-"])
+def test_a_number_with_a_currency_is_a_price(text):
+    assert {*readings(text).values()} == {5.0} and is_price(text) and not is_price("5")

@@ -266,7 +266,8 @@ def test_missing_values_of_a_data_frame_are_empty(folder):
         ("", None, "empty full_price"),
         ("2 150", 2150.0, ""),
         ('"2,150.00"', 2150.0, ""),
-        ("$5", None, "no number in full_price: '$5'"),
+        ("$5", 5.0, ""),
+        ("$5 each", None, "no number in full_price: '$5 each'"),
         ("nan", None, "no number in full_price: 'nan'"),
         ("inf", None, "no number in full_price: 'inf'"),
         ("1_0", None, "no number in full_price: '1_0'"),
@@ -290,6 +291,11 @@ def test_prices_of_a_csv_are_numbers(folder, cell, value, reason):
         (("1\u202f299,50", "2 150"), [1299.5, 2150.0], ["like 1 234,5", "like 1 234,5"]),
         (("1'299.50",), [1299.5], ["like 1'234.5"]),
         (("12,50", "12.50"), [12.5, 12.5], ["like 1.234,5", ""]),
+        (("1.299,00 €", "12", "7,50"), [1299.0, 12.0, 7.5], ["read as 1299.0, written like", "", "like 1.234,5"]),
+        (("1.299 €", "2.499"), [1299.0, 2499.0], ["and could be 1.299", "and could be 2.499"]),
+        (("$1.299", "2.49"), [1.299, 2.49], ["read as 1.299, written like 1,234.5", ""]),
+        (("1.299 €", "$1,299", "12"), [1299.0, 1299.0, 12.0], ["like 1.234,5", "like 1,234.5", ""]),
+        (("5,-", "7"), [5.0, 7.0], ["read as 5.0", ""]),
     ],
 )
 def test_a_column_says_how_its_prices_are_written(folder, cells, values, notes):

@@ -8,7 +8,9 @@ from contextlib import suppress
 from decimal import Decimal
 from functools import lru_cache
 
-from babel.numbers import NumberFormatError, get_decimal_symbol, get_group_symbol, list_currencies, parse_decimal
+from babel.numbers import NumberFormatError, get_decimal_symbol, get_group_symbol, parse_decimal
+
+from vlmhelpers.common.currencies import AFTER, BEFORE, thousandths_of
 
 # A form -> a locale that writes numbers so. What several of them can read goes by the first: 1,299 is 1299.
 CONVENTIONS = {
@@ -20,19 +22,20 @@ CONVENTIONS = {
     "12,34,567.8": "en_IN",
 }
 _LONGEST = 400  # characters of a number that a float can hold
-_SIGNS = str.maketrans("'’ʼ`´−﹣－⁄٫٬，．", "’’’’’---/.,,.")  # Arabic and Chinese separators, too
+_SIGNS = str.maketrans("'’ʼ`´−﹣－⁄٫٬،⹁，．", "’’’’’---/.,,,,.")  # other scripts' separators, too
 _GROUP = "\xa0"  # any space but a plain one, which can part two numbers
-_LETTER, _CODES = r"[^\W\d_]", "|".join(sorted(list_currencies()))
-_CURRENCY = rf"(?:[$¢-¥฿৳₠-⃏﷼﹩＄￠￡￥￦]|(?<!{_LETTER})(?:{_CODES}|kr|zł|Kč|Ft)(?!{_LETTER}))"
 _SPACED = r"\d{1,3}(?: \d{3})+(?!\d)(?:[.,]\d+)?"
-_IN_GROUPS = re.compile(rf"{_CURRENCY} ?{_SPACED}|(?<![\d.,]){_SPACED}(?= ?{_CURRENCY})|^\s*[-+]?{_SPACED}\s*$")
-_DIGITS = rf"(?:(?:\d{{1,3}}(?:[{_GROUP}’]\d{{3}})+(?!\d)|\d+)(?:[.,]\d+)*|(?<![\w.])\.\d+)"
+_IN_GROUPS = re.compile(rf"{BEFORE} ?{_SPACED}|(?<![\d.,]){_SPACED}(?={AFTER})|^\s*[-+]?{_SPACED}\s*$")
+_COMMA_FIRST = rf"(?<![\w.,)]),\d+(?(before)|(?={AFTER}))|(?<![\w.,)\s]),\d+(?=\s*$)"
+_DIGITS = rf"(?:(?:\d{{1,3}}(?:[{_GROUP}’]\d{{3}})+(?!\d)|\d+)(?:[.,]\d+)*|(?<![\w.])\.\d+|{_COMMA_FIRST})"
+_ONE_SIGN = re.compile(r"(\d{1,3}(?:([.,])\d{3})(?:\2\d{3})*)\2(\d\d)")  # 1.299.00
+_LONE_SIGN = re.compile(r"[1-9]\d{0,2}([.,])\d{3}")
 _DAY = r"\d{4}(?P<s>[-/.])\d\d?(?P=s)\d\d?|\d\d?(?P<z>[-/.])\d\d?(?P=z)(?:\d{4}|\d\d)"
 _DATE = rf"(?<!\d)(?:{_DAY})(?!\d)(?:[T ]\d\d?:[\d:]+)?"
 _NUMBER = re.compile(
-    rf"(?P<date>{_DATE})|(?P<sign>(?<![\w.)])[-+])?(?P<before>{_CURRENCY}\s?)?(?P<inner>(?<![\w.)])-)?"
+    rf"(?P<date>{_DATE})|(?P<sign>(?<![\w.)])[-+])?(?P<before>{BEFORE}\s?)?(?P<inner>(?<![\w.)])-)?"
     rf"(?:(?:(?P<whole>\d{{1,9}}) )?(?P<part>\d{{1,9}})/(?P<of>\d{{1,9}})(?![/\d])|"
-    rf"(?P<digits>{_DIGITS})(?P<power>[eE][-+]?\d+(?!\w))?)(?P<after>\s?{_CURRENCY})?"
+    rf"(?P<digits>{_DIGITS})(?P<power>[eE][-+]?\d+(?!\w))?)(?P<after>{AFTER})?"
 )
 
 
@@ -45,9 +48,10 @@ def find_numbers(text: str, convention: str | None = None) -> list[float]:
     """The numbers of a text, in any of CONVENTIONS: "1.299,00 €" is 1299.0, "12,50" 12.5, "3 for 2" 3.0 and 2.0.
 
     What can be read in two ways goes by `convention`, a key of CONVENTIONS, else as English has it: "1,299" is 1299.0,
-    "1.299" is 1.299; but beside a currency, where nobody writes three decimals, "1.299 €" is 1299.0. A plain space
-    parts thousands beside a currency, or where there is nothing else: "1 299 €", not "12 128 GB". "1/2", "½" and
-    "1 1/2" are fractions, "12.5%" is 12.5. Dates, versions (1.2.3) and what no float can hold are no numbers.
+    "1.299" is 1.299; but beside a currency, which few write with three decimals, "1.299 €" and "1.299,-" are 1299.0,
+    also where fuel is meant, and "1.250 KWD" is 1.25. A plain space parts thousands beside a currency, or where there
+    is nothing else: "1 299 €", not "12 128 GB". "1/2", "½" and "1 1/2" are fractions, "12.5%" is 12.5. Dates, versions
+    (1.2.3) and what no float can hold are no numbers.
     """
     return [number for found in _matches(text) for number in _values(found, convention)]
 
@@ -60,21 +64,47 @@ def parse_number(text: str) -> float | None:
 
 
 def readings(text: str) -> dict[str, float]:
-    """What a text that is one number, without a currency, is by each of CONVENTIONS that allows it."""
+    """What a text that is one number is by each of CONVENTIONS that allows it, the likeliest first."""
     found = _NUMBER.fullmatch(_normal(text.strip()))
-    if not found or not found["digits"] or found["before"] or found["after"]:
+    if not found or not found["digits"]:
         return {}
-    return {name: value for name in _read(found["digits"]) if (value := _value(found, name)) is not None}
+    return {name: value for name in _known(found) if (value := _value(found, name)) is not None}
+
+
+def is_price(text: str) -> bool:
+    """Whether a text is one number with a currency, or a mark of prices: "$5", "5,-"."""
+    found = _NUMBER.fullmatch(_normal(text.strip()))
+    return bool(found and _currency(found))
+
+
+class SharedConventions:
+    """Those of CONVENTIONS by which the first numbers of all texts that it learns can be read."""
+
+    def __init__(self):
+        self._names, self._preferred = list(CONVENTIONS), set()
+
+    def learn(self, text: str) -> None:
+        """Leaves those by which the first number of the text, if it has one, can be read."""
+        if found := next((found for found in _matches(text) if found["digits"]), None):
+            known = _known(found)
+            self._names = [name for name in self._names if name in known] if known else self._names
+            self._preferred.update(filter(None, [_preferred(found)]))
+
+    @property
+    def names(self) -> list[str]:
+        """The likeliest first. Where nothing but the currencies beside 1.299 and 1,299 could decide: none."""
+        both = {"1,234.5", "1.234,5"}
+        if self._preferred == both <= set(self._names):
+            return []
+        return sorted(self._names, key=lambda name: name not in self._preferred)
 
 
 def shared_conventions(texts: Iterable[str]) -> list[str]:
     """Those of CONVENTIONS by which the first numbers of all texts can be read; texts without one do not count."""
-    firsts = (next((m for m in _matches(text) if m["digits"]), None) for text in texts)
-    shared = list(CONVENTIONS)
-    for found in filter(None, firsts):
-        known = _read(found["digits"])
-        shared = [name for name in shared if name in known] if known else shared
-    return shared
+    shared = SharedConventions()
+    for text in texts:
+        shared.learn(text)
+    return shared.names
 
 
 def _normal(text):
@@ -89,6 +119,8 @@ def _normal_character(character):
         return str(unicodedata.decimal(character))
     if kind == "Zs" and character != " ":
         return _GROUP
+    if kind == "Cf":  # the direction of Arabic and Hebrew
+        return ""
     is_fraction = kind == "No" and "fraction" in unicodedata.decomposition(character)
     return " " + unicodedata.normalize("NFKC", character).replace("⁄", "/") if is_fraction else character
 
@@ -102,20 +134,38 @@ def _values(found, convention):
     if found["of"]:
         whole, part, of = (int(found[name] or 0) for name in ("whole", "part", "of"))
         return [_signed(found, whole + part / of)] if of else []
-    is_price = (found["before"] or found["after"]) and re.fullmatch(r"[1-9]\d{0,2}\.\d{3}", found["digits"])
-    preferred = convention or ("1.234,5" if is_price else None)
-    known = _read(found["digits"])
+    known = _known(found)
     if not known and "," in found["digits"]:
         return [number for part in found["digits"].split(",") for number in find_numbers(part)]
-    name = preferred if preferred in known else next(iter(known), None)
+    name = convention if convention in known else next(iter(known), None)
     value = _value(found, name) if name else None
     return [] if value is None else [value]
 
 
 def _value(found, name):
     """The number of a match by a convention that allows it; None where it is too large."""
-    value = float(f"{_read(found['digits'])[name]:f}{found['power'] or ''}")
+    value = float(f"{_known(found)[name]:f}{found['power'] or ''}")
     return _signed(found, value) if math.isfinite(value) else None
+
+
+def _known(found):
+    """What the digits of a match are by each of CONVENTIONS that allows them, the likeliest first."""
+    digits, first = found["digits"], _preferred(found)
+    if _currency(found) and (one := _ONE_SIGN.fullmatch(digits)):  # 1.299.00 €
+        digits = f"{one[1]}{',' if one[2] == '.' else '.'}{one[3]}"
+    known = _read(digits)
+    return {first: known[first]} | known if first in known else known
+
+
+def _preferred(found):
+    """The convention by which a price with one point and three digits after it is read: 1.299 €, 1.250 KWD."""
+    currency = _currency(found)
+    lone = _LONE_SIGN.fullmatch(found["digits"]) if currency else None
+    return lone and ("1,234.5" if (lone[1] == ",") != (lone[1] in thousandths_of(currency)) else "1.234,5")
+
+
+def _currency(found):
+    return (found["before"] or "") + (found["after"] or "")
 
 
 def _signed(found, value):

@@ -85,9 +85,9 @@ def open_table(source: str | os.PathLike | Dataset | DatasetDict | pd.DataFrame)
     split "train" of "owner/name".
 
     In a CSV, the prices, product_code and flg_discount are numbers, or None; what is no number is a problem, but for a
-    column of prices none of which is one, such as "$12.50": it stays text. Prices may be written like 1234.5 or in one
-    of the forms of `common.numbers.CONVENTIONS`, by which all of the column can be read: a note says which. Raises
-    ValueError for several splits or an unreadable file, TypeError for what is no table, and OSError.
+    column of prices that all have a currency, such as "$12.50", or are no numbers: it stays text. Prices may be written
+    like 1234.5 or in one of the forms of `common.numbers.CONVENTIONS`, by which all of the column can be read: a note
+    says which. Raises ValueError for several splits or an unreadable file, TypeError for what is no table, and OSError.
     """
     if isinstance(source, dict):
         if len(source) != 1:
