@@ -279,6 +279,25 @@ def test_products_without_an_image_are_bad_rows(run, table, tmp_path):
     assert (row["source_row"], row["title"], row["full_price"]) == ("2", "Scarf 1", "2150.0")
 
 
+def test_what_was_guessed_in_a_table_is_said_by_the_converter_and_by_check(run, tmp_path):
+    (tmp_path / "bag.png").write_bytes(GOOD)
+    header = "title,category3_code,full_price,imageurl\n"
+    (tmp_path / "table.csv").write_text(header + "Scarf,S,1.299,bag.png\nBag,B,2.499,bag.png\n")
+    code, printed, errors = run("products", "-i", "table.csv", "-o", "out.jsonl")
+    assert code == 0 and printed.endswith("2 rows -> out.jsonl\n") and len(errors) == 2
+    assert errors[0].startswith("table.csv, row 1: '1.299' in full_price read as 1.299, ") and "1299.0" in errors[0]
+    code, printed, _ = run("check", "table.csv")
+    assert code == 0 and "2 kept, 0 rejected; 2 repaired" in printed and errors[0].partition(": ")[2] in printed
+    (tmp_path / "table.csv").write_text("title,imageurl\nScarf,bag.png\n")
+    assert run("check", "table.csv")[2][-1].endswith("Name the right ones: products --response '... {title} ...'.")
+
+
+def test_what_is_guessed_in_many_rows_is_one_line(run, file):
+    file(*({"text": "How many?", "response": number} for number in range(30)))
+    code, _, errors = run("jsonl", "-i", "input.json", "-o", "out.jsonl")
+    assert (code, errors) == (0, ["input.json, row 1 and 29 more: number read as text"])
+
+
 # Bad rows
 
 
@@ -525,6 +544,20 @@ def test_check_reads_a_table_of_products(run, table, tmp_path, monkeypatch):
     assert code == 1 and "2 rows read: 1 kept, 1 rejected" in printed and "'N.A.'" in printed
 
 
+def test_check_takes_a_pattern(run, file):
+    for number in (1, 2):
+        file({"text": "What?", "response": f"{number} bags."}, name=f"rows-{number}.json")
+    assert run("check", "rows-*.json")[1].startswith("2 rows read: 2 kept, 0 rejected")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such pipes")
+def test_a_pipe_is_no_source_of_rows(run, tmp_path):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for command in (["check", "pipe.jsonl"], ["jsonl", "-i", "pipe.jsonl", "-o", "out.jsonl"]):
+        message = "vlmhelpers: pipe.jsonl is a pipe or a device. Save its rows as a file, and read that."
+        assert run(*command) == (2, "", [message])
+
+
 def test_check_says_what_it_rejects_and_saves_it(run, data):
     code, printed, _ = run("check", data / "broken" / "products.csv", "--rejected", "bad.csv")
     assert code == 1
@@ -576,6 +609,35 @@ def test_what_a_row_advises_can_be_typed(run, file, data):
         code, printed, errors = run(*arguments)
         assert code == 1 and "response_field" not in (said := printed + " ".join(errors))
         assert run(*arguments, "--response-field", said.partition("--response-field ")[2].split()[0])[0] == 0
+
+
+@pytest.mark.slow
+def test_what_a_run_is_advised_can_be_typed(run, file, tmp_path):
+    file({"ask": "What?", "a reply": "A bag."})
+    (tmp_path / "run.yaml").write_text("model_id: qwen2.5-vl\ndataset: input.json\noutput_dir: out\n")
+    code, _, errors = run("preflight", "run.yaml")
+    advised = shlex.split(errors[-1].partition("for example ")[2].removesuffix("."))
+    assert (code, advised) == (2, ["--set", "text_field=ask", "--set", "response_field=a reply"])
+    assert run("preflight", "run.yaml", *advised)[0] == 0
+    said = run("preflight", "run.yaml", "--set", "text_field=ask")[2][-1]
+    assert said.endswith(
+        " --set 'response_field=a reply'. Where every row is asked the same, pass jsonl --instruction TEXT."
+    )
+    said = run("generate", "qwen2.5-vl", "input.json")[2][-1]
+    assert said.endswith(" for example jsonl --text-field ask --response-field 'a reply'.")
+
+
+def test_the_column_of_an_answer_is_advised_by_its_option(run, table):
+    code, _, errors = run(*table("bag.png"), "--response", "{titel}")
+    assert code == 2 and errors[-1].endswith(" Name the right ones: --response '... {title} ...'.")
+
+
+def test_an_image_outside_the_root_is_advised_by_its_option(run, file, data):
+    file({"text": "What?", "image": str(data / "images" / "001.jpg"), "response": "An umbrella."})
+    for command in (["check", "input.json"], ["jsonl", "-i", "input.json", "-o", "out.jsonl"]):
+        code, printed, errors = run(*command)
+        assert code == 1 and "or pass another --image-root FOLDER" in printed + " ".join(errors)
+        assert run(*command, "--image-root", data)[0] == 0
 
 
 def test_without_a_likely_field_the_advice_is_a_placeholder(run, file):

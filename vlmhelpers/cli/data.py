@@ -12,9 +12,10 @@ from vlmhelpers.cli.advice import with_options
 def convert(reader: str, input: str, output: str, rejected: str | None = None, **arguments: object) -> int | None:
     """Writes the rows that a reader of `data` makes of a file as JSONL; 1 where a row cannot be used.
 
+    What was guessed or repaired in those that are written is said on stderr.
     Paths of images start at the output's folder, or where `image_root` says.
     """
-    from vlmhelpers.data.report import rejected_lines
+    from vlmhelpers.data.report import rejected_lines, repaired_lines
 
     _refuse_same(input, output, rejected)
     report = _report(getattr(vlm, f"read_{reader}")(input, **arguments))
@@ -29,6 +30,7 @@ def convert(reader: str, input: str, output: str, rejected: str | None = None, *
     if not len(report.dataset):
         print(f"{input} has no row that can be used. Nothing was written.", file=sys.stderr)
         return 1
+    print(*repaired_lines(report.repaired, input), sep="\n", end="\n" * bool(report.repaired), file=sys.stderr)
     root = arguments.get("image_root")
     where = _write_from(root, report.dataset, output) if root else _write_with_images(report.dataset, output)
     print(f"{len(report.dataset)} rows -> {output}{where}")
@@ -48,11 +50,13 @@ def _report(dataset):
     from vlmhelpers.data.rows import READER_FEATURES, stream_plain_rows
     from vlmhelpers.data.rules import merge_problems, row_problems
 
-    rejected = {}
+    rejected, noted = {}, []
     for index, row in enumerate(stream_plain_rows(dataset, [*vlm.data.FEATURES, *READER_FEATURES], "checking")):
         if problems := row_problems(row) or missing_images(row):
             rejected["", index] = Finding("", index, *merge_problems(problems))
-    return Report({"": dataset}, rejected)
+        elif row["note"]:
+            noted.append(Finding("", index, row["note"], ""))
+    return Report({"": dataset}, rejected, noted)
 
 
 def _write_with_images(dataset, output):

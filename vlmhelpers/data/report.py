@@ -199,8 +199,20 @@ class Report:
 
 def rejected_lines(records: list[dict], source: str | os.PathLike) -> list[str]:
     """The first records of `Report.rejected`, a printable line each, and how many more there are."""
-    texts = (f"{source}, row {record['row']}: {record['reason']} -> {record['remedy']}" for record in records[:_LINES])
-    return [*map(one_line, texts), *([f"... and {len(records) - _LINES} more"] if len(records) > _LINES else [])]
+    return _first_lines([f"{source}, row {r['row']}: {r['reason']} -> {r['remedy']}" for r in records])
+
+
+def repaired_lines(records: list[dict], source: str | os.PathLike) -> list[str]:
+    """The same of `Report.repaired`, where what is said of several rows is a line with the first of them."""
+    rows = {}
+    for record in records:
+        rows.setdefault(record["reason"], []).append(record["row"])
+    more = {reason: f" and {len(found) - 1} more" * (len(found) > 1) for reason, found in rows.items()}
+    return _first_lines([f"{source}, row {found[0]}{more[reason]}: {reason}" for reason, found in rows.items()])
+
+
+def _first_lines(lines):
+    return [*map(one_line, lines[:_LINES]), *([f"... and {len(lines) - _LINES} more"] if len(lines) > _LINES else [])]
 
 
 def _records(splits, findings):
