@@ -62,12 +62,31 @@ def tiles(count):
     return b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4) + offsets + sizes
 
 
+def many_tags(count):
+    """A BigTIFF of one tag, that many times."""
+    return struct.pack("<2s3H2Q", b"II", 43, 8, 0, 16, count) + struct.pack("<HHQQ", 65000, 4, 1, 1) * count + bytes(8)
+
+
+def many_boxes(count, outside):
+    """A JPEG 2000 with that many empty boxes before the header's box, or in it."""
+    data, boxes = encoded(noise(16), "JPEG2000"), struct.pack(">I4s", 8, b"free") * count
+    place = data.index(b"jp2h") - 4
+    length = int.from_bytes(data[place : place + 4], "big") + len(boxes)
+    header = boxes + data[place:] if outside else struct.pack(">I4s", length, b"jp2h") + boxes + data[place + 8 :]
+    return data[:place] + header
+
+
 EMPTY_CHUNK = bytes(4) + b"abCd" + zlib.crc32(b"abCd").to_bytes(4, "big")
 A_JPEG = encoded(noise(16), "JPEG")
+A_GIF = encoded(noise(16), "GIF")
 COSTLY = {
     "its header has more than 500,000 pieces": lambda: A_JPEG[:2] + b"\xff" * 1_000_000 + A_JPEG[2:],
     "its header has more than 500,000 pieces ": lambda: A_JPEG[:20] + b"junk" * 200_000 + A_JPEG[20:],
     " its header has more than 500,000 pieces": lambda: PICTURE[:33] + EMPTY_CHUNK * 400_000 + PICTURE[33:],
+    "  its header has more than 500,000 pieces": lambda: A_GIF[:-2] + b"\1\0" * 300_000 + A_GIF[-2:],
+    "its header has more than 500,000 pieces  ": lambda: many_tags(510_000),
+    "   its header has more than 500,000 pieces": lambda: many_boxes(510_000, outside=True),
+    "its header has more than 500,000 pieces   ": lambda: many_boxes(510_000, outside=False),
     "more than 200,000 tiles": lambda: tiles(200_500),
     "a JPEG of more than 500 scans": lambda: many_scans(64, 600),
     "a JPEG of more than 31 scans": lambda: many_scans(8000, 40),

@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import BinaryIO
 
 from PIL import Image
+from PIL.TiffImagePlugin import PREFIXES
 
 SECONDS = 2  # of CPU time, for one image: decoding, repairing, comparing
 BYTES = 500_000_000  # beyond its decoded pixels
@@ -17,8 +18,17 @@ _BY_PYTHON = {"ppm_plain": "a PPM written as text", "ppm": "a PPM of unusual dep
 _READ_BY_PYTHON = 4_000_000  # bytes: about a second of Pillow's decoders that are written in Python
 _COMMENTS = 1000  # in such a text, each of which makes Pillow copy the rest of a block
 # Formats of whose headers Pillow reads each part by itself, and how they begin.
-_READ_IN_PIECES = {"JPEG": b"\xff\xd8", "PNG": b"\x89PNG", "GIF": b"GIF8"}
+_READ_IN_PIECES = {
+    "JPEG": [b"\xff\xd8"],
+    "PNG": [b"\x89PNG"],
+    "GIF": [b"GIF8"],
+    "TIFF": PREFIXES,
+    "JPEG2000": [b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "],
+}
+_BEGINNINGS = tuple(beginning for beginnings in _READ_IN_PIECES.values() for beginning in beginnings)
 _PIECES = 500_000  # of a header: about half a second; usual ones have less than a hundred
+_LONG = 128  # bytes from which on a piece is as fast to read as it is long: a GIF's pixels come 255 at a time
+_LONGEST = 8 * _PIECES  # bytes that are read at once: of a JPEG 2000's header so as to take pieces out of them
 _TILES = 200_000  # of an image, each decoded by itself: about a second
 _HEADER = 2**16  # bytes in which a PPM has to say its size
 _PPM_HEADER = rb"P\w+(?:(?:\s|#[^\r\n]*[\r\n])+[^\s#]+){%d}\s"
@@ -40,8 +50,8 @@ def decoded_bytes(image: Image.Image) -> int:
 def costly_header(file: BinaryIO, max_pixels: int) -> str | None:
     """Why opening `file`, and no more, costs too much, or None.
 
-    A PPM's header is read byte by byte, with its comments, as is what stands between the parts of a JPEG's; for a WebP,
-    memory is taken by the size that it names.
+    A PPM's header is read byte by byte, with its comments, as is what stands between the parts of a JPEG's; whether a
+    GIF has a second frame is seen behind the first one; for a WebP, memory is taken by the size that it names.
     """
     head = file.read(_HEADER)
     file.seek(0)
@@ -49,7 +59,7 @@ def costly_header(file: BinaryIO, max_pixels: int) -> str | None:
         numbers = 2 if head[1:2] in b"14" else 3
         if not re.match(_PPM_HEADER % numbers, head):
             return f"too slow to decode: a PPM with comments of more than {_HEADER // 1024} KiB before its size"
-    if head.startswith(tuple(_READ_IN_PIECES.values())) and _has_too_many_pieces(file):
+    if head.startswith(_BEGINNINGS) and _has_too_many_pieces(file):
         return f"too slow to decode: its header has more than {_PIECES:,} pieces"
     width, height = _size_of_webp(head) if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else (0, 0)
     if width * height > max_pixels:
@@ -60,21 +70,23 @@ def costly_header(file: BinaryIO, max_pixels: int) -> str | None:
 def _has_too_many_pieces(file):
     counted = _Counted(file)
     with suppress(Exception):  # whatever else is wrong with it is found when it is opened
-        Image.open(counted, formats=list(_READ_IN_PIECES))
+        _ = Image.open(counted, formats=list(_READ_IN_PIECES)).is_animated
     file.seek(0)
     return counted.left < 0
 
 
 class _Counted:
-    """A file that is read from so many times at most."""
+    """A file of which so many short pieces can be read, and none that is too long."""
 
     def __init__(self, file: BinaryIO):
         self.left, self.seek, self.tell, self._read = _PIECES, file.seek, file.tell, file.read
 
     def read(self, size: int = -1) -> bytes:
-        self.left -= 1
+        if size > _LONGEST:
+            self.left = 0
+        self.left -= size < _LONG or size > _LONGEST
         if self.left < 0:
-            raise OSError("too many pieces")
+            raise EOFError("too many pieces")  # an OSError is only a warning for a TIFF's tags
         return self._read(size)
 
 
