@@ -22,6 +22,7 @@ from vlmhelpers.common.digests import digest
 from vlmhelpers.common.images import (
     ImageFacts,
     UnusableImage,
+    image_header,
     image_identity,
     inspect_image,
     open_image,
@@ -340,6 +341,27 @@ def test_a_bomb_is_refused_where_warnings_are_errors():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert reason_of(bomb(12_000)).startswith("too many pixels: ")
+
+
+NO_HEADERS = {
+    "no bytes": {"path": None, "bytes": b""},
+    "nothing": {"path": None, "bytes": None},
+    "a NUL in the name": "bag\0.png",
+    "no such file": "gone.png",
+    "long comments": b"P6\n" + b"# so\n" * 20_000 + b"1 1\n255\n...",
+    "another format": encoded(Image.new("RGB", (16, 16)), "ICO"),
+}
+
+
+@pytest.mark.parametrize("source", NO_HEADERS.values(), ids=NO_HEADERS)
+def test_a_header_that_is_not_opened_says_nothing(source):
+    assert image_header(source) is None
+
+
+def test_a_header_says_format_and_pixels(tmp_path, picture):
+    picture.save(tmp_path / "bag.png")
+    assert image_header(tmp_path / "bag.png") == ("PNG", SIDE * SIDE)
+    assert image_header({"path": None, "bytes": encoded(picture, "JPEG")}) == ("JPEG", SIDE * SIDE)
 
 
 def test_the_limit_is_an_argument(picture):

@@ -101,23 +101,11 @@ def open_image(
     where the header says more than `max_pixels` pixels or where image_costs finds it too costly, and OSError where the
     machine fails: out of file descriptors or memory, a disk or network that does not answer.
     """
-    if not isinstance(source, dict):
-        source = {"bytes": bytes(source)} if isinstance(source, (bytes, bytearray)) else {"path": os.fspath(source)}
-    path, data = source.get("path"), source.get("bytes")
-    size = check_file(path) if data is None else len(data)
-    if size > largest_file(max_pixels):
-        raise UnusableImage(f"too large a file: {size / 1e6:,.0f} MB, more than {max_pixels:,} pixels can need")
+    path, data = _path_and_bytes(source, max_pixels)
     pixels = 0  # that the header says
     try:
-        with open(path, "rb") if data is None else io.BytesIO(data) as file:
-            _refuse(costly_header(file, max_pixels))
-        image = Image.open(path if data is None else io.BytesIO(data), formats=FORMATS)
-        width, height = image.size
-        pixels = width * height
-        if pixels > max_pixels:
-            raise UnusableImage(f"too many pixels: the header says {width} x {height}, the limit is {max_pixels:,}")
-        if max(width, height) > MAX_ASPECT * min(width, height):
-            raise UnusableImage(f"too narrow: {width} x {height} pixels")
+        image = _opened(path, data, max_pixels)
+        pixels = image.width * image.height
         _refuse(too_costly(image))
         depth = depth_of_colors(image)
         before_decoding(image)
@@ -130,6 +118,39 @@ def open_image(
         raise UnusableImage(f"too many pixels: {error}") from None
     except Exception as error:  # decoders raise OSError, SyntaxError, EOFError, struct.error and more
         raise _unusable(error, path, data, pixels) from error
+
+
+def image_header(source: str | os.PathLike | bytes | dict) -> tuple[str, int] | None:
+    """Format and pixels of what `open_image` takes, by the header alone; None where it would refuse to open that."""
+    try:
+        with _opened(*_path_and_bytes(source, MAX_PIXELS), MAX_PIXELS) as image:
+            return image.format, image.width * image.height
+    except Exception:  # whatever Pillow or the machine raises
+        return None
+
+
+def _path_and_bytes(source, max_pixels):
+    """Where an image lies and its bytes, one of them None. Raises UnusableImage for more than pixels can need."""
+    if not isinstance(source, dict):
+        source = {"bytes": bytes(source)} if isinstance(source, (bytes, bytearray)) else {"path": os.fspath(source)}
+    path, data = source.get("path"), source.get("bytes")
+    size = check_file(path) if data is None else len(data)
+    if size > largest_file(max_pixels):
+        raise UnusableImage(f"too large a file: {size / 1e6:,.0f} MB, more than {max_pixels:,} pixels can need")
+    return path, data
+
+
+def _opened(path, data, max_pixels):
+    """The image with its header read. Raises UnusableImage where that, or its size, is too much."""
+    with open(path, "rb") if data is None else io.BytesIO(data) as file:
+        _refuse(costly_header(file, max_pixels))
+    image = Image.open(path if data is None else io.BytesIO(data), formats=FORMATS)
+    width, height = image.size
+    if width * height > max_pixels:
+        raise UnusableImage(f"too many pixels: the header says {width} x {height}, the limit is {max_pixels:,}")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise UnusableImage(f"too narrow: {width} x {height} pixels")
+    return image
 
 
 def _refuse(reason):

@@ -1,6 +1,5 @@
 """Images that a file of rows can name wherever it goes: those outside its folder are linked into one beside it."""
 
-import io
 import os
 import re
 import shutil
@@ -9,11 +8,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from datasets import Dataset
-from PIL import Image
 
 from vlmhelpers.common.digests import digest
 from vlmhelpers.common.files import atomic_file, sync
-from vlmhelpers.common.images import image_identity, short_path
+from vlmhelpers.common.images import image_header, image_identity, short_path
 from vlmhelpers.data.rows import ImageRoot, store_rows, stream_plain_rows
 from vlmhelpers.data.rules import Problem
 
@@ -109,9 +107,8 @@ def _name(image):
 
 
 def _format(encoded):
-    with suppress(Exception), Image.open(io.BytesIO(encoded or b"")) as image:  # whatever Pillow raises
-        return image.format.lower()
-    return "img"
+    header = image_header(encoded or b"")
+    return header[0].lower() if header else "img"
 
 
 def _write(image, path):

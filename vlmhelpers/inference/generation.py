@@ -1,6 +1,5 @@
 """Answers to the rows of a dataset in batches, and one answer shown while the model writes it."""
 
-import io
 import math
 import time
 from collections.abc import Callable, Container, Iterable, Mapping
@@ -18,7 +17,7 @@ from transformers.generation.streamers import BaseStreamer
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.common.display import in_notebook
 from vlmhelpers.common.errors import CannotRun
-from vlmhelpers.common.images import open_image
+from vlmhelpers.common.images import image_header, open_image
 from vlmhelpers.common.printable import printable
 from vlmhelpers.data.given import given_rows
 from vlmhelpers.data.rows import plain_rows, stream_plain_rows
@@ -195,11 +194,8 @@ def _pixels(image):
     """Of an image in Arrow, by its header; 0 where it has none: answering the row will say why."""
     if not image or "pixels" in image:
         return image["width"] * image["height"] if image else 0
-    try:
-        with Image.open(io.BytesIO(image["bytes"]) if image["bytes"] else image["path"]) as opened:
-            return opened.width * opened.height
-    except (OSError, Image.DecompressionBombError):
-        return 0
+    header = image_header(image)
+    return header[1] if header else 0
 
 
 def stream_answer(
