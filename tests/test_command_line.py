@@ -27,6 +27,7 @@ from vlmhelpers.data.readers.jsonl_reader import read_alpaca, read_jsonl
 from vlmhelpers.families import tiny_model
 from vlmhelpers.training.background import TrainingRun, wait_for
 from vlmhelpers.training.config import RunConfig
+from vlmhelpers.training.progress import describe_process, write_process
 
 TEXT = "Gr\u00f6\u00dfe \u540d\u524d \U0001f642"
 ROWS = [
@@ -625,6 +626,14 @@ def test_what_a_run_is_advised_can_be_typed(run, file, tmp_path):
     )
     said = run("generate", "qwen2.5-vl", "input.json")[2][-1]
     assert said.endswith(" for example jsonl --text-field ask --response-field 'a reply'.")
+
+
+def test_what_a_run_in_the_background_is_advised_can_be_typed(run, tmp_path):
+    error = (
+        "DataError: rows.jsonl has no field 'text'. Name the right ones, for example read_jsonl(..., text_field='q')."
+    )
+    write_process(tmp_path, describe_process(os.getpid(), end="failed", error=error))
+    assert run("status", tmp_path)[1].endswith(" Name the right ones, for example --set text_field=q.\n")
 
 
 def test_the_column_of_an_answer_is_advised_by_its_option(run, table):

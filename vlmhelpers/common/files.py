@@ -142,7 +142,8 @@ def _refuse_what_is_no_file(path):
 def atomic_folder(folder: str | os.PathLike, replace: bool = False) -> Iterator[Path]:
     """As `atomic_file`, a temporary folder that becomes `folder`, which may be there and not empty with `replace`.
 
-    Raises FileExistsError otherwise, also where another process was first, and OSError for a mount point.
+    Raises FileExistsError otherwise, also where another process was first, OSError for a mount point, and as
+    `name_full_disk` does.
     """
     folder = Path(folder).resolve()  # of a link, what it leads to
     if os.path.ismount(folder):

@@ -17,7 +17,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel, ProcessorMixin
 
 from vlmhelpers.common.errors import CannotRun
-from vlmhelpers.common.files import atomic_folder, name_full_disk
+from vlmhelpers.common.files import atomic_folder
 from vlmhelpers.evaluation.comparison import Comparison
 from vlmhelpers.evaluation.scoring import Evaluation
 from vlmhelpers.export.adapter_files import (
@@ -74,7 +74,7 @@ def save_adapter(
     folder = Path(folder)
     if others := sorted({path.name for path in _entries(folder)} - _ADAPTER_FILES):
         raise FileExistsError(f"{folder} holds {others[0]}, which is no adapter's: choose another folder, or remove it")
-    with name_full_disk(folder), atomic_folder(folder.resolve(), replace=True) as temporary:
+    with atomic_folder(folder.resolve(), replace=True) as temporary:
         model.save_pretrained(temporary, selected_adapters=[adapter])
         if (own := temporary / adapter).is_dir():  # of one that is not called default
             for file in own.iterdir():
@@ -189,7 +189,7 @@ def merge(
     tokenizer that does not fit its base, FileExistsError for an `out` that is not empty, OSError where the disk is too
     small. The write is atomic.
     """
-    with name_full_disk(out), atomic_folder(out) as folder:
+    with atomic_folder(out) as folder:
         base = find_base(adapter, base)
         model, is_short = _load_base(base, dtype)
         needed, free = model.get_memory_footprint() * 1.05 * (1 + is_short), shutil.disk_usage(folder).free

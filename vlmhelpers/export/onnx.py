@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import DynamicCache
 
-from vlmhelpers.common.files import atomic_folder, name_full_disk
+from vlmhelpers.common.files import atomic_folder
 from vlmhelpers.families import Family, family_of
 from vlmhelpers.models.loading import load_processor, load_weights, save_processor
 
@@ -36,7 +36,7 @@ def to_onnx(merged: str | Path, out: str | Path) -> Path:
     """
     family = exportable(merged)
     processor, model = load_processor(merged), load_weights(merged, dtype=torch.float32).eval()
-    with name_full_disk(out), atomic_folder(out) as folder, torch.no_grad():
+    with atomic_folder(out) as folder, torch.no_grad():
         deep = _export_vision(family, model, processor, folder)
         _export_embedding(model, folder)
         _export_decoder(family, model, deep, folder)
