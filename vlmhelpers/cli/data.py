@@ -54,7 +54,7 @@ def _report(dataset):
     for index, row in enumerate(stream_plain_rows(dataset, [*vlm.data.FEATURES, *READER_FEATURES], "checking")):
         if problems := row_problems(row) or missing_images(row):
             rejected["", index] = Finding("", index, *merge_problems(problems))
-        elif row["note"]:
+        elif row.get("note"):
             noted.append(Finding("", index, row["note"], ""))
     return Report({"": dataset}, rejected, noted)
 
