@@ -109,3 +109,8 @@ def test_readings_are_of_one_number_alone(text):
 @pytest.mark.parametrize("text", ["$5", "5 €", "5,-"])
 def test_a_number_with_a_currency_is_a_price(text):
     assert {*readings(text).values()} == {5.0} and is_price(text) and not is_price("5")
+
+
+def test_what_a_model_writes_that_does_not_end_is_as_many_numbers():
+    assert find_numbers("100 " * 5000 + "units") == [100.0] * 5000
+    assert find_numbers("1 000 000 000 000 000 000 €") == [1e18]

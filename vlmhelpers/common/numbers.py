@@ -24,7 +24,7 @@ CONVENTIONS = {
 _LONGEST = 400  # characters of a number that a float can hold
 _SIGNS = str.maketrans("'’ʼ`´−﹣－⁄٫٬،⹁，．", "’’’’’---/.,,,,.")  # other scripts' separators, too
 _GROUP = "\xa0"  # any space but a plain one, which can part two numbers
-_SPACED = r"\d{1,3}(?: \d{3})+(?!\d)(?:[.,]\d+)?"
+_SPACED = r"\d{1,3}(?: \d{3}){1,6}(?!\d)(?:[.,]\d+)?"  # no more: a long list of numbers would take its square in time
 _IN_GROUPS = re.compile(rf"{BEFORE} ?{_SPACED}|(?<![\d.,]){_SPACED}(?={AFTER})|^\s*[-+]?{_SPACED}\s*$")
 _COMMA_FIRST = rf"(?<![\w.,)]),\d+(?(before)|(?={AFTER}))|(?<![\w.,)\s]),\d+(?=\s*$)"
 _DIGITS = rf"(?:(?:\d{{1,3}}(?:[{_GROUP}’]\d{{3}})+(?!\d)|\d+)(?:[.,]\d+)*|(?<![\w.])\.\d+|{_COMMA_FIRST})"
