@@ -1,6 +1,7 @@
 """Rows and answers as people give them to functions."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from datasets import Dataset, DatasetDict, List
 from datasets import Image as ImageFeature
@@ -73,6 +74,7 @@ def test_a_transform_stays(dataset):
     [
         (None, "messages", "a NoneType is given as rows: give a Dataset"),
         ("a.jsonl", "messages", "a str is given as rows"),
+        (pd.DataFrame(ROWS), "messages", "a DataFrame is given as rows: .*from_pandas"),
         (["a"], "messages", "a row is a str: make rows with vlm.data.make_row"),
         ([None], None, "a row is a NoneType"),
         ([{"text": "a"}], None, "no rows of a known kind"),
@@ -117,6 +119,8 @@ def test_texts_of_any_sequence(texts):
     "texts, message",
     [
         ("ab", "a str is no list of texts"),
+        ({"a", "b"}, "a set is no list of texts"),
+        (pd.DataFrame([["a", "b"]]), "a DataFrame is no list of texts"),
         (None, "a NoneType is no list of texts"),
         ({"a": "b", "c": "d"}, "a dict is no list of texts"),
         (["a"], "1 answers for 2 rows: give one per row"),

@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset, DatasetDict
 from PIL import Image
 
@@ -171,10 +172,11 @@ def test_one_group_cannot_be_split():
 @pytest.mark.parametrize(
     "test_size", [np.int64(2), np.uint8(2), np.float32(0.4), Fraction(2, 5), Decimal("0.4"), np.array(2), 0.4], ids=repr
 )
-def test_a_size_may_be_a_number_of_any_library(test_size, rows_of):
+@pytest.mark.parametrize("seed", [np.int64(3), np.array(3), torch.tensor(3)], ids=repr)
+def test_a_size_and_a_seed_may_be_numbers_of_any_library(test_size, seed, rows_of):
     dataset = rows_of([(f"q{i}", "a", []) for i in range(5)])
     wanted = split(dataset, 2, seed=3)
-    found = split([*dataset], test_size, seed=np.int64(3))
+    found = split([*dataset], test_size, seed=seed)
     assert {side: rows["messages"] for side, rows in found.items()} == {
         s: rows["messages"] for s, rows in wanted.items()
     }

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from datasets import Image, List
 
-from vlmhelpers.data.schema import make_prompt
+from vlmhelpers.data.schema import make_prompt, text_part, user
 from vlmhelpers.evaluation.browser import browse
 from vlmhelpers.evaluation.comparison import compare
 from vlmhelpers.evaluation.metrics import METRICS
@@ -276,12 +276,20 @@ def test_answers_that_are_no_texts_are_refused(answers, message, rows_of):
 
 def test_rows_without_an_expected_answer_are_named(rows_of):
     rows = [*rows_of([("?", "a", [])] * 2)]
-    rows[1]["messages"].pop()
-    for score in (evaluate, parsed, price_error):
-        with pytest.raises(ValueError, match=r"row 1 \(counted from 0\): the row has no assistant turn"):
-            score(["a", "b"], rows)
+    for messages in (rows[1]["messages"][:1], [*rows[1]["messages"], user("And this?")], []):
+        rows[1]["messages"] = messages
+        for score in (evaluate, parsed, price_error):
+            with pytest.raises(ValueError, match=r"row 1 \(counted from 0\): the row does not end with an assistant"):
+                score(["a", "a"], rows)
     with pytest.raises(ValueError, match="the rows are prompts, and rows of messages are needed: vlm.data.to_rows"):
         evaluate(["a"], [make_prompt("?", "a")])
+
+
+@pytest.mark.parametrize("content", [None, [], *([text_part(text)] for text in ("", " ", "<think>hm</think>", None))])
+def test_an_empty_expected_answer_is_none(content):
+    row = {"messages": [user("?"), {"role": "assistant", "content": content}], "images": []}
+    with pytest.raises(ValueError, match=r"row 0 \(counted from 0\): the expected answer at its end is empty"):
+        evaluate([""], [row])
 
 
 def test_rows_in_any_form_are_scored_alike(rows_of, picture):

@@ -160,6 +160,7 @@ def test_vllm_gets_a_rank_that_it_takes(rank, served, tmp_path):
         ([LANGUAGE], {"trainable_token_indices": [3, 5]}, "trainable_token_indices"),
         ([LANGUAGE], {"r": 8, "rank_pattern": {"q_proj": 1024}}, "rank 1024"),
         ([LANGUAGE], {"r": 16, "rank_pattern": {"q_proj": 8}}, "differ in scale"),
+        ([LANGUAGE], {"use_rslora": True, "rank_pattern": {"q": 32}, "alpha_pattern": {"q": 16}}, "differ in scale"),
         ([LANGUAGE], {"r": 16, "alpha_pattern": {"q_proj": 32}}, "differ in scale"),
         ([LANGUAGE], {"lora_bias": True}, "biases"),
         ([LANGUAGE], {"alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
@@ -174,8 +175,9 @@ def test_what_vllm_does_not_take_is_to_be_merged(names, config, reason, tmp_path
         vllm_command("base", write_adapter(tmp_path / "adapter", *names, **config))
 
 
-def test_ranks_of_single_modules_with_the_scale_of_all_are_served(tmp_path):
-    config = {"r": 16, "lora_alpha": 16, "rank_pattern": {"k_proj": 64}, "alpha_pattern": {"k_proj": 64}}
+@pytest.mark.parametrize("alpha, further", [(64, {}), (32, {"use_rslora": True})])
+def test_ranks_of_single_modules_with_the_scale_of_all_are_served(alpha, further, tmp_path):
+    config = {"r": 16, "lora_alpha": 16, "rank_pattern": {"k_proj": 64}, "alpha_pattern": {"k_proj": alpha}} | further
     command = shlex.split(vllm_command("base", write_adapter(tmp_path / "adapter", LANGUAGE, **config)))
     assert command[command.index("--max-lora-rank") + 1] == "64"
 

@@ -125,15 +125,23 @@ def test_skipped_modules_are_full_names():
 @pytest.mark.parametrize(
     "stored, bits, message",
     [
-        ({"load_in_8bit": True}, 16, "is stored in 8 bits, which is not trained here: name the model with 16-bit"),
+        ({"load_in_8bit": True}, 16, r"is stored in 8 bits, .* trained here: name the model with 16-bit"),
         ({"load_in_8bit": True, "quant_method": "bitsandbytes"}, 4, "is stored in 8 bits"),
         ({"load_in_4bit": True, "quant_method": "bitsandbytes"}, 16, "is stored in 4 bits: choose bits=4"),
-        ({"quant_method": "gptq", "bits": 4}, 4, r"is stored quantized \(gptq\), and cannot be quantized again"),
+        ({"quant_method": "bitsandbytes"}, 4, r"is stored quantized \(bitsandbytes\)"),
+        (
+            {"quant_method": "gptq", "bits": 4},
+            4,
+            r"is stored quantized \(gptq\), .* neither quantized again nor trained",
+        ),
+        ({"quant_method": "fp8"}, 16, r"is stored quantized \(fp8\), .*: name the model with 16-bit weights"),
+        ({"quant_method": "torchao"}, 16, r"is stored quantized \(torchao\)"),
     ],
 )
 def test_weights_that_are_stored_in_other_bits_are_refused(stored, bits, message, tmp_path):
     folder = shutil.copytree(tiny_model("qwen3-vl"), tmp_path / "base")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": stored}))
-    with pytest.raises(ValueError, match=message):
-        load_model(folder, bits=bits)
+    config, said = json.loads((folder / "config.json").read_text()), {"quantization_config": stored}
+    for changed in (config | said, config | {"text_config": config["text_config"] | said}):
+        (folder / "config.json").write_text(json.dumps(changed))
+        with pytest.raises(ValueError, match=message):
+            load_model(folder, bits=bits)

@@ -86,6 +86,9 @@ def _from_rows(rows, kind):
         )
     if isinstance(rows, IterableDataset):
         raise ValueError("a stream may have no end: give some of its rows, as list(stream.take(100))")
+    if hasattr(rows, "columns"):  # of pandas, polars, Arrow: as rows of it come the names or the values of its columns
+        remedy = "vlm.data.read_dataset(Dataset.from_pandas(frame)) makes the rows that are needed"
+        raise ValueError(f"a {type(rows).__name__} is given as rows: {remedy}")
     if isinstance(rows, str | bytes) or not isinstance(rows, Iterable):
         raise ValueError(f"a {type(rows).__name__} is given as rows: give a Dataset, or a list of rows")
     rows = [rows] if isinstance(rows, Mapping) else list(rows)
@@ -134,9 +137,7 @@ def _images_of(row):
 
 def given_texts(texts: Iterable[str], rows: Sized, name: str = "answers") -> list[str]:
     """The list of texts. Raises ValueError unless there is one for each row; `name` is what the message calls them."""
-    if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
-        raise ValueError(f"{name}: a {type(texts).__name__} is no list of texts: give one text per row, in row order")
-    texts = list(texts)
+    texts = _listed(texts, name)
     if len(texts) != len(rows):
         raise ValueError(f"{len(texts)} {name} for {len(rows)} rows: give one per row, in row order")
     if wrong := [row for row, text in enumerate(texts) if not isinstance(text, str)]:
@@ -151,12 +152,18 @@ def texts_of_rows(texts: Iterable[str], indices: Sequence[int], rows: Sized, nam
 
     Raises ValueError, as `given_texts`, where one of those is missing, or no text.
     """
-    if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
-        given_texts(texts, rows, name)
-    texts = list(texts)
+    texts = _listed(texts, name)
     if any(index >= len(texts) for index in indices) or len(texts) > len(rows):
         given_texts(texts, rows, name)
     return dict(zip(indices, given_texts([texts[index] for index in indices], indices, name), strict=True))
+
+
+def _listed(texts, name):
+    """A list of what is given as texts; not of a set, which has them in any order, nor of a table's columns."""
+    others = isinstance(texts, str | bytes | Mapping | set | frozenset) or hasattr(texts, "columns")
+    if others or not isinstance(texts, Iterable):
+        raise ValueError(f"{name}: a {type(texts).__name__} is no list of texts: give one text per row, in row order")
+    return list(texts)
 
 
 def row_indices(rows: Iterable[int] | slice | int, count: int) -> list[int]:

@@ -119,16 +119,18 @@ def message_text(message: dict) -> str:
 
 
 def answer_of(row: dict) -> str:
-    """The text of the row's last assistant turn: the reference that an answer is compared with.
+    """The text of the assistant turn that ends a row: the reference that an answer is compared with.
 
-    Raises ValueError for a row without one, and for one of another kind than messages.
+    Raises ValueError for a row that does not end with one, and for one of another kind than messages.
     """
     if "messages" not in row:
         raise ValueError(f"a row of {kind_of(row)} has no messages: vlm.data.to_rows makes rows of messages")
-    answers = [message for message in row["messages"] or () if message["role"] == "assistant"]
-    if not answers:
-        raise ValueError("the row has no assistant turn, which is the expected answer: add it, or leave the row out")
-    return message_text(answers[-1])
+    messages = row["messages"]
+    if not messages or messages[-1]["role"] != "assistant":  # an earlier one answers another question
+        raise ValueError(
+            "the row does not end with an assistant turn, the expected answer: add it, or leave the row out"
+        )
+    return message_text(messages[-1])
 
 
 def learned_turns(messages: list[dict]) -> list[int]:

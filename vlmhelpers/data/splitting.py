@@ -1,6 +1,5 @@
 """Train and test without leakage: what belongs together is on one side."""
 
-import operator
 import random
 from array import array
 from collections.abc import Callable, Iterable
@@ -40,7 +39,7 @@ def split(
         by = "their images and texts" if group_by is None else repr(group_by)
         raise ValueError(f"all {len(dataset)} rows are one group by {by}: a split needs at least two groups")
     shuffled = array("q", range(len(sizes)))
-    random.Random(operator.index(seed) if isinstance(seed, Integral) else seed).shuffle(shuffled)
+    random.Random(_scalar(seed)).shuffle(shuffled)
     in_test = np.zeros(len(sizes), bool)
     for group in shuffled:
         if sizes[group] <= missing:
@@ -68,12 +67,17 @@ def hold_out(stream: IterableDataset, rows: int) -> tuple[Dataset, IterableDatas
 def _rows_wanted(test_size, rows):
     if rows < 2:
         raise ValueError(f"{rows} rows cannot be split: give at least 2")
-    size = test_size.item() if hasattr(test_size, "item") and getattr(test_size, "ndim", 0) == 0 else test_size
+    size = _scalar(test_size)
     if isinstance(size, Integral) and not isinstance(size, bool) and 0 < size < rows:
         return int(size)
     if isinstance(size, Real | Decimal) and not isinstance(size, Integral) and 0 < size < 1:
         return min(max(1, round(float(size) * rows)), rows - 1)
     raise ValueError(f"test_size is {test_size!r}: a number of rows from 1 to {rows - 1} or a share in 0.0 to 1.0")
+
+
+def _scalar(value):
+    """The number that numpy or torch has in an array without dimensions; anything else as it is."""
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
 
 
 def _groups(dataset, group_by):

@@ -17,7 +17,7 @@ from datasets import Dataset
 from vlmhelpers.common.numbers import first_number, shared_conventions
 from vlmhelpers.common.printable import printable
 from vlmhelpers.data.given import given_rows, given_texts
-from vlmhelpers.data.schema import FEATURES, answer_of, message_text
+from vlmhelpers.data.schema import FEATURES, answer_of, is_blank, message_text
 from vlmhelpers.data.turns import split_thinking
 from vlmhelpers.evaluation.metrics import METRICS, measure
 from vlmhelpers.evaluation.statistics import Score, bootstrap, mean, paired_mean, share
@@ -66,17 +66,20 @@ def without_reasoning(answers: Iterable[str]) -> list[str]:
 def references_of(dataset: Dataset) -> list[str]:
     """The expected answers: each row's last assistant turn without its reasoning. No image is decoded.
 
-    Raises ValueError for rows without one, and for what are no rows of messages.
+    Raises ValueError for rows without one, also for one of reasoning alone, and for what are no rows of messages.
     """
     messages = given_rows(dataset).with_format(None)["messages"]
-    return without_reasoning(_reference(row, turns) for row, turns in enumerate(messages))
+    return [_reference(row, turns) for row, turns in enumerate(messages)]
 
 
 def _reference(row, messages):
     try:
-        return answer_of({"messages": messages})
+        (reference,) = without_reasoning([answer_of({"messages": messages})])
+        if is_blank(reference):
+            raise ValueError("the expected answer at its end is empty: write it, or leave the row out")
     except ValueError as error:
         raise ValueError(f"row {row} (counted from 0): {error}") from None
+    return reference
 
 
 def check_length(values: list | tuple, dataset: Dataset, name: str = "answers") -> None:

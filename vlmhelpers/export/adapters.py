@@ -126,7 +126,7 @@ def find_base(adapter: str | Path, base: str | Path | None = None) -> str:
     except (OSError, HFValidationError) as error:
         what = f"the base {name!r} of {adapter} is neither a folder here nor a model of the hub that can be read now"
         raise FileNotFoundError(f"{what}. Name the folder or the hub id of its 16-bit weights: base=...") from error
-    if getattr(config, "quantization_config", None):
+    if loading.stored_quantization(config):
         plain = re.sub(r"(-unsloth)?-bnb-4bit$", "", name)
         better = repr(plain) if plain != name else "..."
         raise ValueError(f"{name} is stored quantized. Name the model that it was made from: base={better}")

@@ -1,6 +1,7 @@
 """What other programs need to serve a tuned model: llama.cpp and Ollama files, transformers and vLLM a command."""
 
 import json
+import math
 import os
 import re
 import shlex
@@ -272,10 +273,17 @@ def _module(tensor):
 
 
 def _has_own_scales(config):
-    """Whether some modules have another scale than lora_alpha / r, which vLLM takes for all."""
+    """Whether some modules have another scale than all others: lora_alpha / r, by rsLoRA lora_alpha / sqrt(r).
+
+    vLLM takes that of r and lora_alpha for all.
+    """
     ranks, alphas = (config.get(name) or {} for name in ("rank_pattern", "alpha_pattern"))
     rank, alpha = config.get("r", 8), config.get("lora_alpha", 8)
-    return any(alphas.get(name, alpha) * rank != alpha * ranks.get(name, rank) for name in {*ranks, *alphas})
+    power = 0.5 if config.get("use_rslora") else 1
+    return not all(
+        math.isclose(alphas.get(name, alpha) / ranks.get(name, rank) ** power, alpha / rank**power)
+        for name in {*ranks, *alphas}
+    )
 
 
 def served_rank(adapter: str | Path, base: str | Path) -> int:

@@ -110,16 +110,26 @@ def load_model(
 
 
 def _refuse_stored(model_id, bits):
-    """Raises ValueError for weights that are stored with other bits than asked for: transformers would keep theirs."""
-    stored = getattr(load_config(model_id), "quantization_config", None) or {}
-    stored = stored if isinstance(stored, dict) else stored.to_dict()
-    method, remedy = stored.get("quant_method"), "name the model with 16-bit weights that it was made from"
-    if stored.get("load_in_8bit"):
-        raise ValueError(f"{model_id} is stored in 8 bits, which is not trained here: {remedy}")
-    if stored.get("load_in_4bit") and bits != 4:
+    """Raises ValueError for weights that are stored otherwise than asked for: transformers would keep them so.
+
+    Or give them back as 16 bits that have lost what they lost, or ask for a package. Those of bitsandbytes in 4 bits
+    are what bits=4 makes.
+    """
+    stored = stored_quantization(load_config(model_id))
+    remedy = "name the model with 16-bit weights that it was made from"
+    is_4bit = stored.get("quant_method", "bitsandbytes") == "bitsandbytes" and stored.get("load_in_4bit")
+    if is_4bit and bits != 4:
         raise ValueError(f"{model_id} is stored in 4 bits: choose bits=4, or {remedy}")
-    if method not in (None, "bitsandbytes") and bits == 4:
-        raise ValueError(f"{model_id} is stored quantized ({method}), and cannot be quantized again: {remedy}")
+    if stored and not is_4bit:
+        how = "in 8 bits" if stored.get("load_in_8bit") else f"quantized ({stored.get('quant_method')})"
+        raise ValueError(f"{model_id} is stored {how}, which is neither quantized again nor trained here: {remedy}")
+
+
+def stored_quantization(config: PreTrainedConfig) -> dict:
+    """What a configuration says of how the weights, or its language model's, are quantized; {} where they are not."""
+    stored = (getattr(part, "quantization_config", None) for part in (config, config.get_text_config(decoder=True)))
+    found = next(filter(None, stored), {})
+    return found if isinstance(found, dict) else found.to_dict()
 
 
 def _ask_for_no_unknown_loss(model):
@@ -189,7 +199,7 @@ def load_weights(name: str | Path, **options: object) -> PreTrainedModel:
     if Path(name).is_dir() and (held := count_weights(name)) is not None:
         meta = meta_model(name)
         # 16 of 2 bits are stored in a number of 32; what is missing would take memory before it is noticed.
-        most = held * (16 if getattr(meta.config, "quantization_config", None) else 1.05)
+        most = held * (16 if stored_quantization(meta.config) else 1.05)
         if (described := sum(parameter.numel() for parameter in meta.parameters())) > most:
             sizes = f"describes {described:,} parameters, and its weights are {held:,}"
             raise ValueError(f"{Path(name) / 'config.json'} {sizes}: copy or download both again")
