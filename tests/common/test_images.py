@@ -299,7 +299,15 @@ def test_an_empty_file_a_folder_and_a_pipe(tmp_path):
         (b"\n<!DOCTYPE HTML><html>", "it is a web page"),
         (b"<svg xmlns='x'>", "it is an SVG drawing"),
         (b"%PDF-1.7", "it is a PDF"),
+        (b'<?xml version="1.0"?>\n<!-- <html> -->\n<!DOCTYPE svg [<!ENTITY a "b">]>\n<svg>', "it is an SVG drawing"),
+        (b'<?xml version="1.0"?><!DOCTYPE html><html><svg>', "it is a web page"),
+        (b'<?xml version="1.0"?><bag></bag>', "it is text, '<?xml version=\"1.0\"?><ba'"),
+        (b"<!-- ?><!-- -->" * 100 + b"<bag>", "it is text, '<!-- ?><!-- --><!-- ?><!'"),
         (b"\0\0\0\x18ftypheic\0\0", "it is a HEIC photo"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "it is a HEIC photo"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0isommp42", "it is a video"),
+        (b"RIFF\x24\0\0\0AVI LIST", "it is a video"),
+        (b"RIFF\x24\0\0\0WAVEfmt ", "it is a sound"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is text, '%!PS-Adobe-3.0 EPSF-3.0 '"),
         (b"\x01\x02\x03\xff", "it begins with 01 02 03 ff"),
     ],
@@ -307,6 +315,52 @@ def test_an_empty_file_a_folder_and_a_pipe(tmp_path):
 def test_what_is_not_an_image_is_named(tmp_path, content, expected):
     (tmp_path / "bag.jpg").write_bytes(content)
     assert reason_of(tmp_path / "bag.jpg") == f"not an image: {expected}" == reason_of(content)
+
+
+def frame(marker, bits=8, layers=1):
+    """The header of a JPEG: bits and layers, and how they are encoded, as ISO/IEC 10918-1 numbers it."""
+    return b"\xff\xd8\xff" + struct.pack(">BHBHHB", marker, 8 + 3 * layers, bits, 8, 8, layers) + b"\1\x11\0" * layers
+
+
+def tiff_of(values, bands=1, **tags):
+    """A TIFF of one strip, of numbers that Pillow may not write."""
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    numbers = {"width": 256, "height": 257, "compression": 259, "color": 262, "bands": 277, "extra": 338, "kind": 339}
+    height, width = values.shape[:2]
+    found = {"width": width, "height": height, "compression": 1, "color": 1, "bands": bands, "kind": kind} | tags
+    found = {numbers[name]: value for name, value in found.items()}
+    found |= {278: height, 273: 200 + 2 * bands, 279: values.nbytes}
+    entries = {tag: struct.pack("<HHII", tag, 4, 1, value) for tag, value in found.items()}
+    bits = struct.pack("<H", 8 * values.dtype.itemsize) * bands
+    entries[258] = struct.pack("<HHI", 258, 3, bands) + (bits.ljust(4, b"\0") if bands < 3 else struct.pack("<I", 200))
+    directory = struct.pack("<H", len(entries)) + b"".join(entries[tag] for tag in sorted(entries)) + bytes(4)
+    return (b"II*\0\x08\0\0\0" + directory).ljust(200, b"\0") + bits + values.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (frame(0xC1, bits=12), "cannot handle 12-bit layers"),
+        (frame(0xC3, bits=16), "cannot handle 16-bit layers"),  # lossless
+        (frame(0xC0, layers=2), "cannot handle 2-layer images"),
+        (tiff_of(np.zeros((4, 4))), "unknown pixel mode"),
+        (tiff_of(np.zeros((4, 4), np.uint8), compression=34712), "unknown compression 34712"),
+        (
+            b"BM" + struct.pack("<3I", 0, 0, 54) + struct.pack("<3I2H6I", 40, 4, 4, 1, 24, 4, *[0] * 5),
+            "Unsupported BMP ",
+        ),
+    ],
+)
+def test_what_pillow_does_not_decode_is_no_damage(tmp_path, content, said):
+    (tmp_path / "bag.jpg").write_bytes(content)
+    assert reason_of(tmp_path / "bag.jpg") == reason_of(content)
+    assert reason_of(content).startswith(f"not supported: {said}")
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("content", [frame(0xC0)[:4], tiff_of(np.zeros((4, 4)))[:30], b"BM\0\xff", b"GIF89a\x01\xff"])
+def test_a_header_that_breaks_off_is_damage(content):
+    assert reason_of(content) == "truncated or damaged image: its header cannot be read"
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])

@@ -21,26 +21,13 @@ from vlmhelpers.common.digests import digest, digest_of_pieces
 from vlmhelpers.common.file_digests import file_digest
 from vlmhelpers.common.image_colors import depth_of_colors, lost_contrast, repair, repair_and_tell, strips
 from vlmhelpers.common.image_costs import costly_header, largest_file, too_costly
+from vlmhelpers.common.image_kinds import FORMATS, HEAD, undecodable, unidentified
 
 MAX_PIXELS = 89_478_485  # from here on Pillow itself warns of a decompression bomb: a quarter of a GiB as RGB
 MAX_ASPECT = 200  # Qwen's image processors raise beyond this ratio of the sides, in the middle of a run
 THUMBNAIL = 8  # side of the thumbnail by which near-duplicates are found
-# Formats that Pillow decodes itself. EPS is left out on purpose: Pillow hands it to the program Ghostscript.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-
-Image.init()  # all plugins now: one that cannot be loaded later, for want of descriptors, would be left out silently
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
-_SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF")
-# (first bytes of a file that is no image, their offset, what it is, remedy)
-_IMPOSTORS = [
-    (b"version https://git-lfs", 0, "it is a Git LFS pointer", "run `git lfs pull` where it came from"),
-    (b"<!doctype html", 0, "it is a web page", "download the image itself, not the page around it"),
-    (b"<html", 0, "it is a web page", "download the image itself, not the page around it"),
-    (b"<svg", 0, "it is an SVG drawing", "export it as PNG"),
-    (b"%pdf", 0, "it is a PDF", "export its page as PNG"),
-    (b"ftyphei", 4, "it is a HEIC photo", "convert it to JPEG"),
-]
 _REMEDIES = {
     "empty file": "copy or download it again",
     "not readable": "give yourself the right to read the file",
@@ -51,6 +38,7 @@ _REMEDIES = {
     "too much memory": "make it smaller, or save it again as PNG or JPEG",
     "too much metadata": "save it again without its metadata, such as texts that a program keeps in it",
     "too dark to keep": "save it with 8 bits per color, scaled to the range that it uses",
+    "not supported": "save it again with 8 bits per color, as PNG or JPEG",
     "truncated or damaged image": "copy or download the file again; it cannot be decoded to its end",
     "unusable colors or metadata": "save it again as PNG or JPEG",
 }
@@ -163,13 +151,14 @@ def _unusable(error, path, data, pixels):
     if getattr(error, "errno", None) not in _OF_DECODERS:
         return unusable_path(error, path)
     if isinstance(error, UnidentifiedImageError):
-        return _not_an_image(path, data)
+        head = _read(path, HEAD) if data is None else data[:HEAD]
+        return UnusableImage(*unidentified(path if data is None else data, head))
     if (isinstance(error, MemoryError) or "out of memory" in str(error)) and not has_free(32 * pixels + 2**26):
         raise machine_error(errno.ENOMEM, path) from error
     read_through(path if data is None else None)
     if any(limit in str(error) for limit in _LIMITS_OF_TEXTS):
         return UnusableImage("too much metadata: its texts take more than Pillow reads")
-    return UnusableImage(f"truncated or damaged image: {str(error) or type(error).__name__}")
+    return UnusableImage(undecodable(str(error) or type(error).__name__))
 
 
 def has_free(size: int) -> bool:
@@ -261,24 +250,6 @@ def missing(path: str | os.PathLike) -> UnusableImage:
     meant = [other for other in others if os.path.isfile(os.path.join(folder, other))]
     remedy = f"write {meant[0]!r}, which is there" if meant else "put the file there or correct the path"
     return UnusableImage(f"missing file: {short_path(path)}", remedy)
-
-
-def _not_an_image(path, data):
-    """Says what a file is that Pillow does not take for an image, judged by its first bytes."""
-    data = _read(path, 64) if data is None else data
-    if not data:
-        return UnusableImage("empty file: 0 bytes")
-    head = data[:64].lstrip(b"\xef\xbb\xbf \r\n\t")
-    for mark, offset, what, remedy in _IMPOSTORS:
-        if head[offset : offset + len(mark)].lower() == mark:
-            return UnusableImage(f"not an image: {what}", remedy)
-    if head.startswith(_SIGNATURES):
-        return UnusableImage("truncated or damaged image: its header cannot be read")
-    text = " ".join(head.decode("ascii", "replace").split())
-    if head.isascii() and text.isprintable():
-        return UnusableImage(f"not an image: it is text, {text[:24]!r}", "replace it by the image")
-    remedy = f"convert it to PNG or JPEG (readable: {', '.join(FORMATS)})"
-    return UnusableImage(f"not an image: it begins with {head[:8].hex(' ')}", remedy)
 
 
 def inspect_image(
