@@ -18,9 +18,11 @@ from quick_adapter import sample_rows, train_adapter
 from safetensors.torch import load_file, save_file
 
 from vlmhelpers.batches.collator import VisionCollator
+from vlmhelpers.commands.tuned import load_tuned
 from vlmhelpers.export import adapters, probing, verification
-from vlmhelpers.export.adapters import merge, save_adapter
+from vlmhelpers.export.adapters import attach, merge, save_adapter
 from vlmhelpers.export.hub import merged_card
+from vlmhelpers.export.serving import vllm_command
 from vlmhelpers.export.verification import check_export
 from vlmhelpers.families import TINY_BASES, tiny_model
 from vlmhelpers.inference.generation import generate
@@ -339,21 +341,37 @@ def test_saved_embeddings_of_a_tied_base_are_merged(options, tied, tmp_path, row
     assert out.config.tie_word_embeddings is same
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_is_larger_than_the_embeddings_is_refused(adapter_of, tmp_path):
     adapter = shutil.copytree(adapter_of("qwen2.5-vl")[0], tmp_path / "adapter")
     processor = load_processor(adapter)
     processor.tokenizer.add_tokens([f"<part{i}>" for i in range(200)])
     processor.save_pretrained(adapter)
-    with pytest.raises(
-        ValueError, match=r"'<part\d+>', for which the model has no embedding .*resize_token_embeddings"
-    ):
-        merge(adapter, tmp_path / "merged")
+    base, _ = load_model(tiny_model("qwen2.5-vl"), bits=16)
+    uses = [
+        lambda: attach(base, adapter),
+        lambda: merge(adapter, tmp_path / "merged"),
+        lambda: vllm_command(tiny_model("qwen2.5-vl"), adapter),
+        lambda: load_tuned(adapter),
+    ]
+    for use in uses:
+        with pytest.raises(ValueError, match=r"'<part\d+>', for which the model has no embedding .*base=\.\.\."):
+            use()
+    with pytest.raises(ValueError, match=r"'<part\d+>', .* call model.resize_token_embeddings"):
+        save_adapter(add_lora(base, LoraConfig(r=2, target_modules=["q_proj"])), processor, tmp_path / "saved")
     base, _ = load_model(tiny_model("qwen2.5-vl"), bits=16)
     base.resize_token_embeddings(len(processor.tokenizer))
     base.save_pretrained(tmp_path / "base")
     processor.save_pretrained(tmp_path / "base")
     whole, _ = load_model(merge(adapter, tmp_path / "merged", base=tmp_path / "base"), bits=16)
     assert whole.get_input_embeddings().num_embeddings == len(processor.tokenizer)
+    model = add_lora(base, LoraConfig(r=2, target_modules=["q_proj"]))  # as it is in memory alone
+    with pytest.raises(ValueError, match=r"'<part\d+>', .*Save the resized model .* or save what"):
+        save_adapter(model, processor, tmp_path / "saved")
+    model, _ = load_model(tmp_path / "base", bits=16)
+    save_adapter(add_lora(model, LoraConfig(r=2, target_modules=["q_proj"])), processor, tmp_path / "saved")
+    attach(load_model(tmp_path / "base", bits=16)[0], tmp_path / "saved")
+    assert "--enable-lora" in vllm_command(tmp_path / "base", tmp_path / "saved")
 
 
 @pytest.mark.parametrize("change", ["rename", "drop", "other base"])

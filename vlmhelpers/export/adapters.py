@@ -27,7 +27,7 @@ from vlmhelpers.export.adapter_files import (
     read_adapter_config,
 )
 from vlmhelpers.export.hub import CARD, adapter_card, merged_card
-from vlmhelpers.families import TINY_BASES, family_of, tiny_model
+from vlmhelpers.families import TINY_BASES, family_of, find_config, tiny_model
 from vlmhelpers.families.received import load_config
 from vlmhelpers.models import loading
 
@@ -60,12 +60,15 @@ def save_adapter(
     The base is named by its hub id or family, another folder by its last name: `merge` then needs `base=`. The card
     reports `dataset`, the rows trained on (or a sentence), `source`, their file, `evaluations`, such as {"base":
     Evaluation, "tuned": Evaluation}, a `comparison` and, first, `notes`. An earlier adapter in `folder` is
-    replaced. Raises TypeError for a model without adapters, ValueError unless one LoRA adapter is active,
-    FileExistsError for a folder of other things.
+    replaced. Raises TypeError for a model without adapters, ValueError unless one LoRA adapter is active, and for
+    tokens that the model, or its base as it is stored, has no embedding for, FileExistsError for a folder of other
+    things.
     """
     adapter = _active_adapter(model)
     lora = model.peft_config[adapter]
-    base = portable_name(lora.base_model_name_or_path or model.config._name_or_path)
+    base = lora.base_model_name_or_path or model.config._name_or_path
+    _check_tokens_to_save(processor, model, base)
+    base = portable_name(base)
     tower_of, sizes = family_of(model).tower_of, Counter()
     for name, parameter in model.named_parameters():
         if f".{adapter}." in f"{name}.".partition(".lora_")[2]:  # not a critic's, nor a reference's
@@ -85,6 +88,30 @@ def save_adapter(
         (temporary / ADAPTER_CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
         (temporary / CARD).write_text(str(card), encoding="utf-8")
     return folder
+
+
+def _check_tokens_to_save(processor, model, base):
+    """Raises ValueError for tokens that would be missing where the adapter is put onto its base again."""
+    loading.check_vocabulary(processor, model)
+    if (stored := base_shape(base)) and (what := loading.missing_tokens(processor, stored)):
+        remedy = "Save the resized model before add_lora or get_peft_model, and train that as the base"
+        whole = "save what model.merge_and_unload() gives, a whole model, beside its processor"
+        raise ValueError(f"the adapter would not fit its base as {base} has it: {what}. {remedy}, or {whole}")
+
+
+def base_shape(base: str | Path) -> PreTrainedModel | None:
+    """A base as it is stored, on the meta device; None where its configuration cannot be read."""
+    try:
+        return loading.meta_model(find_config(base)) if base else None
+    except (OSError, ValueError):
+        return None
+
+
+def check_tokens(adapter: str | Path, base: PreTrainedModel) -> None:
+    """Raises ValueError where the tokenizer in an adapter's folder has tokens that its base lacks."""
+    processor = _own_processor(adapter)
+    if processor and (what := loading.missing_tokens(processor, base)):
+        raise ValueError(f"the adapter in {adapter} does not fit its base: {what}. {_OTHER_BASE}")
 
 
 def _active_adapter(model):
@@ -136,12 +163,13 @@ def find_base(adapter: str | Path, base: str | Path | None = None) -> str:
 def attach(model: PreTrainedModel, adapter: str | Path) -> PeftModel:
     """`model` with all of the adapter on it, in eval mode.
 
-    Raises ValueError for a tensor or a module without match, and for a model that has adapters already.
+    Raises ValueError for a tensor, a module or a token without match, and for a model that has adapters already.
     """
     if isinstance(model, PeftModel) or any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         remedy = f"load the base anew, or add the adapter beside them: model.load_adapter({str(adapter)!r}, 'name')"
         raise ValueError(f"the model has adapters already: {remedy}")
     check_against(adapter, model)
+    check_tokens(adapter, model)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Found missing adapter keys")
         try:
@@ -165,8 +193,12 @@ def load_processor(adapter: str | Path, base: str) -> ProcessorMixin:
 
     Where peft has put an adapter into a folder of its name, a trainer has put the processor beside that.
     """
+    return _own_processor(adapter) or loading.load_processor(base)
+
+
+def _own_processor(adapter):
     folders = [folder for folder in (Path(adapter), Path(adapter).parent) if _has_processor(folder)]
-    return loading.load_processor(folders[0] if folders else base)
+    return loading.load_processor(folders[0]) if folders else None
 
 
 def _has_processor(folder):

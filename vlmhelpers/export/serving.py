@@ -16,10 +16,10 @@ from vlmhelpers.common.errors import CannotRun
 from vlmhelpers.common.files import remove_abandoned, sync, temporary_name
 from vlmhelpers.common.processes import run_python
 from vlmhelpers.export.adapter_files import ADAPTER_CONFIG_FILE, adapter_shapes, read_adapter_config
-from vlmhelpers.families import FAMILIES, family_of, find_config
+from vlmhelpers.export.adapters import base_shape, check_tokens
+from vlmhelpers.families import FAMILIES, family_of
 from vlmhelpers.families.received import read_object
 from vlmhelpers.families.towers import plain_name
-from vlmhelpers.models.loading import meta_model
 
 SCRIPT = "convert_hf_to_gguf.py"
 OUTTYPES = ("f32", "f16", "bf16", "q8_0")
@@ -255,16 +255,15 @@ def _value(value):
     return _one_line(value)
 
 
-def _not_served(base):
+def _not_served(shape):
     """Two tests of a tensor's name, by a base's shape: is it outside the language model, and does it choose experts?
 
     Of a base that cannot be read, by the usual names.
     """
-    try:
-        family = family_of(meta_model(find_config(base)))
-    except ValueError:
+    if shape is None:
         outside = re.compile(r"(?<![a-z])(visual|vision|projector|connector|aligner|merger|lm_head)(?![a-z])").search
         return outside, re.compile(r"\.(gate|router)\.lora_").search
+    family = family_of(shape)
     return lambda name: family.tower_of(name) != "language", lambda name: not family.is_adapted(_module(name))
 
 
@@ -289,10 +288,15 @@ def _has_own_scales(config):
 def served_rank(adapter: str | Path, base: str | Path) -> int:
     """The `max_lora_rank` for an adapter. Raises ValueError for one that vLLM does not serve, or serves as another.
 
+    And for one whose tokenizer has tokens that the base lacks.
+
     Source: vllm/lora/peft_helper.py, which reads few fields of a configuration, and lora_model.py, which takes pairs of
     matrices and passes over saved embeddings.
     """
-    config, names, (is_outside, is_router) = read_adapter_config(adapter), adapter_shapes(adapter), _not_served(base)
+    config, names, shape = read_adapter_config(adapter), adapter_shapes(adapter), base_shape(base)
+    if shape is not None:
+        check_tokens(adapter, shape)
+    is_outside, is_router = _not_served(shape)
     outside, routers = ([name for name in names if is_of(name)] for is_of in (is_outside, is_router))
     others = [name for name in names if not name.endswith((".lora_A.weight", ".lora_B.weight"))]
     rank = max([config.get("r", 8), *(config.get("rank_pattern") or {}).values()])

@@ -226,20 +226,26 @@ def _runs_on_unsloth(backend, processor):
 
 
 def check_vocabulary(processor: ProcessorMixin, model: PreTrainedModel) -> None:
-    """Raises ValueError where the tokenizer has tokens for which the model has no embedding, or no row in its head.
+    """Raises ValueError where the tokenizer has tokens that the model lacks: see `missing_tokens`."""
+    if what := missing_tokens(processor, model):
+        number = 1 + max(processor.tokenizer.get_vocab().values())
+        remedy = f"call model.resize_token_embeddings({number}), save that as the base to train, and train the new rows"
+        raise ValueError(f"{what}: {remedy} (trainable_token_indices or modules_to_save of LoraConfig)")
 
-    There an image token needs none.
+
+def missing_tokens(processor: ProcessorMixin, model: PreTrainedModel) -> str:
+    """What tokens the tokenizer has for which the model has no embedding, or no row in its head; "" where none.
+
+    In the head an image token needs none.
     """
     vocabulary, image = processor.tokenizer.get_vocab(), getattr(processor, "image_token_id", None)
     rows, head = (part.weight.shape[0] for part in (model.get_input_embeddings(), model.get_output_embeddings()))
     missing = {token: index for token, index in vocabulary.items() if index >= rows or head <= index != image}
-    if more := sorted(missing, key=vocabulary.get):
-        number = 1 + max(vocabulary.values())
-        what = f"the tokenizer has {len(more)} tokens, such as {more[0]!r}, for which the model has no embedding"
-        where = "" if max(missing.values()) >= rows else " in its head"
-        remedy = f"call model.resize_token_embeddings({number}), save that as the base to train, and train the new rows"
-        how = "(trainable_token_indices or modules_to_save of LoraConfig)"
-        raise ValueError(f"{what}{where} ({min(rows, head):,} rows, {number:,} needed): {remedy} {how}")
+    if not missing:
+        return ""
+    what = f"{len(missing)} tokens, such as {min(missing, key=missing.get)!r}, for which the model has no embedding"
+    where = "" if max(missing.values()) >= rows else " in its head"
+    return f"the tokenizer has {what}{where} ({min(rows, head):,} rows, {1 + max(vocabulary.values()):,} needed)"
 
 
 def set_max_pixels(processor: ProcessorMixin, max_pixels: int) -> None:
