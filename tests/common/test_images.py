@@ -19,6 +19,7 @@ from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from vlmhelpers.common import image_colors, images
 from vlmhelpers.common.digests import digest
+from vlmhelpers.common.image_colors import repair_and_tell
 from vlmhelpers.common.images import (
     ImageFacts,
     UnusableImage,
@@ -54,6 +55,21 @@ def rotation(orientation):
 
 def same_pixels(first, second):
     return first.mode == second.mode and first.size == second.size and first.tobytes() == second.tobytes()
+
+
+def tiff_of(values, bands=1, **tags):
+    """A TIFF of one strip, of numbers that Pillow may not write."""
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    numbers = {"width": 256, "height": 257, "compression": 259, "color": 262, "bands": 277, "extra": 338, "kind": 339}
+    height, width = values.shape[:2]
+    found = {"width": width, "height": height, "compression": 1, "color": 1, "bands": bands, "kind": kind} | tags
+    found = {numbers[name]: value for name, value in found.items() if value is not None}
+    found |= {278: height, 273: 200 + 2 * bands, 279: values.nbytes}
+    entries = {tag: struct.pack("<HHII", tag, 4, 1, value) for tag, value in found.items()}
+    bits = struct.pack("<H", 8 * values.dtype.itemsize) * bands
+    entries[258] = struct.pack("<HHI", 258, 3, bands) + (bits.ljust(4, b"\0") if bands < 3 else struct.pack("<I", 200))
+    directory = struct.pack("<H", len(entries)) + b"".join(entries[tag] for tag in sorted(entries)) + bytes(4)
+    return (b"II*\0\x08\0\0\0" + directory).ljust(200, b"\0") + bits + values.tobytes()
 
 
 # Repair
@@ -134,20 +150,70 @@ def test_wide_gray_is_scaled_by_its_range(values, expected):
     assert np.abs(gray.astype(int) - expected).max() <= 1
 
 
+RAMP = np.tile(np.linspace(0, 1, 64), (64, 1))
+
+
+@pytest.mark.parametrize(
+    ("gray", "marks", "most"),
+    [
+        ((RAMP * 500).astype(np.float32), [-9999], 500),
+        ((RAMP * 500).astype(np.float32), [-3.4028235e38], 500),
+        ((RAMP * 500).astype(np.float32), [3.4028235e38, -3.4028235e38], 500),
+        ((RAMP * 500).astype(np.int32), [-(2**31)], 500),
+        ((RAMP * 4095).astype(np.uint16), [65_535], 4095),
+        ((RAMP * 4095).astype(np.uint16), [65_535, 65_000], 4095),
+    ],
+)
+@pytest.mark.parametrize("most_of_it", [False, True])
+def test_what_is_far_from_all_other_values_takes_no_contrast(gray, marks, most, most_of_it):
+    clean, marked = np.asarray(repair(Image.fromarray(gray))), gray.copy()
+    marked[0, : len(marks)] = marks
+    marked[20:] = marks[0] if most_of_it else marked[20:]
+    data = encoded(Image.fromarray(marked), "TIFF")
+    repaired = np.asarray(repair(open_image(data)))
+    assert np.abs(repaired[1:20].astype(int) - clean[1:20]).max() <= 1 and len(np.unique(repaired)) >= 64
+    assert set(np.unique(repaired[0, : len(marks)])) <= {0, 255 if max(marks) > most else 0}
+    assert inspect_image(data).repairs[0].endswith(f", but for values beyond 0 to {most}")
+
+
+def test_few_values_of_a_mask_stay_as_they_are():
+    for values in ([0, 1, 65_535], [0, 30_000, 65_535], [-1000, 0, 5]):
+        image = Image.fromarray(np.tile(np.array(values, np.int32), (8, 8)))
+        assert len(np.unique(np.asarray(repair(image)))) >= 2 and "beyond" not in str(repair_and_tell(image))
+
+
+def test_numbers_of_32_bits_without_a_sign_are_none_with_one():
+    ramp = (RAMP * (2**32 - 1)).astype(np.uint32)
+    for data in (tiff_of(ramp), tiff_of(ramp, kind=None)):
+        assert np.abs(np.asarray(repair(open_image(data)))[..., 0] - RAMP * 255).max() <= 1
+
+
+def test_bands_that_are_not_read_are_told():
+    bands = np.zeros((8, 8, 4), np.uint8)
+    facts = inspect_image(tiff_of(bands, bands=4, color=2, extra=0))
+    assert (facts.mode, facts.repairs) == ("RGB", ("3 of 4 bands read",))
+    assert inspect_image(tiff_of(bands[..., :3].copy(), bands=3, color=2)).repairs == ()
+
+
 def test_gray_whose_zero_is_white_is_no_negative():
     gray = Image.fromarray(np.array([[0, 2000, 4095]], np.uint16))
     data = encoded(gray, "TIFF", tiffinfo={PHOTOMETRIC_INTERPRETATION: 0})
     assert np.abs(np.asarray(repair(open_image(data)))[0, :, 0].astype(int) - [255, 130, 0]).max() <= 1
 
 
-def colors_of_16_bits(bits, channels):
-    """PNG whose colors use `bits` bits of their 16; Pillow writes none."""
-    ramp = np.linspace(0, 2**bits - 1, 256).astype(">u2").reshape(16, 16, 1).repeat(channels, 2)
-    rows = b"".join(b"\0" + row.tobytes() for row in ramp)
-    parts = [(b"IHDR", struct.pack(">IIBBBBB", 16, 16, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0))]
-    parts += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+def png_of(width, depth, kind, rows, *clear):
+    """A PNG of the rows' bytes, of which the numbers in `clear` are transparent; Pillow writes not every depth."""
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, len(rows), depth, kind, 0, 0, 0))]
+    parts += [(b"tRNS", struct.pack(f">{len(clear)}H", *clear))] if clear else []
+    parts += [(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows))), (b"IEND", b"")]
     chunks = [len(data).to_bytes(4, "big") + name + data for name, data in parts]
     return b"\x89PNG\r\n\x1a\n" + b"".join(c + zlib.crc32(c[4:]).to_bytes(4, "big") for c in chunks)
+
+
+def colors_of_16_bits(bits, channels):
+    """PNG whose colors use `bits` bits of their 16."""
+    ramp = np.linspace(0, 2**bits - 1, 256).astype(">u2").reshape(16, 16, 1).repeat(channels, 2)
+    return png_of(16, 16, {2: 4, 3: 2, 4: 6}[channels], [row.tobytes() for row in ramp])
 
 
 def ppm_of_16_bits(bits):
@@ -174,6 +240,12 @@ MAKERS = {
 }
 
 
+def test_a_bright_pixel_does_not_make_dark_colors_fit():
+    ramp = np.linspace(0, 4095, 256).astype(">u2").repeat(3)
+    ramp[:3] = 65_535
+    assert reason_of(b"P6\n16 16\n65535\n" + ramp.tobytes()).startswith("too dark to keep: ")
+
+
 @pytest.mark.parametrize("maker", MAKERS)
 def test_colors_of_16_bits_of_which_pillow_would_leave_black_are_refused(maker):
     assert open_image(MAKERS[maker](16)).size == (16, 16)
@@ -186,6 +258,25 @@ def test_a_value_that_gray_of_16_bits_calls_transparent_becomes_white():
     gray = Image.fromarray(np.array([[100, 1023, 4095]], np.uint16))
     repaired = repair(open_image(encoded(gray, "PNG", transparency=100)))
     assert [repaired.getpixel((x, 0))[0] for x in range(3)] == [255, 64, 255]
+
+
+@pytest.mark.parametrize(
+    ("depth", "kind", "row", "clear", "opaque"),
+    [
+        (16, 2, struct.pack(">6H", *[40_000] * 3, *[50_000] * 3), [40_000] * 3, 195),
+        (8, 2, bytes([40] * 3 + [50] * 3), [40] * 3, 50),
+        (16, 0, struct.pack(">2H", 40_000, 50_000), [40_000], 195),
+        (8, 0, b"\x28\x32", [40], 50),
+        (4, 0, b"\x78", [7], 136),
+        (2, 0, b"\x60", [1], 170),
+        (1, 0, b"\x80", [1], 0),
+    ],
+)
+def test_a_color_that_a_png_calls_transparent_becomes_white_in_every_depth(depth, kind, row, clear, opaque):
+    data = png_of(2, depth, kind, [row], *clear)
+    repaired = repair(open_image(data))
+    assert [repaired.getpixel((x, 0)) for x in (0, 1)] == [(255,) * 3, (opaque,) * 3]
+    assert inspect_image(data).repairs[-1] == "transparency laid on white"
 
 
 @pytest.mark.parametrize("mode", ["La", "RGBa"])
@@ -322,21 +413,6 @@ def frame(marker, bits=8, layers=1):
     return b"\xff\xd8\xff" + struct.pack(">BHBHHB", marker, 8 + 3 * layers, bits, 8, 8, layers) + b"\1\x11\0" * layers
 
 
-def tiff_of(values, bands=1, **tags):
-    """A TIFF of one strip, of numbers that Pillow may not write."""
-    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
-    numbers = {"width": 256, "height": 257, "compression": 259, "color": 262, "bands": 277, "extra": 338, "kind": 339}
-    height, width = values.shape[:2]
-    found = {"width": width, "height": height, "compression": 1, "color": 1, "bands": bands, "kind": kind} | tags
-    found = {numbers[name]: value for name, value in found.items()}
-    found |= {278: height, 273: 200 + 2 * bands, 279: values.nbytes}
-    entries = {tag: struct.pack("<HHII", tag, 4, 1, value) for tag, value in found.items()}
-    bits = struct.pack("<H", 8 * values.dtype.itemsize) * bands
-    entries[258] = struct.pack("<HHI", 258, 3, bands) + (bits.ljust(4, b"\0") if bands < 3 else struct.pack("<I", 200))
-    directory = struct.pack("<H", len(entries)) + b"".join(entries[tag] for tag in sorted(entries)) + bytes(4)
-    return (b"II*\0\x08\0\0\0" + directory).ljust(200, b"\0") + bits + values.tobytes()
-
-
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -358,7 +434,7 @@ def test_what_pillow_does_not_decode_is_no_damage(tmp_path, content, said):
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-@pytest.mark.parametrize("content", [frame(0xC0)[:4], tiff_of(np.zeros((4, 4)))[:30], b"BM\0\xff", b"GIF89a\x01\xff"])
+@pytest.mark.parametrize("content", [frame(0xC0)[:4], tiff_of(np.zeros((4, 4)))[:30], b"BM\0\xff", b"GIF89a"])
 def test_a_header_that_breaks_off_is_damage(content):
     assert reason_of(content) == "truncated or damaged image: its header cannot be read"
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 
-import numpy as np
 from PIL import Image
 from PIL.ExifTags import Base
 from PIL.Image import Transpose
-from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
+from PIL.TiffImagePlugin import SAMPLESPERPIXEL
+
+from vlmhelpers.common.image_grays import Shades, is_gray, rare
 
 _STRIP = 2**21  # pixels
 _TURNS = dict(
@@ -25,8 +26,7 @@ _TURNS = dict(
     )
 )
 _FROM_THE_END = (3, 4, 6, 7)  # EXIF orientations whose first row becomes the last one, or the last column
-_DEPTHS = (1023, 4095, 16383, 65535)  # the largest values of cameras and scanners that store 10 to 16 bits in 16
-_USUAL = {"I": (255, *_DEPTHS), "F": (1, 255, *_DEPTHS)}
+_FEW_BITS = {"L;2": 85, "L;4": 17}  # of gray -> by what Pillow multiplies it
 _DARK = 64  # of 256: what 14 bits or fewer, stored in 16, leave of 16
 
 
@@ -35,7 +35,8 @@ def repair(image: Image.Image) -> Image.Image:
 
     Takes an animation's first frame or a file's first page, obeys the EXIF orientation and lays transparency on white.
     Gray of more than 8 bits is scaled to 8 by the smallest usual range that holds it: 10, 12, 14 or 16 bits, also 8 for
-    32-bit gray, and 0 to 1 for float gray; gray that fits none, by its own range. EXIF that cannot be read is ignored.
+    32-bit gray, and 0 to 1 for float gray; gray that fits none, by its own range. A value or a few pixels that are far
+    from all others, such as -9999 for no data, do not count for that. EXIF that cannot be read is ignored.
     Raises ValueError for a mode that Pillow cannot convert.
     """
     return repair_and_tell(image)[0]
@@ -50,15 +51,18 @@ def repair_and_tell(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     orientation = _orientation(image)
     if orientation:
         repairs.append(f"turned upright (EXIF orientation {orientation})")
-    bounds = _gray_bounds(image) if image.mode in _USUAL or image.mode.startswith("I;16") else None
-    if bounds:
-        repairs.append(f"gray of mode {image.mode} scaled to 8 bits")
+    bands, read = getattr(image, "tag_v2", {}).get(SAMPLESPERPIXEL, 1), len(image.getbands())
+    if bands > read:
+        repairs.append(f"{read} of {bands} bands read")
+    shades = Shades(image, (strip for _, strip in strips(image))) if is_gray(image) else None
+    if shades:
+        repairs.append(f"gray of mode {image.mode} scaled to 8 bits{shades.cut}")
     if image.mode == "RGB" and not orientation and not image.has_transparency_data:
         return image, tuple(repairs)
-    upright, opaque = _in_strips(image, orientation, bounds)
+    upright, opaque = _in_strips(image, orientation, shades)
     if not opaque:
         repairs.append("transparency laid on white")
-    if not bounds and not image.has_transparency_data and image.mode not in ("RGB", "L", "P", "1"):
+    if not shades and not image.has_transparency_data and image.mode not in ("RGB", "L", "P", "1"):
         repairs.append(f"{image.mode} converted to RGB")
     return upright, tuple(repairs)
 
@@ -79,12 +83,12 @@ def strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
-def _in_strips(image, orientation, bounds):
+def _in_strips(image, orientation, shades):
     """The image turned and in RGB, and whether all of it was opaque."""
     size = image.size[::-1] if orientation >= 5 else image.size
     upright, all_opaque = Image.new("RGB", size), True
     for top, strip in strips(image):
-        plain, opaque = _gray_to_rgb(strip, *bounds) if bounds else _to_rgb(strip)
+        plain, opaque = shades.to_rgb(strip) if shades else _to_rgb(strip)
         all_opaque = all_opaque and opaque
         place = image.height - top - strip.height if orientation in _FROM_THE_END else top
         plain = plain.transpose(_TURNS[orientation]) if orientation else plain
@@ -101,40 +105,12 @@ def _to_rgb(image):
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB"), False
 
 
-def _gray_bounds(image):
-    """The values that become black and white."""
-    extrema = [(values.min(), values.max()) for values in (_values(strip) for _, strip in strips(image))]
-    low, high = float(min(low for low, _ in extrema)), float(max(high for _, high in extrema))
-    tops = [top for top in _USUAL.get(image.mode, _DEPTHS) if low >= 0 and high <= top]
-    black, white = (0, tops[0]) if tops else (low, max(high, low + 1))
-    zero_is_white = getattr(image, "tag_v2", {}).get(PHOTOMETRIC_INTERPRETATION) == 0  # Pillow only inverts 8 bits
-    return (white, black) if zero_is_white else (black, white)
-
-
-def _values(image):
-    values = np.asarray(image)
-    sound = image.mode != "F" or np.isfinite(values.min() + values.max())
-    return values if sound else np.nan_to_num(values, posinf=0, neginf=0)
-
-
-def _gray_to_rgb(image, black, white):
-    values = _values(image)
-    scaled = np.subtract(values, black, dtype=np.float32)
-    scaled *= 255 / (white - black)
-    scaled = np.rint(scaled, out=scaled).astype(np.uint8)
-    opaque = True
-    if "transparency" in image.info:  # the one value that PNG may call so
-        clear = values == image.info["transparency"]
-        scaled[clear], opaque = 255, not clear.any()
-    return Image.fromarray(scaled).convert("RGB"), opaque
-
-
 def lost_contrast(image: Image.Image, depth: int) -> str | None:
     """Why a color image of `depth` bits per color, of which Pillow keeps the upper 8, cannot be used, or None."""
     if depth <= 8 or image.mode not in ("RGB", "RGBA", "RGBX", "LA", "CMYK"):
         return None
-    bands = [image.getchannel(band).getextrema()[1] for band in image.getbands() if band not in "AX"]
-    if max(bands) >= _DARK:
+    few, bands = rare(image.width * image.height), [band for band in image.getbands() if band not in "AX"]
+    if any(sum(image.getchannel(band).histogram()[_DARK:]) > few for band in bands):
         return None
     return f"too dark to keep: its colors use less than a quarter of their {depth} bits, of which only 8 are read"
 
@@ -147,6 +123,15 @@ def depth_of_colors(image: Image.Image) -> int:
     if image.format == "PPM" and isinstance(arguments, tuple):
         return int(arguments[-1]).bit_length()  # by its largest value
     return _depth_of_jpeg2000(image.fp) if image.format == "JPEG2000" else 8
+
+
+def scale_transparency(image: Image.Image) -> None:
+    """Gives the color that a PNG, only opened, calls transparent the 8 bits to which Pillow scales all others."""
+    way, clear = str(image.tile[0].args) if image.tile else "", image.info.get("transparency")
+    if image.format == "PNG" and way == "RGB;16B" and isinstance(clear, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
+    elif image.format == "PNG" and way in _FEW_BITS and isinstance(clear, int):
+        image.info["transparency"] = clear * _FEW_BITS[way] & 255
 
 
 def _depth_of_jpeg2000(file):

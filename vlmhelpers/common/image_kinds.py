@@ -38,7 +38,7 @@ def unidentified(source: str | os.PathLike | bytes, head: bytes) -> tuple[str, s
         if impostor.match(beginning):
             return f"not an image: {what}", remedy
     text = " ".join(head[:64].lstrip(_BLANK).decode("ascii", "replace").split())
-    if text.isascii() and text.isprintable():
+    if text.isascii() and text.isprintable() and not text.startswith("GIF8"):
         return f"not an image: it is text, {text[:24]!r}", "replace it by the image"
     said = _decoder_says(source, head)
     if said is not None:

@@ -19,7 +19,14 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from vlmhelpers.common.digests import digest, digest_of_pieces
 from vlmhelpers.common.file_digests import file_digest
-from vlmhelpers.common.image_colors import depth_of_colors, lost_contrast, repair, repair_and_tell, strips
+from vlmhelpers.common.image_colors import (
+    depth_of_colors,
+    lost_contrast,
+    repair,
+    repair_and_tell,
+    scale_transparency,
+    strips,
+)
 from vlmhelpers.common.image_costs import costly_header, largest_file, too_costly
 from vlmhelpers.common.image_kinds import FORMATS, HEAD, undecodable, unidentified
 
@@ -95,6 +102,7 @@ def open_image(
         image = _opened(path, data, max_pixels)
         pixels = image.width * image.height
         _refuse(too_costly(image))
+        scale_transparency(image)
         depth = depth_of_colors(image)
         before_decoding(image)
         image.load()
