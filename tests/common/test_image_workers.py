@@ -83,6 +83,7 @@ COSTLY = {
     "its header has more than 500,000 pieces": lambda: A_JPEG[:2] + b"\xff" * 1_000_000 + A_JPEG[2:],
     "its header has more than 500,000 pieces ": lambda: A_JPEG[:20] + b"junk" * 200_000 + A_JPEG[20:],
     " its header has more than 500,000 pieces": lambda: PICTURE[:33] + EMPTY_CHUNK * 400_000 + PICTURE[33:],
+    " its header has more than 500,000 pieces ": lambda: PICTURE[:-12] + EMPTY_CHUNK * 510_000 + PICTURE[-12:],
     "  its header has more than 500,000 pieces": lambda: A_GIF[:-2] + b"\1\0" * 300_000 + A_GIF[-2:],
     "its header has more than 500,000 pieces  ": lambda: many_tags(510_000),
     "   its header has more than 500,000 pieces": lambda: many_boxes(510_000, outside=True),
@@ -183,10 +184,21 @@ def test_its_limit_of_pixels_is_an_argument():
     assert inspect_apart(PICTURE, max_pixels=1600).size == (40, 40)
 
 
+@pytest.fixture
+def slow(monkeypatch):
+    """A picture of millions of pieces, and processes that do not count them."""
+    image_workers._WORKERS.end()
+    code = (
+        "import vlmhelpers.common.image_costs as c; c._PIECES = 10**9; from vlmhelpers.common.image_worker import main"
+    )
+    monkeypatch.setattr(image_workers, "_COMMAND", ["-c", f"{code}; main()"])
+    yield PICTURE[:-12] + EMPTY_CHUNK * 5_000_000 + PICTURE[-12:]
+    image_workers._WORKERS.end()
+
+
 @pytest.mark.slow
-def test_an_image_that_takes_too_long_is_ended_and_others_go_on():
+def test_an_image_that_takes_too_long_is_ended_and_others_go_on(slow):
     before = inspect_apart(PICTURE)
-    slow = PICTURE[:-12] + EMPTY_CHUNK * 5_000_000 + PICTURE[-12:]
     error = pytest.raises(UnusableImage, inspect_apart, slow).value
     assert error.reason == "too slow to decode: it takes more than 2 s" and "a baseline JPEG" in error.remedy
     assert inspect_apart(PICTURE) == before
@@ -230,8 +242,7 @@ def test_memory_beyond_the_limit_is_refused(monkeypatch):
 
 
 @pytest.mark.slow
-def test_an_image_among_others_that_takes_too_long_is_the_only_one_refused():
-    slow = PICTURE[:-12] + EMPTY_CHUNK * 5_000_000 + PICTURE[-12:]
+def test_an_image_among_others_that_takes_too_long_is_the_only_one_refused(slow):
     images = [{"bytes": encoded(Image.new("RGB", (side, 9)), "PNG")} for side in range(1, 41)]
     images[20] = {"bytes": slow}
     images[30] = {"bytes": b"text"}

@@ -51,7 +51,8 @@ def costly_header(file: BinaryIO, max_pixels: int) -> str | None:
     """Why opening `file`, and no more, costs too much, or None.
 
     A PPM's header is read byte by byte, with its comments, as is what stands between the parts of a JPEG's; whether a
-    GIF has a second frame is seen behind the first one; for a WebP, memory is taken by the size that it names.
+    GIF has a second frame is seen behind the first one, as is a PNG's further text behind its pixels; for a WebP,
+    memory is taken by the size that it names.
     """
     head = file.read(_HEADER)
     file.seek(0)
@@ -70,9 +71,19 @@ def costly_header(file: BinaryIO, max_pixels: int) -> str | None:
 def _has_too_many_pieces(file):
     counted = _Counted(file)
     with suppress(Exception):  # whatever else is wrong with it is found when it is opened
-        _ = Image.open(counted, formats=list(_READ_IN_PIECES)).is_animated
+        image = Image.open(counted, formats=list(_READ_IN_PIECES))
+        if image.format == "PNG":
+            _pass_chunks(counted)
+        _ = image.is_animated
     file.seek(0)
     return counted.left < 0
+
+
+def _pass_chunks(file):
+    """Looks at all chunks of a PNG: when it has decoded the pixels, Pillow reads those behind them."""
+    file.seek(8)
+    while head := file.read(8):
+        file.seek(int.from_bytes(head[:4], "big") + 4, io.SEEK_CUR)
 
 
 class _Counted:

@@ -48,7 +48,7 @@ class Shades:
         values = np.asarray(strip)
         if self._is_unsigned:
             return values.view(np.uint32)
-        sound = strip.mode != "F" or np.isfinite(values.min() + values.max())
+        sound = strip.mode != "F" or np.isfinite([values.min(), values.max()]).all()
         return values if sound else np.nan_to_num(values, posinf=0, neginf=0)
 
     def to_rgb(self, strip: Image.Image) -> tuple[Image.Image, bool]:
