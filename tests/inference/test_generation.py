@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig, TextStreamer
 
 from vlmhelpers.batches.pixel_cache import precompute
-from vlmhelpers.data.schema import FEATURES, text_part, user
+from vlmhelpers.data.schema import FEATURES, make_pair, make_row, text_part, user
+from vlmhelpers.evaluation.scoring import evaluate, says_all
 from vlmhelpers.families import TINY_BASES, family_of, tiny_model
 from vlmhelpers.inference.answer_log import row_keys
 from vlmhelpers.inference.generation import generate, stream_answer, stream_conversation
+from vlmhelpers.inference.likelihood import rank_pairs
 from vlmhelpers.models.loading import load_model
 from vlmhelpers.samples.drawing import QUESTIONS, sample_products
 
@@ -347,7 +350,36 @@ def test_what_a_models_own_settings_return_does_not_count(qwen, words, monkeypat
     own = {"return_dict_in_generate": True, "num_return_sequences": 2, "do_sample": True, "output_scores": True}
     for name, value in own.items():
         monkeypatch.setattr(qwen[0].generation_config, name, value)
-    assert generate(*qwen, words, max_new_tokens=2, progress=False) == expected
+    for options in ({}, dict.fromkeys(own), dict.fromkeys(["num_beams", "use_cache", "pad_token_id"])):
+        assert generate(*qwen, words, max_new_tokens=2, progress=False, **options) == expected
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda model, processor: generate(model, processor, [make_row("?", "a")]),
+        lambda model, processor: stream_answer(model, processor, "?"),
+        lambda model, processor: rank_pairs(model, processor, [make_pair("?", "a", "b")]),
+    ],
+)
+def test_what_is_no_model_or_no_processor_is_said(use, qwen):
+    model, processor = qwen
+    for wrong in (processor.tokenizer, model, None):
+        with pytest.raises(TypeError, match="processor is a .*, and no processor: pass the processor that vlm.load_mo"):
+            use(model, wrong)
+    for wrong in ("qwen3-vl", processor):
+        with pytest.raises(TypeError, match="model is a .*, and no loaded model: pass the model that vlm.load_model"):
+            use(wrong, processor)
+
+
+@pytest.mark.parametrize("image, message", [("none.png", "missing file: .*Remedy: put"), (b"text", "not an image: .*")])
+def test_an_image_that_cannot_be_decoded_is_named_by_its_row(image, message, qwen, tmp_path):
+    image = str(tmp_path / image) if isinstance(image, str) else image
+    rows = [make_row("?", "a"), make_row("?", "a", [image])]
+    for use in (partial(generate, *qwen, progress=False), partial(evaluate, ["a", "a"], judge=says_all)):
+        with pytest.raises(ValueError, match=f"row 2: {message}"):
+            use(rows)
+    assert evaluate(["a", "a"], rows).hits == (True, True)  # which looks at no image
 
 
 def test_numbers_of_numpy_beams_and_strings_that_end_an_answer(qwen, words):

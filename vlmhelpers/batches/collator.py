@@ -15,6 +15,7 @@ from vlmhelpers.batches.chat_template import IGNORED, ChatTemplate, ListeningTok
 from vlmhelpers.batches.conversation import naming, to_answer, to_train
 from vlmhelpers.batches.pixel_cache import for_images
 from vlmhelpers.families import family_of
+from vlmhelpers.models.loading import check_processor
 
 _OTHER_ROW = "leave the row out, or give it images of other sizes, or as many as the model was made for"
 TRAIN_ON = ("assistant", "last", "all")
@@ -43,6 +44,7 @@ class VisionCollator:
         for name, value, choices in (("train_on", train_on, TRAIN_ON), ("logits", logits, LOGITS)):
             if value not in choices:
                 raise ValueError(f"{name}={value!r}: choose one of {', '.join(choices)}")
+        check_processor(processor)
         self.processor = processor
         self.family = family_of(processor)
         self.max_length = max_length

@@ -16,6 +16,7 @@ from vlmhelpers.data.report import Report
 from vlmhelpers.data.schema import kind_of
 from vlmhelpers.families import FAMILIES
 from vlmhelpers.families.family import SizedImage
+from vlmhelpers.models.loading import check_processor
 
 _SMALLEST = 256  # a shorter side in pixels, from which on no image is too small for a processor
 _REMEDY = "leave the row out, or train another model on it"
@@ -72,8 +73,7 @@ def rules_of(model: ProcessorMixin | str) -> validation.Rules:
     if isinstance(model, ProcessorMixin):
         return _rules_of_processor(model)
     if not isinstance(model, str):
-        remedy = "pass the processor that vlm.load_model returns beside the model, or the name of a family"
-        raise TypeError(f"model is a {type(model).__name__}, and no processor: {remedy}")
+        check_processor(model, "model", ", or the name of a family")
     if model not in FAMILIES:
         raise ValueError(f"no family is called {model!r}: pass a model's processor, or one of {', '.join(FAMILIES)}")
     return lambda row, _: problems_with(FAMILIES[model], row)

@@ -8,10 +8,11 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, Image, IterableDataset, List, concatenate_datasets
 from PIL import Image as PilImage
 
+from vlmhelpers.common.images import UnusableImage, open_image
 from vlmhelpers.common.printable import one_line
-from vlmhelpers.data.rows import stream_plain_rows
-from vlmhelpers.data.rules import null_problems
-from vlmhelpers.data.schema import CONVERSATIONS, FEATURES, KINDS, TRAIN, kind_of, with_train
+from vlmhelpers.data.rows import plain_rows, stream_plain_rows
+from vlmhelpers.data.rules import null_problems, row_number
+from vlmhelpers.data.schema import CONVERSATIONS, FEATURES, KINDS, TRAIN, all_images, kind_of, with_train
 
 Rows = Dataset | Iterable[dict] | dict
 
@@ -33,6 +34,23 @@ def given_rows(rows: Rows, kind: str | None = "messages") -> Dataset:
         _refuse_strings(dataset)
     refuse_nulls(dataset)
     return dataset if dataset.format["type"] == "custom" else _plain(dataset)
+
+
+def decoded_row(dataset: Dataset, index: int) -> dict:
+    """A row of `given_rows` with its images decoded.
+
+    Raises ValueError, with the row's number and a remedy, for an image that cannot be, and OSError as `open_image`.
+    """
+    try:
+        return dataset[index]
+    except Exception:  # of decoders; what a transform raises stays
+        (row,) = plain_rows(dataset, [index])
+        for image in filter(None, all_images(row)):
+            try:
+                open_image(image)
+            except UnusableImage as error:
+                raise ValueError(f"row {row_number(row, index)}: {error}") from error
+        raise
 
 
 _NAMES = {"messages": "rows of messages", "rated": "rated rows"}

@@ -8,7 +8,7 @@ from datasets import Dataset
 from markupsafe import Markup
 
 from vlmhelpers.common.display import html_table, thumbnail, with_widget
-from vlmhelpers.data.given import given_rows, given_texts
+from vlmhelpers.data.given import decoded_row, given_rows, given_texts
 from vlmhelpers.data.schema import last_question
 from vlmhelpers.evaluation.comparison import Comparison
 from vlmhelpers.evaluation.scoring import nfc, references_of, without_reasoning
@@ -102,7 +102,7 @@ class Browser:
         return html_table(("row", "image", "prompt", "expected", *self.names), rows)
 
     def _cells(self, i, kind="", characters=_CHARACTERS):
-        images = Markup().join(map(thumbnail, self.dataset[i]["images"][:_IMAGES]))
+        images = Markup().join(map(thumbnail, decoded_row(self.dataset, i)["images"][:_IMAGES]))
         cut = (text if text == (start := text[:characters]) else f"{start}…" for text in self.texts[i])
         prompt, expected, *answers = cut
         marked = (mark_difference(answer, expected) for answer in answers)

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from vlmhelpers.common.display import html_table
 from vlmhelpers.common.images import repair
 from vlmhelpers.common.printable import one_line, printable
-from vlmhelpers.data.given import given_rows, row_indices, texts_of_rows
+from vlmhelpers.data.given import decoded_row, given_rows, row_indices, texts_of_rows
 from vlmhelpers.evaluation.scoring import EXACT, Evaluation, check_evaluations, references_of
 from vlmhelpers.evaluation.statistics import Score, mcnemar_test, paired_mean, permutation_test
 
@@ -169,7 +169,7 @@ def plot_scores(
     grid = figure.add_gridspec(3, len(rows), height_ratios=heights)
     for column, (i, text) in enumerate(zip(rows, said, strict=True)):
         above, below = (figure.add_subplot(grid[k, column], frameon=False, xticks=[], yticks=[]) for k in (0, 1))
-        for image in dataset[i]["images"][:1]:
+        for image in decoded_row(dataset, i)["images"][:1]:
             above.imshow(repair(image))
         above.set_anchor("W")
         below.text(0, 1, text, fontsize=7, va="top", in_layout=False, clip_on=True)

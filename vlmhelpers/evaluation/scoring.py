@@ -16,7 +16,7 @@ from datasets import Dataset
 
 from vlmhelpers.common.numbers import first_number, shared_conventions
 from vlmhelpers.common.printable import printable
-from vlmhelpers.data.given import given_rows, given_texts
+from vlmhelpers.data.given import decoded_row, given_rows, given_texts
 from vlmhelpers.data.schema import FEATURES, answer_of, is_blank, message_text
 from vlmhelpers.data.turns import split_thinking
 from vlmhelpers.evaluation.metrics import METRICS, measure
@@ -140,7 +140,11 @@ def evaluate(
             scores[name], of_rows = measure(name, answers, references)
             values |= {name: of_rows} if of_rows else {}
     if judge:
-        values["judge"] = tuple(_judged(judge, dataset[i], i, answers[i], references[i]) for i in range(len(hits)))
+        rows = (decoded_row(dataset, i) for i in range(len(hits)))
+        texts = zip(references, answers, strict=True)
+        values["judge"] = tuple(
+            _judged(judge, row, i, *of) for i, (row, of) in enumerate(zip(rows, texts, strict=True))
+        )
         scores["judge"] = mean(values["judge"])
     return Evaluation(scores, hits, values)
 
@@ -153,7 +157,7 @@ def _field_hits(answers, references):
     }
 
 
-def _judged(judge, row, index, answer, reference):
+def _judged(judge, row, index, reference, answer):
     prompt = "\n".join(filter(None, map(message_text, row["messages"][:-1])))
     try:
         value = judge(prompt, row["images"], reference, answer)
@@ -264,8 +268,8 @@ def slice_names(dataset: Dataset, by: str | Callable[[dict], object]) -> list[st
     if callable(by):
         return [str(by(row)) for row in dataset]
     if by == "image size":
-        rows = dataset.select_columns("images")
-        return _bands([sum(image.width * image.height for image in row["images"]) or None for row in rows], "no image")
+        images = (decoded_row(dataset, i)["images"] for i in range(len(dataset)))
+        return _bands([sum(image.width * image.height for image in of_row) or None for of_row in images], "no image")
     references = references_of(dataset)
     if by == "answer length":
         return _bands([len(text) for text in references])

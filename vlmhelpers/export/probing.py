@@ -18,6 +18,7 @@ from vlmhelpers.common.environment import quiet
 from vlmhelpers.common.errors import CannotRun
 from vlmhelpers.common.files import temporary_folder
 from vlmhelpers.common.processes import run_python
+from vlmhelpers.data.given import decoded_row
 from vlmhelpers.data.schema import FEATURES
 from vlmhelpers.inference.generation import decoding
 from vlmhelpers.models.backends import eval_mode
@@ -51,7 +52,7 @@ class Probe:
 
 def fixed_rows(dataset: Dataset, indices: Sequence[int]) -> Dataset:
     """These rows with their images as they are now, whatever transform makes them."""
-    rows = (dataset[i] for i in indices)
+    rows = (decoded_row(dataset, i) for i in indices)
     return Dataset.from_list([{name: row[name] for name in FEATURES} for row in rows], features=FEATURES)
 
 
@@ -83,10 +84,10 @@ def probe(
 def _answer(model, processor, prompt, max_new_tokens, forced=None):
     """(the tokens of the greedy answer, or those of `forced`; the probability of each)."""
     start = prompt["input_ids"].shape[1]
-    settings = decoding(processor, {"max_new_tokens": max_new_tokens})
+    settings = decoding(processor, {"max_new_tokens": max_new_tokens}) | {"return_dict_in_generate": True}
     if forced is not None:
         settings["prefix_allowed_tokens_fn"] = lambda _, ids: [forced[len(ids) - start]]
-    found = model.generate(**prompt, **settings, output_logits=True, return_dict_in_generate=True)
+    found = model.generate(**prompt, **settings, output_logits=True)
     tokens = found.sequences[0, start:].tolist()
     pairs = zip(tokens, found.logits, strict=True)
     return tokens, [logits[0].float().softmax(-1)[token].item() for token, logits in pairs]

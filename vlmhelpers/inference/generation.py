@@ -19,7 +19,7 @@ from vlmhelpers.common.display import in_notebook
 from vlmhelpers.common.errors import CannotRun
 from vlmhelpers.common.images import image_header, open_image
 from vlmhelpers.common.printable import printable
-from vlmhelpers.data.given import given_rows
+from vlmhelpers.data.given import decoded_row, given_rows
 from vlmhelpers.data.rows import plain_rows, stream_plain_rows
 from vlmhelpers.data.schema import count_images, message_text, user
 from vlmhelpers.families import family_of
@@ -28,6 +28,7 @@ from vlmhelpers.inference.resumable import answer_rows
 from vlmhelpers.inference.served import Served, served_settings
 from vlmhelpers.inference.speed import Answers
 from vlmhelpers.models.backends import eval_mode
+from vlmhelpers.models.loading import check_model, check_processor
 
 # Set whatever generation_config.json says: the repetition_penalty=1.05 of Qwen2.5's instruct models punishes the words
 # of the prompt, and the padding, an end token: a row's neighbors in the batch would decide where its answer ends.
@@ -67,10 +68,13 @@ def generate(
     `accelerate launch` has started share the rows; each has to call it, writes a file of its own, whose name ends in
     its number but for the first, and gets all answers.
 
-    Raises ValueError for what are no rows of messages, for options that would not give one text for each row, and where
-    `save_to` is of another model or options, BlockingIOError where another process writes it, RuntimeError where memory
-    does not suffice for one row.
+    Raises TypeError for what is no model or processor, ValueError for what are no rows of messages, for an image that
+    cannot be decoded, for options that would not give one text for each row, and where `save_to` is of another model or
+    options, BlockingIOError where another process writes it, RuntimeError where memory does not suffice for one row.
     """
+    check_processor(processor)
+    if not isinstance(model, Served):
+        check_model(model)
     batch_size, max_new_tokens = _whole("batch_size", batch_size), _whole("max_new_tokens", max_new_tokens)
     check_options(processor, options, batch_size)
     dataset = given_rows(dataset)
@@ -111,12 +115,17 @@ def check_options(processor: ProcessorMixin, options: Mapping[str, object], batc
 
 
 def decoding(processor: ProcessorMixin, settings: dict) -> dict[str, object]:
-    """Arguments of `model.generate` for `settings`, whatever the model's own are: greedy unless they sample."""
-    plain = {} if settings.get("do_sample") else _GREEDY
-    fixed = {"use_cache": True, "pad_token_id": processor.tokenizer.pad_token_id}
-    if settings.get("stop_strings"):
+    """Arguments of `model.generate` for `settings`, whatever the model's own are: greedy unless they sample.
+
+    What is None there, and fixed here, is as if it were not given.
+    """
+    fixed = _ONE_TEXT | _GREEDY | {"use_cache": True, "pad_token_id": processor.tokenizer.pad_token_id}
+    given = {name: value for name, value in settings.items() if value is not None or name not in fixed}
+    if given.get("do_sample"):
+        fixed = {name: value for name, value in fixed.items() if name not in _GREEDY}
+    if given.get("stop_strings"):
         fixed["tokenizer"] = processor.tokenizer
-    return fixed | plain | settings
+    return fixed | given
 
 
 def _batches(model, processor, dataset, kinds, batch_size, settings):
@@ -137,7 +146,7 @@ def _try(model, collator, dataset, batch, settings):
     """The answers to the rows at the indices of `batch`, or None where memory does not suffice for several rows."""
     try:
         start = time.perf_counter()
-        inputs = collator.prompts([dataset[i] for i in batch]).to(model.device)
+        inputs = collator.prompts([decoded_row(dataset, i) for i in batch]).to(model.device)
         found = _answer(model, collator, inputs, settings)
         how = round(time.perf_counter() - start, 4), len(batch), _device_name(model.device)
         return [Answer(*answer, *how) for answer in found]
@@ -155,7 +164,6 @@ def _try(model, collator, dataset, batch, settings):
 def _answer(model, collator, inputs, settings):
     """(text, whether it was cut off, new tokens) of each row."""
     processor, settings = collator.processor, ends_of(model, collator) | settings
-    settings = _ONE_TEXT | settings
     tokens = model.generate(**inputs, **decoding(processor, settings))[:, inputs["input_ids"].shape[1] :]
     ends = settings["eos_token_id"]
     ends = [processor.tokenizer.pad_token_id, *(ends if isinstance(ends, (list, tuple)) else [ends])]
@@ -230,6 +238,7 @@ def stream_conversation(
     `messages`: those of a row, the last one the user's; a system prompt may come first. `images`: one for each image
     part in them. Raises UnusableImage, and ValueError for turns that the model cannot answer.
     """
+    check_model(model)
     images = [image if isinstance(image, Image.Image) else open_image(image) for image in images]
     row = {"messages": messages, "images": images}
     collator = VisionCollator(processor)
@@ -238,7 +247,7 @@ def stream_conversation(
     write = write or (_print_piece if printed else _grow_output())
     streamer = _Pieces(collator.template.decode, write)
     check_options(processor, options)
-    options = _ONE_TEXT | ends_of(model, collator) | {"max_new_tokens": max_new_tokens, "streamer": streamer} | options
+    options = ends_of(model, collator) | {"max_new_tokens": max_new_tokens, "streamer": streamer} | options
     settings = decoding(processor, options)
     with eval_mode(model), torch.inference_mode():
         model.generate(**inputs, **settings)

@@ -9,6 +9,7 @@ from vlmhelpers.batches.preference import PreferenceCollator
 from vlmhelpers.data.given import given_rows
 from vlmhelpers.data.rows import rows_of
 from vlmhelpers.models.backends import eval_mode
+from vlmhelpers.models.loading import check_model
 
 _NOT_OF_MODEL = ("completion_mask", "shift_labels", "logits_to_keep")
 
@@ -33,6 +34,7 @@ def sequence_logps(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> tu
 
 def rank_pairs(model: PreTrainedModel, processor: ProcessorMixin, pairs: Dataset, batch_size: int = 16) -> torch.Tensor:
     """The log-probabilities in nats of the chosen and of the rejected answers of n pairs: (2, n)."""
+    check_model(model)
     pairs = given_rows(pairs, "pairs")
     collate, found = PreferenceCollator(processor, logits="labeled"), []
     with eval_mode(model), torch.no_grad():

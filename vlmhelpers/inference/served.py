@@ -17,6 +17,7 @@ from urllib3.util import Retry
 
 from vlmhelpers.batches.collator import VisionCollator
 from vlmhelpers.batches.conversation import to_answer
+from vlmhelpers.data.given import decoded_row
 from vlmhelpers.data.schema import count_images
 from vlmhelpers.families import family_of
 from vlmhelpers.inference.answer_log import Answer
@@ -211,7 +212,7 @@ def _prompts(dataset, processor):
     control = VisionCollator(processor).template.control
 
     def prompt(i):
-        row = dataset[i]
+        row = decoded_row(dataset, i)
         asked = to_answer(row | {"row": row.get("row") or i + 1}, i, control)
         as_part = partial(_as_part, iter(asked.images))
         return asked.name, [message | {"content": _content(message["content"], as_part)} for message in asked.messages]

@@ -153,6 +153,20 @@ def load_processor(name: str | Path) -> ProcessorMixin:
     return processor
 
 
+def check_processor(processor: object, name: str = "processor", other: str = "") -> None:
+    """Raises TypeError unless it is a processor; `name` is what it is called, `other` what could be passed instead."""
+    if not isinstance(processor, ProcessorMixin):
+        remedy = f"pass the processor that vlm.load_model returns beside the model{other}"
+        raise TypeError(f"{name} is a {type(processor).__name__}, and no processor: {remedy}")
+
+
+def check_model(model: object) -> None:
+    """Raises TypeError for what is no loaded model, as its name or its processor."""
+    if not isinstance(model, torch.nn.Module):
+        remedy = "pass the model that vlm.load_model returns, and its processor after it"
+        raise TypeError(f"model is a {type(model).__name__}, and no loaded model: {remedy}")
+
+
 def check_supported(name: str | Path, processor: ProcessorMixin) -> None:
     """Raises ValueError for a model that cannot be trained by chat; says where nobody has described its family."""
     config = load_config(name)
@@ -238,6 +252,7 @@ def missing_tokens(processor: ProcessorMixin, model: PreTrainedModel) -> str:
 
     In the head an image token needs none.
     """
+    check_processor(processor)
     vocabulary, image = processor.tokenizer.get_vocab(), getattr(processor, "image_token_id", None)
     rows, head = (part.weight.shape[0] for part in (model.get_input_embeddings(), model.get_output_embeddings()))
     missing = {token: index for token, index in vocabulary.items() if index >= rows or head <= index != image}
