@@ -70,10 +70,9 @@ def rules_of(model: ProcessorMixin | str) -> validation.Rules:
 
     Raises ValueError for an unknown family, TypeError for what is neither.
     """
-    if isinstance(model, ProcessorMixin):
-        return _rules_of_processor(model)
     if not isinstance(model, str):
         check_processor(model, "model", ", or the name of a family")
+        return _rules_of_processor(model)
     if model not in FAMILIES:
         raise ValueError(f"no family is called {model!r}: pass a model's processor, or one of {', '.join(FAMILIES)}")
     return lambda row, _: problems_with(FAMILIES[model], row)

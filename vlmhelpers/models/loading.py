@@ -154,8 +154,11 @@ def load_processor(name: str | Path) -> ProcessorMixin:
 
 
 def check_processor(processor: object, name: str = "processor", other: str = "") -> None:
-    """Raises TypeError unless it is a processor; `name` is what it is called, `other` what could be passed instead."""
-    if not isinstance(processor, ProcessorMixin):
+    """Raises TypeError unless it is a processor, which has a tokenizer and is none.
+
+    `name` is what it is called, `other` what could be passed instead.
+    """
+    if not hasattr(processor, "tokenizer"):
         remedy = f"pass the processor that vlm.load_model returns beside the model{other}"
         raise TypeError(f"{name} is a {type(processor).__name__}, and no processor: {remedy}")
 
