@@ -134,6 +134,14 @@ def test_rows_without_images_are_not_ablated(run, tmp_path):
     assert "<b>" not in result.browser._repr_html_().replace("&lt;b&gt;", "")
 
 
+def test_rows_without_an_expected_answer_are_refused_before_any_is_answered(run, tmp_path):
+    asked = load_held_out(run)["test"].map(lambda row: {"messages": row["messages"][:-1]})
+    with mock.patch.object(evaluating, "rows_to_answer", return_value=asked):
+        with mock.patch.object(evaluating, "generate", side_effect=AssertionError):
+            with pytest.raises(ValueError, match=r"row 0 \(counted from 0\): the row does not end with an assistant"):
+                evaluated(run, output=str(tmp_path))
+
+
 def test_an_unknown_metric_is_refused_before_anything_is_loaded():
     with mock.patch.object(evaluating, "use_model", side_effect=AssertionError):
         with pytest.raises(ValueError, match="there is no 'beauty'; choose all, or some of"):

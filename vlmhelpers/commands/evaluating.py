@@ -23,7 +23,7 @@ from vlmhelpers.evaluation.ablation import ImageAblation, image_ablation
 from vlmhelpers.evaluation.browser import Browser, browse
 from vlmhelpers.evaluation.comparison import Comparison, compare
 from vlmhelpers.evaluation.metrics import METRICS
-from vlmhelpers.evaluation.scoring import Evaluation, evaluate
+from vlmhelpers.evaluation.scoring import Evaluation, evaluate, references_of
 from vlmhelpers.evaluation.statistics import Score
 from vlmhelpers.inference.answer_log import OtherAnswers, log_files
 from vlmhelpers.inference.generation import generate
@@ -101,12 +101,13 @@ def evaluate_run(
 
     Answers are saved as they come, so that the same call goes on; those of another model or with other settings are
     replaced. `progress` takes a name, how many rows are answered, and of how many. `tuned`: the model that the settings
-    name, where it is loaded. Raises ValueError for an unknown metric, and the errors of `use_model`, of the readers and
-    of `generate`. Processes that `accelerate launch` has started share the rows.
+    name, where it is loaded. Raises ValueError for an unknown metric and, before any is answered, for a row without an
+    expected answer, and the errors of `use_model`, of the readers and of `generate`. Processes that `accelerate launch` has started share the rows.
     """
     metrics = _metrics(settings.metrics)
     tuned = use_model(settings, tuned)
     rows = rows_to_answer(settings, tuned.run)
+    references_of(rows)  # raises for rows without one now, and not when all are answered
     folder = Path(settings.output or Path(tuned.run or "outputs") / FOLDER)
     options = batch_options(settings, tuned, rows)
     answers = {}
