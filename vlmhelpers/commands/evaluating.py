@@ -102,7 +102,8 @@ def evaluate_run(
     Answers are saved as they come, so that the same call goes on; those of another model or with other settings are
     replaced. `progress` takes a name, how many rows are answered, and of how many. `tuned`: the model that the settings
     name, where it is loaded. Raises ValueError for an unknown metric and, before any is answered, for a row without an
-    expected answer, and the errors of `use_model`, of the readers and of `generate`. Processes that `accelerate launch` has started share the rows.
+    expected answer, and the errors of `use_model`, of the readers and of `generate`. Processes that `accelerate
+    launch` has started share the rows.
     """
     metrics = _metrics(settings.metrics)
     tuned = use_model(settings, tuned)
