@@ -13,7 +13,7 @@ from misbehaving_server import misbehaving_server, picture_bytes
 
 from vlmhelpers import check_dataset, read_products, split
 from vlmhelpers.data.readers.products_reader import open_table
-from vlmhelpers.data.rows import READER_FEATURES
+from vlmhelpers.data.rows import READER_FEATURES, unused_fields
 from vlmhelpers.data.rules import split_problem
 from vlmhelpers.data.schema import FEATURES, assistant, user
 
@@ -313,6 +313,11 @@ def test_a_price_of_two_readings_in_a_column_of_two_forms_is_a_problem(folder):
     assert dataset["full_price"] == [12.5, 12.5, None]
     reason = "'1.299' in full_price can be 1.299 or 1299.0, as full_price has numbers in several forms"
     assert reasons(dataset) == ["", "", reason]
+
+
+def test_columns_of_the_answer_are_used(read):
+    dataset = read(scarf(), response="{title}: {full_price}")
+    assert unused_fields(dataset) == ["category3_code", "flg_discount", "product_code", "website_name"]
 
 
 def test_prices_that_are_all_written_with_a_currency_stay_text(folder):

@@ -11,8 +11,10 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Json, List, Value
 from row_outlines import agree, draw_images, read_outlines
 
-from vlmhelpers.data import read_dataset, read_stream
-from vlmhelpers.data.readers.source import DataError
+from vlmhelpers import check_dataset
+from vlmhelpers.data import read_csv, read_dataset, read_jsonl, read_stream
+from vlmhelpers.data.readers.source import MOST_COLUMNS, TOGETHER, DataError
+from vlmhelpers.data.rows import unused_fields
 from vlmhelpers.data.rules import split_problem
 
 ROW = {"text": "What?", "response": "Red."}
@@ -201,3 +203,58 @@ def test_a_row_that_is_nested_too_deeply_is_a_problem_of_its_own(folder):
         (folder / "a.jsonl").write_text(f"{json.dumps(ROW)}\n{row}\n")
         stream = read_stream(folder / "a.jsonl")
         assert len([*stream]) == 1 and [problem[0] for problem in stream.left_out.values()] == ["nested too deeply"]
+
+
+# More fields than columns are kept for
+
+WIDE = {f"c{i}": str(i) for i in range(300)}  # before the fields that are read
+
+
+def fields_of(row):
+    """What a row of a Dataset has from its source, wherever it stands."""
+    found = {name: value for name, value in row.items() if name in {*WIDE, *ROW} or name.startswith("own")}
+    return {n: v for n, v in (found | json.loads(row[TOGETHER] or "{}")).items() if v is not None}
+
+
+def test_fields_of_rows_that_have_their_own_stand_together(folder):
+    rows = [ROW | {f"own{row}_{i}": str(i) for i in range(20)} for row in range(40)]
+    (folder / "a.jsonl").write_text("\n".join(map(json.dumps, [*rows, ROW])))
+    dataset = read_dataset(folder / "a.jsonl")
+    assert [fields_of(row) for row in dataset] == [*rows, ROW] and dataset[40][TOGETHER] is None
+    assert dataset["text"] == ["What?"] * 41 and sum(map(bool, dataset["note"])) == 1
+    note = f"{802 - MOST_COLUMNS} of 802 fields are kept together, as JSON in {TOGETHER}"
+    assert dataset["note"][0] == note and len(dataset.column_names) == MOST_COLUMNS + 6
+    assert len(unused_fields(dataset)) == 800 and len(repr(check_dataset(dataset))) < 5000
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_of_many_columns_those_that_are_read_are_kept(folder, ending):
+    wide = WIDE | ROW
+    if ending == "jsonl":
+        (folder / "a.jsonl").write_text(json.dumps(wide) + "\n")
+    elif ending == "csv":
+        (folder / "a.csv").write_text(",".join(wide) + "\n" + ",".join(wide.values()) + "\n")
+    else:
+        pq.write_table(pa.Table.from_pylist([wide]), folder / "a.parquet")
+    dataset = read_dataset(folder / f"a.{ending}")
+    assert fields_of(dataset[0]) == wide and dataset.column_names[-4:-1] == ["c197", *ROW]
+    again = read_dataset(dataset)
+    assert again.column_names == dataset.column_names and again[0] == dataset[0]
+
+
+def test_rejected_rows_of_many_columns_can_be_mended(folder):
+    (folder / "a.jsonl").write_text(json.dumps(WIDE | ROW | {"image": "gone.png"}) + "\n")
+    check_dataset(read_jsonl(folder / "a.jsonl")).save_rejected(folder / "rejected.csv")
+    (folder / "gone.png").write_bytes((folder / "red.png").read_bytes())
+    mended = read_csv(folder / "rejected.csv", image_field="image", text_field="text", response_field="response")
+    assert check_dataset(mended).counts["kept"] == 1 and mended[0]["text"] == "What?"
+    assert json.loads(mended[0][TOGETHER])[TOGETHER]  # as it is a text like others there
+
+
+def test_a_named_field_may_be_one_of_many(folder):
+    (folder / "a.jsonl").write_text(json.dumps(WIDE | ROW | {"question2": "Which?"}) + "\n")
+    dataset = read_jsonl(folder / "a.jsonl", text_field="question2")
+    assert dataset[0]["question2"] == "Which?" and dataset[0]["messages"][0]["content"][0]["text"] == "Which?"
+    (folder / "a.jsonl").write_text("\n".join(json.dumps(ROW | {f"k{n}_{i}": 1 for i in range(60)}) for n in range(30)))
+    with pytest.raises(ValueError, match="has no field 'pic' in any row"):
+        read_jsonl(folder / "a.jsonl", image_field="pic")

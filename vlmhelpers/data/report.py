@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from vlmhelpers.common.display import Html, html_table, thumbnail
 from vlmhelpers.common.files import atomic_file
 from vlmhelpers.common.images import UnusableImage, open_image, short_path
-from vlmhelpers.common.printable import one_line, printable
+from vlmhelpers.common.printable import one_line, printable, shortened
 from vlmhelpers.data.given import given_rows, row_indices, texts_of_rows
 from vlmhelpers.data.notes import notes_on
 from vlmhelpers.data.rows import (
@@ -174,7 +174,7 @@ class Report:
         return f"{line}; {c['repaired']} repaired, {c['warned']} to look at"
 
     def _sentences(self):
-        unused = [f"Fields that are not used: {', '.join(self.unused)}."] if self.unused else []
+        unused = [f"Fields that are not used: {shortened(', '.join(self.unused), 1000)}."] if self.unused else []
         return [*self.families, *self.notes, *self.quality, *map(one_line, unused)]
 
     def _sections(self):

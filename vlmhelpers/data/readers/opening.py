@@ -18,7 +18,7 @@ from vlmhelpers.data.readers.csv_table import read_table
 from vlmhelpers.data.readers.json_file import EXPECTED, read_objects
 from vlmhelpers.data.readers.made_rows import made_again, made_kind
 from vlmhelpers.data.readers.shards import read_shard
-from vlmhelpers.data.readers.source import DataError, SourceRow, explain_missing, to_dataset
+from vlmhelpers.data.readers.source import MOST_COLUMNS, DataError, SourceRow, explain_missing, to_dataset
 from vlmhelpers.data.rows import ImageRoot, unused_fields
 from vlmhelpers.data.schema import KINDS
 
@@ -92,7 +92,8 @@ class Source:
         columns = dict.fromkeys(names, Value("string"))
 
         def build_noted(row):
-            if late := [name for name in row.fields if name not in columns]:
+            late = [name for name in row.fields if name not in columns] if len(columns) <= MOST_COLUMNS else []
+            if late:
                 row.notes.append(f"not kept as a column, being new after row {len(ahead)}: {', '.join(late)}")
             return build(row)
 

@@ -60,6 +60,7 @@ def read_products(
 
     def build(row):
         answer = _answer(row, response, columns)
+        row.used.update(columns, [image_field])
         path = _image_path(row, _source(row, image_field), root, downloaded)
         return make_row(instruction, answer, [path and {"path": path, "bytes": None}])
 

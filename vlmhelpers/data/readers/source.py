@@ -5,13 +5,14 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from datetime import date, time
 from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path
 
-from datasets import Dataset, Features, List
+from datasets import Dataset, Features, List, Value
 from tqdm.auto import tqdm
 
 from vlmhelpers.common.printable import one_line, printable, shortened
@@ -32,6 +33,10 @@ _NOT_TEXT = dict.fromkeys([b"\xff\xfe", b"\xfe\xff"], "UTF-16 text")
 _NOT_TEXT |= {b"PK\x03\x04": "an Excel workbook or a zip archive", b"\x1f\x8b": "a gzip archive"}
 _NOT_TEXT |= {b"PAR1": "a Parquet file, which read_dataset reads"}
 TOO_DEEP = "nested too deeply", "leave the row out, or write it flat"
+MOST_COLUMNS = 200  # of a source; Arrow and datasets take time and memory for each, also in rows that lack it
+TOGETHER = "further_fields"  # the column for what else a row has
+_FIRST = 20  # rows that tell which columns are read
+_MOST_NAMES = 1000  # of fields, in the lists of those that were met, and that were not used
 _LONGEST = 1000  # characters of an error's list of names
 _NO_TEXT = re.compile("image|img|pic|photo|file|path|url|(^|_)id$|index|source|split")  # names of no question or answer
 _KINDS = {bool: "true or false", list: "a list", dict: "an object", bytes: "bytes"}
@@ -166,10 +171,12 @@ def to_dataset(
 ) -> Dataset:
     """The Dataset of the rows of this kind that `build` makes, with the columns of all readers.
 
-    columns: the source's fields with their features; what is no text in a column of strings becomes JSON. The text of
-    a row without fields goes to the first. given: fields that the caller named: one that no row has is an error. What
-    no row's `build` has read is named in the Dataset's description, see rows.unused_fields. again: the source is of
-    this kind itself, and its columns of the schema are not kept twice.
+    columns: the source's fields with their features; what is no text in a column of strings becomes JSON. Of more than
+    MOST_COLUMNS, those are kept that are read, and that most of the first rows have; a row's other fields become an
+    object of JSON in the column TOGETHER, which a note says. The text of a row without fields goes to the first column.
+    given: fields that the caller named: one that no row has is an error. What no row's `build` has read is named in the
+    Dataset's description, see rows.unused_fields. again: the source is of this kind itself, and all its columns are
+    kept, those of the schema not twice.
 
     Raises ValueError, naming `source`, for no rows or two columns of one name.
     """
@@ -179,20 +186,18 @@ def to_dataset(
         if kept[name] != name and kept[name] in kept:
             reason = f"{name!r} would be kept as {kept[name]!r}, which is there"
             raise DataError(f"{source}: {reason}. Rename one of them.")
-    finished = _FinishedRows(build, columns, kept, kind)
+    finished = _FinishedRows(build, columns, kept, kind, given, None if again else MOST_COLUMNS)
     bar = tqdm(rows, one_line(f"reading {Path(source).name}"), unit=" rows", delay=1)
     batches = batches_of(finished(bar))
     first = next(batches, [])
     if not first:
         raise DataError(f"{source} holds no rows.")
     features = finished.decide_features(first)
-    of_source = {new: columns[name] for name, new in kept.items()}
-    dataset = store_batches(itertools.chain([first], batches), Features({**features, **READER_FEATURES, **of_source}))
-    if missing := [name for name in given if name not in finished.met]:
-        there = ", ".join(sorted(finished.met))
-        raise DataError(
-            f"{source} has no field {' and no field '.join(map(repr, missing))} in any row. It has: {there}."
-        )
+    features = Features({**features, **READER_FEATURES, **finished.source_features})
+    dataset = store_batches(itertools.chain([first], batches), features)
+    if finished.missing:
+        missing, there = " and no field ".join(map(repr, finished.missing)), ", ".join(sorted(finished.met))
+        raise DataError(f"{source} has no field {missing} in any row. It has: {there}.")
     note_unused(dataset, finished.unused)
     return dataset
 
@@ -200,9 +205,10 @@ def to_dataset(
 class _FinishedRows:
     """Calls `build` for each row, and makes it one of the Dataset, its problems and notes as texts."""
 
-    def __init__(self, build, columns, kept, kind):
+    def __init__(self, build, columns, kept, kind, given, most):
         self.build, self.columns, self.kept = build, columns, kept
-        self.met, self.unused = set(), set()
+        self.met, self.unused, self.missing = set(), set(), dict.fromkeys(given)
+        self._is_wide = most is not None and len(kept) > most
         has_others = kind == "pairs" and REJECTED_IMAGES.keys() <= columns.keys()
         self.features = KINDS[kind] | (REJECTED_IMAGES if has_others else {})
         self.has_train = True  # until the first rows have told
@@ -211,24 +217,57 @@ class _FinishedRows:
         self.has_train = any(TRAIN in message for row in first for message in row.get("messages") or [])
         return with_train(self.features) if self.has_train else self.features
 
+    @property
+    def source_features(self) -> dict:
+        """The features of the source's columns that are kept."""
+        features = {new: self.columns[name] for name, new in self.kept.items()}
+        return features | ({TOGETHER: Value("string")} if self._is_wide else {})
+
     def __call__(self, rows):
-        for number, row in enumerate(rows, start=1):
-            try:
-                finished = self._finish(row)
-            except RecursionError:
-                row.reject(*TOO_DEEP)
-                finished = {name: [] if isinstance(feature, List) else None for name, feature in self.features.items()}
+        built = ((row, self._unless_deep(self._built, row)) for row in rows)
+        first = list(itertools.islice(built, _FIRST if self._is_wide else 0))
+        if first:
+            self._choose_columns([row for row, _ in first])
+        for number, (row, finished) in enumerate(itertools.chain(first, built), start=1):
+            finished |= self._unless_deep(self._of_source, row)
             note = one_line("; ".join(filter(None, dict.fromkeys(row.notes))))
             yield finished | {"row": row.number or number, "problem": join_problems(row.problems), "note": note}
 
-    def _finish(self, row):
-        """The columns of the row's kind, and those of the source."""
+    def _unless_deep(self, make, row):
+        try:
+            return make(row)
+        except RecursionError:
+            row.reject(*TOO_DEEP)
+            return {name: [] if isinstance(feature, List) else None for name, feature in self.features.items()}
+
+    def _built(self, row):
+        """The columns of the row's kind."""
         built = self.build(row)  # which may add problems and notes
         self._check_columns(row, built)
-        self.met.update(row.fields)
-        self.unused.update(*([] if row.problems else [row.unused, row.leave()]))
+        for name in self.missing.keys() & row.fields.keys():
+            del self.missing[name]
+        _collect(self.met, row.fields)
+        _collect(self.unused, *([] if row.problems else [row.unused, row.leave()]))
+        return built
+
+    def _choose_columns(self, first):
+        """Leaves those columns that the first rows' `build` has read, then those that most of the rows have."""
+        used = set().union(*(row.used for row in first))
+        counts = Counter(name for row in first for name in row.fields)
+        free = [name for name in self.kept if name != TOGETHER]
+        chosen = {*sorted(free, key=lambda name: (name not in used, -counts[name]))[:MOST_COLUMNS]}
+        left = len(self.kept) - len(chosen)
+        first[0].notes.append(f"{left} of {len(self.kept)} fields are kept together, as JSON in {TOGETHER}")
+        self.kept = {name: new for name, new in self.kept.items() if name in chosen}
+
+    def _of_source(self, row):
+        """The columns of the source."""
         fields = row.fields if row.text is None else {next(iter(self.columns)): row.text}
-        return built | {new: _cell(fields.get(name), self.columns[name]) for name, new in self.kept.items()}
+        of_source = {new: _cell(fields.get(name), self.columns[name]) for name, new in self.kept.items()}
+        if not self._is_wide:
+            return of_source
+        others = {name: value for name, value in fields.items() if name not in self.kept}
+        return of_source | {TOGETHER: _cell(others or None, Value("string"))}
 
     def _check_columns(self, row, built):
         if built.keys() - self.features.keys():
@@ -237,6 +276,11 @@ class _FinishedRows:
         if not self.has_train and any(TRAIN in message for message in built.get("messages") or []):
             remedy = "put a row that has one among the first of the file"
             row.reject("an answer that is not to be learned, and none of the first rows had one", remedy)
+
+
+def _collect(names, *more):
+    if len(names) < _MOST_NAMES:
+        names.update(*more)
 
 
 def _cell(value, feature):
