@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 import tarfile
 
 import pyarrow as pa
@@ -205,6 +206,67 @@ def test_a_row_that_is_nested_too_deeply_is_a_problem_of_its_own(folder):
         assert len([*stream]) == 1 and [problem[0] for problem in stream.left_out.values()] == ["nested too deeply"]
 
 
+# Members that an archive of a few bytes unpacks to
+
+
+def header(name, size, **kind):
+    info = tarfile.TarInfo(name)
+    info.size = size
+    for key, value in kind.items():
+        setattr(info, key, value)
+    return info.tobuf(tarfile.PAX_FORMAT)
+
+
+def with_holes(path, *members):
+    """A plain archive of (name, content) and (name, size) pairs, of which the latter take no room on the disk."""
+    with open(path, "wb") as file:
+        for name, content in members:
+            size = content if isinstance(content, int) else len(content)
+            file.write(header(name, size))
+            file.write(b"" if isinstance(content, int) else content)
+            file.truncate(file.tell() + (size if isinstance(content, int) else 0) + -size % 512)
+            file.seek(0, io.SEEK_END)
+        file.truncate(file.tell() + 10_240)
+    return path
+
+
+@pytest.mark.parametrize("ending, most", [("jpg", "783 MB"), ("txt", "67 MB"), ("mp4", "783 MB")])
+def test_members_that_are_too_large_are_problems_of_their_rows(folder, ending, most):
+    row = json.dumps(ROW).encode()
+    path = with_holes(folder / "a.tar", ("0.json", row), (f"0.{ending}", 10**12), ("1.json", row))
+    reason = f"a member .{ending} of 1,000,000 MB, where up to {most} are read"
+    assert reasons(read_dataset(path)) == [reason, ""] and read_outlines(path)[1] == "user: What? | assistant: Red."
+
+
+def test_the_members_of_one_row_are_not_too_large_together(folder, monkeypatch):
+    monkeypatch.setattr("vlmhelpers.data.readers.shards._MOST_IN_ROW", 5_000_000)
+    row = json.dumps(ROW).encode()
+    path = with_holes(folder / "a.tar", ("0.json", row), ("0.1.txt", 3_000_000), ("0.2.txt", 3_000_000))
+    assert reasons(read_dataset(path)) == ["a member .2.txt of 3 MB, where up to 2 MB are read"]
+
+
+@pytest.mark.parametrize("name, kind", [("0.jpg", {}), ("0.txt", {}), ("x", {"type": tarfile.GNUTYPE_LONGNAME})])
+def test_large_members_of_compressed_archives_are_not_unpacked(folder, name, kind):
+    (folder / "a.tar.gz").write_bytes(gzip.compress(header(name, 2 * 10**9, **kind) + bytes(10_000)))
+    with pytest.raises(DataError, match="to 2,000 MB, more than a row may have|header of 2000000000 bytes"):
+        read_dataset(folder / "a.tar.gz")
+
+
+def test_sparse_members_are_not_read(folder):
+    sparse = {"GNU.sparse.map": "0,0", "GNU.sparse.size": "1000000000000", "GNU.sparse.name": "0.txt"}
+    member = header("0.txt", 0, pax_headers=sparse)
+    row = json.dumps(ROW).encode()
+    rows = header("0.json", len(row)) + row.ljust(512, b"\0") + member + bytes(10_240)
+    (folder / "a.tar").write_bytes(rows)
+    assert reasons(read_dataset(folder / "a.tar")) == ["a member .txt that is sparse"]
+
+
+def test_zeros_after_the_end_are_not_all_read(folder):
+    path = with_holes(folder / "a.tar", ("0.json", json.dumps(ROW).encode()))
+    os.truncate(path, 10**13)
+    assert read_outlines(path) == ["user: What? | assistant: Red."]
+
+
 # More fields than columns are kept for
 
 WIDE = {f"c{i}": str(i) for i in range(300)}  # before the fields that are read
@@ -242,6 +304,7 @@ def test_of_many_columns_those_that_are_read_are_kept(folder, ending):
     assert again.column_names == dataset.column_names and again[0] == dataset[0]
 
 
+@pytest.mark.slow
 def test_rejected_rows_of_many_columns_can_be_mended(folder):
     (folder / "a.jsonl").write_text(json.dumps(WIDE | ROW | {"image": "gone.png"}) + "\n")
     check_dataset(read_jsonl(folder / "a.jsonl")).save_rejected(folder / "rejected.csv")

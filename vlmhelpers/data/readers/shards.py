@@ -1,5 +1,6 @@
 """WebDataset shards: tar archives in which the members of one name are a row."""
 
+import io
 import itertools
 import json
 import os
@@ -9,6 +10,8 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 
+from vlmhelpers.common.image_costs import largest_file
+from vlmhelpers.common.images import MAX_PIXELS
 from vlmhelpers.data.readers.field_names import CONVERSATIONS
 from vlmhelpers.data.readers.source import DataError, SourceRow
 from vlmhelpers.data.readers.unread_fields import MEDIA
@@ -16,6 +19,13 @@ from vlmhelpers.data.readers.value_kinds import is_image_file, seems_media
 from vlmhelpers.data.schema import CONVERSATIONS as COLUMNS
 
 _CHUNK = 2**20
+_MOST_IN_ROW = largest_file(MAX_PIXELS)  # bytes of its members, which a small archive may unpack to
+_MOST_TEXT = 2**26
+_MOST_HEADER = 2**20  # bytes of one
+_HEADERS = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)  # what stands before a member, to be read with it
+_HEADERS += (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+_MOST_AFTER = 2**26  # zeros at the end, which tar writes some of
+_SPARSE = "write the archive anew, without tar's option --sparse"
 _SHOWN = ("image", "images", "image_url", "image_path", "path", "url", "source", "fileUri", "file_uri")  # in a message
 _CONVERSATIONS = {*CONVERSATIONS, *COLUMNS}
 _APART = "members of one name that do not stand together", "write all of a row's members one after another"
@@ -27,14 +37,15 @@ def read_shard(path: str | os.PathLike) -> Iterator[SourceRow]:
 
     Pictures stand where a message of the row's `.json` names them, else they are the field "image"; several in the
     order of their numbers, or of the `.json`'s field "images". It holds the other fields. Every other member is a text,
-    named by its ending. Raises ValueError for what is no tar archive, or breaks off.
+    named by its ending. A sparse member, and one that is larger than an image or a text has to be, is not read, but a
+    problem. Raises ValueError for what is no tar archive, breaks off, or is compressed and has a member so large.
     """
     seen = set()
     try:
-        with tarfile.open(path) as archive:
+        with tarfile.open(path, tarinfo=_Member) as archive:
             members = (m for m in archive if m.isfile() and not os.path.basename(m.name).startswith((".", "__")))
             for stem, group in itertools.groupby(members, lambda member: _split(member.name)[0]):
-                row = _row_of(stem, [(_split(m.name)[1], archive.extractfile(m).read()) for m in group])
+                row = _row_of(stem, *_read_members(path, archive, group))
                 if stem in seen:
                     row.reject(*_APART)
                 seen.add(stem)
@@ -44,10 +55,44 @@ def read_shard(path: str | os.PathLike) -> Iterator[SourceRow]:
         raise DataError(f"{path} cannot be read as a tar archive: {error}. Copy or download it again.") from None
 
 
+class _Member(tarfile.TarInfo):
+    """A member whose headers do not fill the memory: tarfile reads names that are as long as the archive says."""
+
+    @classmethod
+    def frombuf(cls, buf, encoding, errors):
+        """The member of a block. Raises ReadError for a header that is too long."""
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in _HEADERS and member.size > _MOST_HEADER:
+            raise tarfile.ReadError(f"a member's header of {member.size} bytes")
+        return member
+
+
+def _read_members(path, archive, group):
+    """The (ending, content) pairs of a row, and what is wrong with those members that are not read."""
+    members, problems, left = [], [], _MOST_IN_ROW
+    for member in group:
+        ending = _split(member.name)[1]
+        most = left if is_image_file(f".{ending}") or seems_media(f".{ending}") else min(left, _MOST_TEXT)
+        if member.issparse():
+            problems.append((f"a member .{ending} that is sparse", _SPARSE))
+        elif member.size <= most:
+            members.append((ending, archive.extractfile(member).read()))
+            left -= member.size
+        elif isinstance(archive.fileobj, io.BufferedReader):
+            reason = f"a member .{ending} of {member.size / 1e6:,.0f} MB, where up to {most / 1e6:,.0f} MB are read"
+            problems.append((reason, "leave it out, or make it smaller"))
+        else:  # what follows can be reached only by unpacking it
+            reason = f"unpacks {member.name!r} to {member.size / 1e6:,.0f} MB, more than a row may have"
+            raise DataError(f"{path} {reason}. Leave it out, or unpack the archive and read the .tar.")
+    return members, problems
+
+
 def _check_end(archive):
     """Raises TarError where something follows that is no member: tarfile ends there without a word."""
     archive.fileobj.seek(archive.offset)
-    while chunk := archive.fileobj.read(_CHUNK):
+    for chunk in iter(lambda: archive.fileobj.read(_CHUNK), b""):
+        if archive.fileobj.tell() > archive.offset + _MOST_AFTER:
+            return
         if chunk.strip(b"\0"):
             raise tarfile.ReadError(f"what stands at byte {archive.offset} is no member of it")
 
@@ -58,8 +103,8 @@ def _split(name):
     return f"{folder}/{stem}", ending.lower()
 
 
-def _row_of(stem, members):
-    """The row of (ending, content) pairs."""
+def _row_of(stem, members, unread):
+    """The row of (ending, content) pairs; `unread`: what is wrong with other members."""
     pictures = {ending: content for ending, content in members if is_image_file(f".{ending}")}
     others = [member for member in members if member[0] not in pictures]
     if twice := [ending for ending, count in Counter(ending for ending, _ in members).items() if count > 1]:
@@ -72,7 +117,7 @@ def _row_of(stem, members):
     if not isinstance(fields, dict):
         return SourceRow({}, [("no object in the row's .json", 'write {"name": value, ...}')])
     fields, more = _with_pictures(texts | fields, pictures, os.path.basename(stem))
-    return SourceRow(fields, problems + more)
+    return SourceRow(fields, unread + problems + more)
 
 
 def _texts_of(members):
