@@ -419,7 +419,7 @@ def test_a_file_that_is_not_there_is_an_error_and_no_name_on_the_hub(folder, mon
 def test_a_broken_file_is_an_error_that_names_it(folder):
     for content in (b"", b"PAR1 and nothing else", b"title,imageurl"):
         (folder / "broken.parquet").write_bytes(content)
-        with pytest.raises(ValueError, match="broken.parquet cannot be read as parquet"):
+        with pytest.raises(ValueError, match="broken.parquet cannot be read as Parquet"):
             read_products(folder / "broken.parquet")
 
 

@@ -14,9 +14,11 @@ from row_outlines import agree, draw_images, read_outlines
 
 from vlmhelpers import check_dataset
 from vlmhelpers.data import read_csv, read_dataset, read_jsonl, read_stream
+from vlmhelpers.data.readers import arrow_rows
 from vlmhelpers.data.readers.source import MOST_COLUMNS, TOGETHER, DataError
-from vlmhelpers.data.rows import unused_fields
+from vlmhelpers.data.rows import batches_of, bytes_in, unpacked_rows, unused_fields
 from vlmhelpers.data.rules import split_problem
+from vlmhelpers.data.schema import assistant, user
 
 ROW = {"text": "What?", "response": "Red."}
 
@@ -265,6 +267,88 @@ def test_zeros_after_the_end_are_not_all_read(folder):
     path = with_holes(folder / "a.tar", ("0.json", json.dumps(ROW).encode()))
     os.truncate(path, 10**13)
     assert read_outlines(path) == ["user: What? | assistant: Red."]
+
+
+# Row groups of Parquet that a file of a few bytes unpacks to
+
+LONG = "q" * 2_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [0, 50], ids=["all of one text", "and others"])
+@pytest.mark.parametrize("texts", ["text", "messages"])
+def test_a_text_that_many_rows_have_is_in_memory_a_few_times(tmp_path, monkeypatch, texts, more):
+    answers = [LONG] * 100 + [f"{number} " * 2000 for number in range(more)]
+    values = [[user("Why?"), assistant(text)] for text in answers] if texts == "messages" else answers
+    table = pa.table({texts: values, "response": ["a"] * len(answers)} if texts == "text" else {texts: values})
+    pq.write_table(table, tmp_path / "a.parquet", compression="zstd")
+    assert (tmp_path / "a.parquet").stat().st_size < 200_000
+    sizes = []
+    monkeypatch.setattr(arrow_rows, "unpacked_rows", lambda table: sizes.append(table.nbytes) or unpacked_rows(table))
+    rows = [*arrow_rows.rows_of_parquet(tmp_path / "a.parquet")]
+    assert [row.fields[texts] for row in rows] == values
+    assert max(sizes) < 3 * len(LONG)
+
+
+@pytest.mark.parametrize("compression", ["zstd", "snappy"])
+def test_batches_are_bounded_by_what_their_rows_unpack_to(tmp_path, monkeypatch, compression):
+    monkeypatch.setattr(arrow_rows, "BYTES_PER_BATCH", 1_000_000)
+    values = [str(number % 10) * 100_000 for number in range(50)]
+    options = {"compression": compression, "use_dictionary": False, "row_group_size": 30}
+    pq.write_table(pa.table({"text": values, "response": ["a"] * 50}), tmp_path / "a.parquet", **options)
+    sizes = []
+    monkeypatch.setattr(arrow_rows, "unpacked_rows", lambda table: sizes.append(table.nbytes) or unpacked_rows(table))
+    assert [row.fields["text"] for row in arrow_rows.rows_of_parquet(tmp_path / "a.parquet")] == values
+    assert max(sizes) <= 1_000_000 and sum(sizes) >= 5_000_000
+
+
+@pytest.mark.parametrize(
+    "column", [{"text": ["q" * 2_000_000, "q"]}, {"n": [[1] * 300_000, [1]]}], ids=["a text", "numbers"]
+)
+def test_row_groups_that_unpack_to_far_more_than_they_are_are_refused(tmp_path, monkeypatch, column):
+    monkeypatch.setattr(arrow_rows, "_MOST", 1_000_000)
+    pq.write_table(pa.table({"response": ["a"] * 2} | column), tmp_path / "a.parquet", compression="zstd")
+    with pytest.raises(DataError, match=r"row group 1 of .*a.parquet would unpack to 2 MB, over 100 times its size"):
+        [*arrow_rows.rows_of_parquet(tmp_path / "a.parquet")]
+
+
+@pytest.mark.parametrize("bound, largest", [(10_000_000, 2_000_000), (500_000, 600_000)])
+def test_many_large_values_do_not_stay_in_memory_as_a_dictionary(tmp_path, monkeypatch, bound, largest):
+    monkeypatch.setattr(arrow_rows, "BYTES_PER_BATCH", bound)
+    pictures = [os.urandom(50_000) for _ in range(40)]
+    options = {"dictionary_pagesize_limit": 100_000, "write_batch_size": 1}  # by which the others stand outside of it
+    pq.write_table(pa.table({"image": pictures}), tmp_path / "a.parquet", **options)
+    sizes = []
+    monkeypatch.setattr(arrow_rows, "unpacked_rows", lambda table: sizes.append(table.nbytes) or unpacked_rows(table))
+    assert [row.fields["image"] for row in arrow_rows.rows_of_parquet(tmp_path / "a.parquet")] == pictures
+    assert largest / 2 < max(sizes) <= largest + 5000
+
+
+def test_values_of_all_types_are_those_of_the_table(tmp_path):
+    table = pa.table(
+        {
+            "large": pa.array(["a" * 40_000, None], pa.large_string()),
+            "bytes": pa.array([b"a" * 40_000, b"b"], pa.large_binary()),
+            "view": pa.array(["a" * 40_000, "b"], pa.string_view()),
+            "class": pa.array(["x" * 40_000, "y"]).dictionary_encode(),
+            "list": [["a" * 40_000], []],
+            "map": pa.array([[("k" * 40_000, "v")], []], pa.map_(pa.string(), pa.string())),
+            "fixed": pa.array([b"a" * 40_000, b"b" * 40_000], pa.binary(40_000)),
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert [row.fields for row in arrow_rows.rows_of_parquet(tmp_path / "a.parquet")] == table.to_pylist()
+
+
+@pytest.mark.parametrize("value", ["q", {"a": ["q" * 10, {"b": b"q" * 5}], "c": 1, "d": None}])
+def test_bytes_in_a_value(value):
+    assert bytes_in(value) == (1 if value == "q" else 15)
+
+
+def test_rows_of_long_texts_are_stored_a_few_at_a_time():
+    rows = [{"text": LONG, "number": number} for number in range(100)]
+    batches = [*batches_of(rows)]
+    assert [row for batch in batches for row in batch] == rows and max(map(len, batches)) == 34
 
 
 # More fields than columns are kept for

@@ -1,6 +1,7 @@
 """Image paths that stay inside their folder, and the way from rows to a Dataset and back."""
 
 import functools
+import itertools
 import os
 import re
 import tempfile
@@ -17,7 +18,7 @@ from vlmhelpers.data.schema import FEATURES, KINDS, REJECTED_IMAGES, kind_of
 
 # What a reader adds: the number of the source's data row, from 1; rules.join_problems; what was guessed or repaired.
 READER_FEATURES = {"row": Value("int64"), "problem": Value("string"), "note": Value("string")}
-_ROWS_PER_BATCH, _BYTES_PER_BATCH = 1000, 2**26
+_ROWS_PER_BATCH, BYTES_PER_BATCH = 1000, 2**26
 _UNUSED = "Fields of the source that are not used:"
 ENCODED_ROWS_PER_BATCH = 200  # where the dataset may embed images
 
@@ -100,16 +101,35 @@ def store_batches(batches: Iterable[list[dict]], features: Features) -> Dataset:
 
 
 def batches_of(rows: Iterable[dict]) -> Iterator[list[dict]]:
-    """Rows in lists of 1,000, or fewer where their images are embedded: some 64 MB each."""
+    """Rows in lists of 1,000, or fewer where their texts or embedded images are large: some 64 MB each."""
     batch, size = [], 0
     for row in rows:
         batch.append(row)
-        size += sum(len(image.get("bytes") or b"") for image in row.get("images") or [] if isinstance(image, dict))
-        if len(batch) >= _ROWS_PER_BATCH or size > _BYTES_PER_BATCH:
+        size += bytes_in(row)
+        if len(batch) >= _ROWS_PER_BATCH or size > BYTES_PER_BATCH:
             yield batch
             batch, size = [], 0
     if batch:
         yield batch
+
+
+def bytes_in(value: object) -> int:
+    """The bytes, or characters, of what stands anywhere in a value."""
+    size, parts = 0, [value]
+    for part in parts:  # which grow
+        kind = type(part)
+        if kind is str or kind is bytes:
+            size += len(part)
+        elif kind is dict or kind is list:
+            parts += part.values() if kind is dict else part
+    return size
+
+
+def unpacked_rows(table: pa.Table | pa.RecordBatch) -> Iterator[dict]:
+    """The rows as plain Python values, a few at a time: a dictionary of Arrow holds once what many rows have."""
+    step = max(1, BYTES_PER_BATCH // max(1, table.nbytes))
+    for start in range(0, table.num_rows, step):
+        yield from table.slice(start, step).to_pylist()
 
 
 def note_unused(dataset: Dataset, names: Iterable[str]) -> None:
@@ -160,7 +180,7 @@ def stream_plain_rows(dataset: Dataset, columns: Iterable[str], task: str) -> It
     """Yields rows as plain_rows gives them, with those of `columns` that are there; `task` names the progress bar."""
     names = [name for name in columns if name in dataset.column_names]
     batches = dataset.select_columns(names).with_format("arrow").iter(_ROWS_PER_BATCH)
-    rows = (row for batch in batches for row in batch.to_pylist())
+    rows = itertools.chain.from_iterable(map(unpacked_rows, batches))
     yield from tqdm(rows, desc=task, total=len(dataset), unit=" rows", delay=1)
 
 

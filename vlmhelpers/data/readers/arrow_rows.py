@@ -9,27 +9,68 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, Features, Json, LargeList, List
 
+from vlmhelpers.common.image_costs import largest_file
+from vlmhelpers.common.images import MAX_PIXELS
 from vlmhelpers.common.printable import one_line
 from vlmhelpers.data.readers.source import DataError, SourceRow
-from vlmhelpers.data.rows import ENCODED_ROWS_PER_BATCH
+from vlmhelpers.data.rows import BYTES_PER_BATCH, ENCODED_ROWS_PER_BATCH, unpacked_rows
 
 COPY = "Copy it again, or write it anew"
+_LARGE = 2**15  # bytes of a column, of which each row may have all
+_INDEX = 5  # bytes, at most, of one value in a dictionary
+_MOST, _RATIO = largest_file(MAX_PIXELS), 100  # bytes of a row group, and how much more than in the file
 
 
 def rows_of_dataset(dataset: Dataset) -> Iterator[SourceRow]:
     """Yields the rows of a Dataset, its images still encoded."""
     decode = row_decoder(dataset.features)
     for batch in dataset.with_format("arrow").iter(ENCODED_ROWS_PER_BATCH):
-        yield from _rows_of(batch, decode)
+        yield from map(SourceRow, map(decode, unpacked_rows(batch)))
 
 
 def rows_of_parquet(path: str | os.PathLike) -> Iterator[SourceRow]:
     """Yields the rows of a Parquet file. Raises ValueError, which names it, where it cannot be read."""
     with explained(f"{path} cannot be read as Parquet", COPY), pq.ParquetFile(path) as file:
         decode = row_decoder(_features(file.schema_arrow))
-        for batch in file.iter_batches(ENCODED_ROWS_PER_BATCH):
-            batch.validate(full=True)  # its texts are UTF-8
-            yield from _rows_of(batch, decode)
+        yield from map(SourceRow, map(decode, stored_rows(path)))
+
+
+def stored_rows(path: str | os.PathLike) -> Iterator[dict]:
+    """Yields the rows of a Parquet file as they are stored, for which it raises what rows_of_parquet does."""
+    with explained(f"{path} cannot be read as Parquet", COPY), pq.ParquetFile(path) as file:
+        for number in range(file.num_row_groups):
+            rows, dictionaries = _plan(path, file.metadata, number)
+            with pq.ParquetFile(path, metadata=file.metadata, read_dictionary=dictionaries) as group:
+                for batch in group.iter_batches(rows, row_groups=[number]):
+                    batch.validate(full=True)  # its texts are UTF-8
+                    yield from unpacked_rows(batch)
+
+
+def _plan(path, metadata, number):
+    """How many rows of a row group are read at once, and which columns stay dictionaries until a row is asked for.
+
+    A text of 5 MB that all rows have stands in the file once, and counts once in total_uncompressed_size. So columns
+    that each row could have whole stay dictionaries, unless those would hold many large values in memory.
+    Raises ValueError for a row group that unpacks to more than is sensible.
+    """
+    group = metadata.row_group(number)
+    columns = [group.column(i) for i in range(group.num_columns)]
+    unpacked = sum(max(column.total_uncompressed_size, 8 * column.num_values) for column in columns)
+    if unpacked > max(_MOST, _RATIO * sum(column.total_compressed_size for column in columns)):
+        what = f"row group {number + 1} of {path} would unpack to {unpacked / 1e6:,.0f} MB"
+        raise DataError(f"{what}, over {_RATIO} times its size. Leave out what fills it, or write smaller row groups.")
+    large = [column for column in columns if column.total_uncompressed_size > _LARGE]
+    texts = [column for column in large if column.physical_type == "BYTE_ARRAY" and column.has_dictionary_page]
+    dictionaries = [c.path_in_schema for c in texts if unpacked <= BYTES_PER_BATCH or _has_indices_alone(c)]
+    small = sum(column.total_uncompressed_size for column in columns) - sum(c.total_uncompressed_size for c in large)
+    bounds = BYTES_PER_BATCH // max(small, 1), BYTES_PER_BATCH * group.num_rows // max(unpacked, 1)
+    return max(1, min(ENCODED_ROWS_PER_BATCH, *bounds)), dictionaries
+
+
+def _has_indices_alone(column):
+    """Whether what follows a column's dictionary is so small that no value can stand there."""
+    dictionary = column.data_page_offset - column.dictionary_page_offset
+    return column.total_compressed_size - dictionary <= _INDEX * column.num_values + _LARGE
 
 
 def columns_of_parquet(path: str | os.PathLike) -> tuple[list[str], Features | dict]:
@@ -59,10 +100,6 @@ def explained(text: str, remedy: str) -> Iterator[None]:
             raise
         why = one_line("; ".join(map(str, error.args)))[:200].rstrip(".")
         raise DataError(f"{text}: {why}. {remedy}.") from None
-
-
-def _rows_of(batch, decode):
-    return map(SourceRow, map(decode, batch.to_pylist()))
 
 
 def _features(schema):

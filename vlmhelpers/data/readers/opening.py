@@ -19,11 +19,10 @@ from vlmhelpers.data.readers.json_file import EXPECTED, read_objects
 from vlmhelpers.data.readers.made_rows import made_again, made_kind
 from vlmhelpers.data.readers.shards import read_shard
 from vlmhelpers.data.readers.source import MOST_COLUMNS, DataError, SourceRow, explain_missing, to_dataset
-from vlmhelpers.data.rows import ImageRoot, unused_fields
+from vlmhelpers.data.rows import BYTES_PER_BATCH, ImageRoot, bytes_in, unused_fields
 from vlmhelpers.data.schema import KINDS
 
 ROWS_AHEAD = 1000  # of which the fields become columns
-_BYTES_AHEAD = 2**26  # of embedded images, after which no more rows are read ahead
 OTHER_FILES = (".tsv", ".parquet", ".arrow", ".tar", ".tgz", ".gz")  # that are no CSV and no JSON
 _METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # of an imagefolder
 _OF_ROWS = (".parquet", ".tar", ".jsonl", ".json", ".csv", ".arrow")
@@ -133,18 +132,10 @@ def _take_ahead(rows):
     ahead, size = [], 0
     for row in itertools.islice(rows, ROWS_AHEAD):
         ahead.append(row)
-        size += sum(map(_bytes_in, row.fields.values()))
-        if size > _BYTES_AHEAD:
+        size += bytes_in(row.fields)
+        if size > BYTES_PER_BATCH:
             break
     return ahead
-
-
-def _bytes_in(value):
-    if isinstance(value, dict):
-        value = value.get("bytes")
-    if isinstance(value, list):
-        return sum(map(_bytes_in, value))
-    return len(value) if isinstance(value, bytes) else 0
 
 
 def open_source(source: object) -> Source:

@@ -14,11 +14,11 @@ from datasets.table import InMemoryTable
 
 from vlmhelpers.common.images import UnusableImage, check_file
 from vlmhelpers.data.download.downloader import cached_images, download_images, is_link
-from vlmhelpers.data.readers.arrow_rows import explained, refuse_twice
+from vlmhelpers.data.readers.arrow_rows import COPY, explained, refuse_twice, stored_rows
 from vlmhelpers.data.readers.csv_table import read_table
 from vlmhelpers.data.readers.number_columns import NumberColumn
 from vlmhelpers.data.readers.source import DataError, SourceRow, explain_missing, to_dataset
-from vlmhelpers.data.rows import ImageRoot
+from vlmhelpers.data.rows import ImageRoot, unpacked_rows
 from vlmhelpers.data.schema import make_row
 
 _NUMBERS = dict.fromkeys(["full_price", "price", "full_price_eur", "price_eur"], "float64")
@@ -107,26 +107,26 @@ def open_table(source: str | os.PathLike | Dataset | DatasetDict | pd.DataFrame)
     if suffix == ".csv":
         return _from_csv(source)
     if suffix == ".parquet":
-        return _from_dataset(str(source), _read_parquet(source), Path(source).parent)
+        return _from_parquet(source)
     if isinstance(source, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not os.path.exists(source):
         return _from_dataset(source, load_dataset(source, split="train"))
     raise DataError(f"{source} is no .csv or .parquet file, and no name of a dataset on the Hub (owner/name).")
 
 
-def _read_parquet(path):
-    with explained(f"{path} cannot be read as parquet", "Copy or download it again"), pq.ParquetFile(path) as file:
-        table = file.read()
-        table.validate(full=True)  # its texts are UTF-8
-    refuse_twice(path, table.column_names)
-    return Dataset(InMemoryTable(table))
+def _from_parquet(path):
+    with explained(f"{path} cannot be read as Parquet", COPY):
+        schema = pq.read_schema(path)
+        refuse_twice(path, schema.names)
+        features = Dataset(InMemoryTable(schema.empty_table())).features
+    return Table(str(path), dict(features), lambda: map(SourceRow, stored_rows(path)), Path(path).parent)
 
 
-def _from_dataset(name, dataset, folder=None):
+def _from_dataset(name, dataset):
     def rows():
         for batch in dataset.with_format("arrow").iter(1000):
-            yield from map(SourceRow, batch.to_pylist())
+            yield from map(SourceRow, unpacked_rows(batch))
 
-    return Table(name, dict(dataset.features), rows, folder)
+    return Table(name, dict(dataset.features), rows)
 
 
 def _from_csv(path):
