@@ -439,7 +439,7 @@ def test_files_of_next_to_nothing(run, tmp_path, reader, content):
         (tmp_path / f"input.{ending}").write_bytes(content)
         code, printed, errors = run(reader, "-i", f"input.{ending}", "-o", "output.jsonl")
         assert (code, printed, len(errors)) == (2, "", 1) and f"input.{ending}" in errors[0]
-        found = ("is empty", "not UTF-8 text", "cannot be read as parquet", 'no object: ""')
+        found = ("is empty", "not UTF-8 text", "cannot be read as Parquet", 'no object: ""')
         assert any(text in errors[0] for text in found)
 
 
