@@ -68,6 +68,7 @@ class ChatTemplate:
         longest_first = sorted(self.control_tokens, key=len, reverse=True)  # as the tokenizer finds them
         self.control = re.compile("|".join([image, *map(re.escape, longest_first)]))
         self.control_ids = {*tokenizer.convert_tokens_to_ids(longest_first)}
+        self._steering = torch.tensor([*self.control_ids], dtype=torch.long)
         self.image_ids = set()
         self._image = re.compile(image)
         self._begins = {tokenizer.bos_token_id} - {tokenizer.eos_token_id, None}
@@ -230,7 +231,7 @@ class ChatTemplate:
             for begin, end in spans:
                 learned |= (max(begin, start) + shift <= first) & (first < min(end, stop) + shift)
         ids = torch.tensor(read.ids)
-        steers = torch.isin(ids, torch.tensor([*self.control_ids]))
+        steers = torch.isin(ids, self._steering)
         for begin, _ in spans:
             shift = next(shift for start, _, shift in reversed(pieces) if start <= begin)
             self._check_prompt(read.text, begin + shift, ids, first, steers)
@@ -258,7 +259,8 @@ class ChatTemplate:
         What a tokenizer reads after a control token does not depend on what stands before: the last one is enough.
         """
         before = first < end
-        begin = next(iter((before & steers).nonzero()[-1:, 0].tolist()), 0)
+        steering = (before & steers).nonzero()
+        begin = int(steering[-1]) if len(steering) else 0
         prompt = text[first[begin] if begin else 0 : end]
         if self.tokenizer(prompt, add_special_tokens=False)["input_ids"] != ids[begin:][before[begin:]].tolist():
             raise Refused(

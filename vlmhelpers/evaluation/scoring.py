@@ -140,10 +140,8 @@ def evaluate(
             scores[name], of_rows = measure(name, answers, references)
             values |= {name: of_rows} if of_rows else {}
     if judge:
-        rows = (decoded_row(dataset, i) for i in range(len(hits)))
-        texts = zip(references, answers, strict=True)
         values["judge"] = tuple(
-            _judged(judge, row, i, *of) for i, (row, of) in enumerate(zip(rows, texts, strict=True))
+            _judged(judge, decoded_row(dataset, i), i, answers[i], references[i]) for i in range(len(hits))
         )
         scores["judge"] = mean(values["judge"])
     return Evaluation(scores, hits, values)
@@ -157,7 +155,7 @@ def _field_hits(answers, references):
     }
 
 
-def _judged(judge, row, index, reference, answer):
+def _judged(judge, row, index, answer, reference):
     prompt = "\n".join(filter(None, map(message_text, row["messages"][:-1])))
     try:
         value = judge(prompt, row["images"], reference, answer)

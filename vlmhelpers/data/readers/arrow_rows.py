@@ -30,8 +30,8 @@ def rows_of_dataset(dataset: Dataset) -> Iterator[SourceRow]:
 
 def rows_of_parquet(path: str | os.PathLike) -> Iterator[SourceRow]:
     """Yields the rows of a Parquet file. Raises ValueError, which names it, where it cannot be read."""
-    with explained(f"{path} cannot be read as Parquet", COPY), pq.ParquetFile(path) as file:
-        decode = row_decoder(_features(file.schema_arrow))
+    with explained(f"{path} cannot be read as Parquet", COPY):
+        decode = row_decoder(_features(pq.read_schema(path)))
         yield from map(SourceRow, map(decode, stored_rows(path)))
 
 
@@ -78,8 +78,9 @@ def columns_of_parquet(path: str | os.PathLike) -> tuple[list[str], Features | d
 
     Raises ValueError where it cannot be read, or has one name twice.
     """
-    with explained(f"{path} cannot be read as Parquet", COPY), pq.ParquetFile(path) as file:
-        names, features = file.schema_arrow.names, _features(file.schema_arrow)
+    with explained(f"{path} cannot be read as Parquet", COPY):
+        schema = pq.read_schema(path)
+    names, features = schema.names, _features(schema)
     refuse_twice(path, names)
     return names, features if features.keys() == {*names} else {}
 

@@ -139,7 +139,7 @@ def _turns_of_pair(row, *texts):
 
 def _filled(row, names):
     """The field that is filled, of those of one meaning; a second one that says something else is a problem."""
-    filled = [name for name, value in row.fields.items() if plain(name) in names and not says_nothing(from_json(value))]
+    filled = [name for name, value in row.fields.items() if plain(name) in names and not says_nothing(value)]
     if any(row.fields[name] != row.fields[filled[0]] for name in filled):
         row.reject(f"two fields of one meaning: {' and '.join(filled)}", "keep one of them")
     row.used.update(filled)

@@ -296,7 +296,8 @@ def _held(fields):
 def _name_held(row, fields):
     """Names what was not read of the fields that another one holds, which itself was."""
     holder, held = _held(row.fields)
-    row.used.add(holder)
+    if held:
+        row.used.add(holder)
     row.unused.update(f"{name} (in {holder})" for name in fields.leave() if name in held)
 
 

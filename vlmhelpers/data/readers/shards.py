@@ -12,11 +12,9 @@ from collections.abc import Iterator
 
 from vlmhelpers.common.image_costs import largest_file
 from vlmhelpers.common.images import MAX_PIXELS
-from vlmhelpers.data.readers.field_names import CONVERSATIONS
 from vlmhelpers.data.readers.source import DataError, SourceRow
 from vlmhelpers.data.readers.unread_fields import MEDIA
 from vlmhelpers.data.readers.value_kinds import is_image_file, seems_media
-from vlmhelpers.data.schema import CONVERSATIONS as COLUMNS
 
 _CHUNK = 2**20
 _MOST_IN_ROW = largest_file(MAX_PIXELS)  # bytes of its members, which a small archive may unpack to
@@ -27,7 +25,6 @@ _HEADERS += (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 _MOST_AFTER = 2**26  # zeros at the end, which tar writes some of
 _SPARSE = "write the archive anew, without tar's option --sparse"
 _SHOWN = ("image", "images", "image_url", "image_path", "path", "url", "source", "fileUri", "file_uri")  # in a message
-_CONVERSATIONS = {*CONVERSATIONS, *COLUMNS}
 _APART = "members of one name that do not stand together", "write all of a row's members one after another"
 _ORDER = "number them (0.jpg, 1.jpg), or list them as images in the row's .json"
 
@@ -142,10 +139,9 @@ def _with_pictures(fields, pictures, stem):
     named = set()
     fields = {n: _filled(v, "", pictures, stem, named) if isinstance(v, list) else v for n, v in fields.items()}
     if named:
-        left = ", ".join(pictures.keys() - named)
-        return fields, [(f"pictures that the row's .json does not name: {left}", "name each of them, or none")] * bool(
-            left
-        )
+        left = ", ".join(ending for ending in pictures if ending not in named)
+        problem = f"pictures that the row's .json does not name: {left}", "name each of them, or none"
+        return fields, [problem] if left else []
     listed = next((fields[name] for name in ("images", "image") if fields.get(name)), [])
     names = [_ending_of(name, stem) for name in (listed if isinstance(listed, list) else [listed])]
     if names and len(names) != len(pictures):

@@ -66,9 +66,7 @@ def problem_in_row(name: str) -> tuple[str, str] | None:
 
 
 def problem_with(name: str, value: object, in_row: bool = False) -> tuple[str, str] | None:
-    """The problem of a field that was not read, by its name or by its value; None where it may be left."""
-    if says_nothing(value):
-        return None
+    """The problem of a field that says something and was not read, by its name or value; None where it may be left."""
     problem = problem_in_row(name) if in_row else problem_of(name)
     return problem or (_BOXES if _has_boxes(name, from_json(value)) else None)
 
